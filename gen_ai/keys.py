@@ -1,0 +1,36 @@
+"""Named random streams: a key is addressed by (root, stream name, step), never threaded.
+
+Adding a stream disturbs no other, and a resumed run draws what an undisturbed one would have drawn.
+"""
+
+import zlib
+
+import jax
+import jax.numpy as jnp
+
+from gen_ai.types import Array, Key
+
+
+def root(seed: int | Array) -> Key:
+  """The key all streams of one run start from. `seed` may be traced."""
+  return jax.random.key(seed)
+
+
+def stream(key: Key, name: str, step: int | Array = 0) -> Key:
+  """The key of stream `name` at `step`."""
+  return jax.random.fold_in(jax.random.fold_in(key, zlib.crc32(name.encode())), step)
+
+
+def per_example(key: Key, index: Array) -> Key:
+  """Keys [B], one an example: noise that does not depend on how examples are batched or sharded.
+
+  Args:
+    key: one key.
+    index: int32 [B] example numbers.
+  """
+  return jax.vmap(jax.random.fold_in, (None, 0))(key, index)
+
+
+def normal_per_example(key: Key, index: Array, shape: tuple[int, ...]) -> Array:
+  """Standard normal noise float32 [B, *shape], each row addressed by its example's number."""
+  return jax.vmap(lambda k: jax.random.normal(k, shape, jnp.float32))(per_example(key, index))

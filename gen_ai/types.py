@@ -1,0 +1,77 @@
+"""The one interface between methods and everything else, and the shape glossary of the repository.
+
+Shapes:
+  B batch   H W C image height, width, channels   T tokens   D width   V vocabulary   Z latent
+  R runs    K steps in a chunk    N examples
+Values:
+  image  uint8 [B, H, W, C] in a batch; networks see float32 x in [-1, 1] (`gen_ai.maths.pixels`)
+  index  int32 [B] number of each example in its split: the address of its noise
+  mask   float32 [B] 1 for an example, 0 for padding (evaluation batches only)
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import jax
+
+Array = jax.Array
+Key = jax.Array  # a typed key, jax.random.key
+PyTree = Any
+Batch = Mapping[str, Array]
+Metrics = Mapping[str, Array]  # {name with unit: float32 scalar}
+SumCount = Mapping[str, tuple[Array, Array]]  # {name with unit: (float32 sum, float32 count)}
+
+
+class State(NamedTuple):
+  """Everything that training changes: arrays only. `step` counts completed updates.
+
+  `ema` and `stats` are `()` where a method uses none.
+  """
+
+  step: Array  # int32 []
+  params: PyTree
+  opt_state: PyTree
+  ema: PyTree = ()  # averaged parameters (and statistics) used to sample and evaluate
+  stats: PyTree = ()  # batch-norm moments and other state of the networks
+
+
+class Method(NamedTuple):
+  """A generative method: four pure functions, all traceable."""
+
+  init: Callable[[Key], State]
+  train_step: Callable[[State, Batch, Key], tuple[State, Metrics]]
+  eval_step: Callable[[State, Batch, Key], SumCount]
+  sample: Callable[[State, Key, int], Array]  # images float32 [n, H, W, C] in [-1, 1], or tokens int32 [n, T]
+
+
+class Vocab(Protocol):
+  """Text to tokens and back."""
+
+  size: int
+
+  def encode(self, text: str) -> Any:
+    """Tokens int32 [T] of `text`; raises UserError on a character outside the vocabulary."""
+
+  def decode(self, tokens: Any) -> str:
+    """Text of int [T] tokens."""
+
+  def byte_counts(self) -> Any:
+    """float32 [V]: UTF-8 bytes that each token stands for."""
+
+
+class Spec(NamedTuple):
+  """What a method may know of its data before it sees any."""
+
+  kind: str  # 'image' | 'text'
+  shape: tuple[int, ...]  # (H, W, C), or (T,)
+  num_classes: int = 0  # 0: no labels
+  vocab: Vocab | None = None  # text only
+
+
+# `identity` under jit, where arrays are global; `lax.pmean` over devices under pmap.
+Reduce = Callable[[PyTree], PyTree]
+
+
+def identity(tree: PyTree) -> PyTree:
+  """The reduction of a program whose arrays are global already."""
+  return tree
