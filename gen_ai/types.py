@@ -10,9 +10,11 @@ Values:
 """
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 
 Array = jax.Array
 Key = jax.Array  # a typed key, jax.random.key
@@ -36,12 +38,18 @@ class State(NamedTuple):
 
 
 class Method(NamedTuple):
-  """A generative method: four pure functions, all traceable."""
+  """A generative method: four pure functions, all traceable.
+
+  `views` are pictures beyond plain samples (reconstructions, traversals): {name: (state, batch, key) -> images}, drawn in
+  rows of 8 from the first validation examples whenever samples are.
+  """
 
   init: Callable[[Key], State]
   train_step: Callable[[State, Batch, Key], tuple[State, Metrics]]
   eval_step: Callable[[State, Batch, Key], SumCount]
   sample: Callable[[State, Key, int], Array]  # images float32 [n, H, W, C] in [-1, 1], or tokens int32 [n, T]
+  batches_per_step: int = 1  # batches of data that one train_step takes, joined to [batches_per_step * B, ...]
+  views: Mapping[str, Callable[[State, Batch, Key], Array]] = MappingProxyType({})
 
 
 class Vocab(Protocol):
@@ -75,3 +83,8 @@ Reduce = Callable[[PyTree], PyTree]
 def identity(tree: PyTree) -> PyTree:
   """The reduction of a program whose arrays are global already."""
   return tree
+
+
+def compute_dtype(precision: str) -> Any:
+  """Type of activations and of the weights in matrix products: `config.precision` 'fp32' or 'bf16'."""
+  return jnp.bfloat16 if precision == 'bf16' else jnp.float32

@@ -1,0 +1,46 @@
+"""Convolutional VAE on binarised MNIST digits; configs/vae.py:fashion_mnist for grey clothes.
+
+Claim: ELBO, reconstructions and samples in a few minutes on a CPU. Digits are modelled as binary pixels with dynamic
+  binarisation (the protocol of the literature's nats), other data sets as 256 grey levels by a discretised logistic.
+Command: python launch.py --config=configs/vae.py            (or configs/vae.py:fashion_mnist)
+Cost: about 3 minutes on 2 CPU cores.
+"""
+
+from gen_ai.config import TINY, common
+
+
+def get_config(data: str = 'mnist_5k'):
+  """The run, on the images of `data`."""
+  config = common('vae', data)
+  config.run.steps = 4000
+  config.run.eval_every = 500
+  config.run.sample_every = 500
+  config.run.save_every = 500
+  config.data.batch_size = 64
+
+  config.model = {
+    'network': 'conv',  # 'mlp' | 'conv'
+    'latent': 16,  # dimensions of z
+    'widths': (512, 256),  # hidden layers of the MLP encoder; the decoder's are the same reversed
+    'width': 32,  # channels of the conv networks at half resolution
+    'activation': 'silu',
+  }
+  config.loss = {
+    'likelihood': 'bernoulli' if 'mnist_5k' in data else 'discretised_logistic',  # or 'gaussian'
+    'binarise': 'dynamic',  # bernoulli: 'dynamic' (anew at every step) | 'static' (once)
+    'kl_weight': 1.0,  # beta
+  }
+  config.optim.lr = 1e-3
+  config.optim.schedule = 'cosine'
+  config.optim.warmup_steps = 100
+  config.optim.end_factor = 0.05
+  config.optim.ema_decay = 0.999
+  config.eval.best = 'elbo_nats:max'
+  return config
+
+
+def tiny():
+  """Seconds instead of minutes."""
+  return {
+    **TINY, 'model.latent': 4, 'model.width': 4,
+  }  # fmt: skip

@@ -1,0 +1,1 @@
+"""One module per family of methods: build() wires networks, maths and optimiser into a Method."""

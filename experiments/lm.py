@@ -1,0 +1,102 @@
+"""Decoder-only Transformer language model on text: next-token prediction, sampling with temperature and top-k.
+
+The network is GPT-2's (Radford et al. 2019): learned positions, pre-norm, GELU, tied embeddings.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from gen_ai import keys
+from gen_ai.errors import UserError
+from gen_ai.maths.sampling import generate
+from gen_ai.maths.switch import is_off
+from gen_ai.nets.transformer import Transformer
+from gen_ai.optim import ema_update, gradients, optimiser
+from gen_ai.types import Array, Batch, Key, Method, Metrics, PyTree, Reduce, Spec, State, SumCount, compute_dtype, identity
+
+
+def check(config: ConfigDict, spec: Spec) -> None:
+  """Raises UserError for data or sampling settings that this family does not know."""
+  if spec.kind != 'text':
+    raise UserError(f"experiment 'lm' models text, but config.data.name='{config.data.name}' holds images.")
+  if config.model.width % config.model.heads:
+    raise UserError(f'config.model.width={config.model.width} does not divide into {config.model.heads} heads.')
+  if config.sample.length < 1 or config.sample.top_k < 0:
+    raise UserError('config.sample.length must be at least 1 and config.sample.top_k at least 0.')
+
+
+def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
+  """The language model of `config`; see `gen_ai.types.Method`."""
+  check(config, spec)
+  model, (T,), vocab = config.model, spec.shape, spec.vocab
+  assert vocab is not None
+  net = Transformer(
+    vocab=vocab.size, context=T, layers=model.layers, heads=model.heads, width=model.width, dropout=model.dropout,
+    bias=model.bias, activation=model.activation, dtype=compute_dtype(config.precision),
+  )  # fmt: skip
+  rule = optimiser(config.optim, config.run.steps)
+  averaged = not is_off(config.optim.ema_decay)
+  bytes_of = jnp.asarray(vocab.byte_counts())
+  prompt = np.asarray(vocab.encode(config.sample.prompt or '\n'))[-T:]
+
+  def init(key: Key) -> State:
+    params = net.init({'params': key}, jnp.zeros((2, T), jnp.int32), train=False)['params']
+    # A copy: the programs donate the state, and one buffer cannot be given away twice.
+    ema = jax.tree.map(jnp.copy, params) if averaged else ()
+    return State(jnp.int32(0), params, rule.init(params), ema)
+
+  def nats(params: PyTree, tokens: Array, train: bool, key: Key) -> Array:
+    """-log p of each target [B, T]."""
+    rngs = {'dropout': key} if train and not is_off(model.dropout) else None
+    logits = net.apply({'params': params}, tokens[:, :-1], train=train, rngs=rngs)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:])
+
+  def train_step(state: State, batch: Batch, key: Key) -> tuple[State, Metrics]:
+    def loss_fn(params: PyTree, stats: PyTree, batch: Batch, key: Key):
+      loss = nats(params, batch['tokens'], True, keys.stream(key, 'dropout')).mean()
+      return loss, ({'loss_nats': loss}, stats)
+
+    grads, metrics, _ = gradients(loss_fn, state.params, (), {'tokens': batch['tokens']}, key, config.optim.accumulate,
+                                  reduce)  # fmt: skip
+    change, opt_state = rule.update(grads, state.opt_state, state.params)
+    params, step = jax.tree.map(jnp.add, state.params, change), state.step + 1
+    ema = ema_update(state.ema, params, config.optim.ema_decay, step) if averaged else ()
+    return State(step, params, opt_state, ema), {**metrics, 'gradient_norm': optax.global_norm(grads)}
+
+  def settled(state: State) -> PyTree:
+    return state.ema if averaged else state.params
+
+  def eval_step(state: State, batch: Batch, key: Key) -> SumCount:
+    mask = batch['mask'][:, None]
+    per_token = nats(settled(state), batch['tokens'], False, key) * mask
+    tokens = (mask * jnp.ones_like(per_token)).sum()
+    byte_count = (bytes_of[batch['tokens'][:, 1:]] * mask).sum()
+    total = per_token.sum()
+    return {'loss_nats': (total, tokens), 'bits_per_byte': (total / math.log(2), byte_count)}
+
+  def decode(params: PyTree):
+    def step(cache: PyTree, token: Array, position: Array) -> tuple[Array, PyTree]:
+      return net.apply({'params': params}, token, position, cache, method='decode_step')
+
+    return step
+
+  def sample(state: State, key: Key, n: int) -> Array:
+    params, end = settled(state), len(prompt) + config.sample.length
+    text = jnp.tile(jnp.asarray(prompt, jnp.int32), (n, 1))
+    while text.shape[1] < end:
+      # The cache holds T positions. When they are used up, the later half of the text starts a fresh one.
+      context = text if text.shape[1] < T else text[:, -max(1, T // 2) :]
+      length = min(T, context.shape[1] + end - text.shape[1])
+      longer = generate(
+        decode(params), net.empty_cache(n), context, length, keys.stream(key, 'extend', text.shape[1]),
+        config.sample.temperature, config.sample.top_k,
+      )  # fmt: skip
+      text = jnp.concatenate([text, longer[:, context.shape[1] :]], axis=1)
+    return text
+
+  return Method(init, train_step, eval_step, sample)

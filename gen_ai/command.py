@@ -1,0 +1,46 @@
+"""What all command lines share: config overrides among absl flags, and mistakes shown as one line with an exit code."""
+
+import sys
+from collections.abc import Callable
+
+from absl import app, flags, logging
+
+from gen_ai.errors import DIVERGED, FAILED, Diverged, UserError
+
+
+def split_overrides(argv: list[str]) -> tuple[list[str], dict[str, str]]:
+  """Takes --config.a.b=v and --config.a.b v out of argv, as absl reads flags; values stay text."""
+  rest, overrides = [], {}
+  words = iter(argv)
+  for word in words:
+    name, equals, value = word.partition('=')
+    bare = name.lstrip('-')
+    if not (name.startswith('-') and bare.startswith('config.')):
+      rest.append(word)
+      continue
+    if not equals:
+      following = next(words, None)
+      if following is None:
+        raise UserError(f'{word} needs a value: {word}=VALUE.')
+      value = following
+    overrides[bare.removeprefix('config.')] = value
+  return rest, overrides
+
+
+def run(main: Callable[[list[str], dict[str, str]], int]) -> None:
+  """Runs main(positional arguments, overrides) and exits with its code; a user's mistake prints one line."""
+
+  def start(words: list[str], overrides: dict[str, str]) -> None:
+    if not flags.FLAGS['verbosity'].present:  # Orbax tells of every file at the level of INFO
+      logging.set_verbosity(logging.WARNING)
+    sys.exit(main(words[1:], overrides))
+
+  try:
+    argv, overrides = split_overrides(sys.argv)
+    app.run(lambda words: start(words, overrides), argv=argv)
+  except UserError as error:
+    print(f'error: {error}', file=sys.stderr)
+    sys.exit(FAILED)
+  except Diverged as error:
+    print(f'diverged: {error}', file=sys.stderr)
+    sys.exit(DIVERGED)

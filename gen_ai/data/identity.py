@@ -1,0 +1,40 @@
+"""How a data set is written into a run's record, and recognised again."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from gen_ai.data.dataset import Dataset
+from gen_ai.data.text import ByteVocab, CharVocab
+from gen_ai.errors import UserError
+from gen_ai.types import Spec
+
+
+def describe(dataset: Dataset) -> dict[str, Any]:
+  """What run.json holds of a data set: what it is, how it was cut, the hash of its content, and its spec."""
+  return {
+    'name': dataset.name, 'version': dataset.version, 'split_rule': dataset.split_rule, 'location': dataset.location,
+    'fingerprint': dataset.fingerprint, 'sizes': {name: len(source) for name, source in dataset.splits.items()},
+    'spec': _spec_to_json(dataset.spec),
+  }  # fmt: skip
+
+
+def _spec_to_json(spec: Spec) -> dict[str, Any]:
+  alphabet = spec.vocab.decode(np.arange(spec.vocab.size)) if isinstance(spec.vocab, CharVocab) else ''
+  return {'kind': spec.kind, 'shape': list(spec.shape), 'num_classes': spec.num_classes, 'alphabet': alphabet}
+
+
+def spec_from_json(tree: Mapping[str, Any]) -> Spec:
+  """The spec that `describe` wrote, so that a run can be sampled without its data."""
+  vocab = None
+  if tree['kind'] == 'text':
+    vocab = CharVocab(tree['alphabet']) if tree['alphabet'] else ByteVocab()
+  return Spec(tree['kind'], tuple(tree['shape']), tree['num_classes'], vocab)
+
+
+def check(dataset: Dataset, recorded: str, run: Any) -> None:
+  """Raises UserError where `dataset` is not what `run` was trained on, going by the `recorded` content hash."""
+  if dataset.fingerprint != recorded:
+    raise UserError(f'{run} was trained on other data: {dataset.name} had the content hash {recorded[:12]} then and has '
+                    f'{dataset.fingerprint[:12]} now. Put the old data back, or start a new run.')  # fmt: skip

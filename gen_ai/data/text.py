@@ -1,0 +1,166 @@
+"""Text: vocabularies, and where the texts come from."""
+
+import glob
+import platform
+import sysconfig
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gen_ai.data import splits
+from gen_ai.data.source import TextSource
+from gen_ai.errors import UserError
+from gen_ai.types import Vocab
+
+_LEFT_OUT = ('test', 'tests', 'idle_test', 'site-packages', 'dist-packages', '__pycache__')
+
+
+class ByteVocab:
+  """The 256 bytes of UTF-8."""
+
+  size = 256
+
+  def encode(self, text: str) -> np.ndarray:
+    """int32 [T]; raises UserError on a lone surrogate, which UTF-8 cannot hold."""
+    return self.encode_compact(text).astype(np.int32)
+
+  def encode_compact(self, text: str) -> np.ndarray:
+    """The same tokens as uint8 [T]."""
+    try:
+      return np.frombuffer(text.encode(), np.uint8)
+    except UnicodeEncodeError as e:
+      raise UserError(f'the text holds {text[e.start]!r} at character {e.start}, which UTF-8 cannot hold.') from e
+
+  def decode(self, tokens: Any) -> str:
+    """Text of int [T]; bytes that are no UTF-8 become the replacement character."""
+    return np.asarray(tokens).astype(np.uint8).tobytes().decode(errors='replace')
+
+  def byte_counts(self) -> np.ndarray:
+    """float32 [256] of ones."""
+    return np.ones(self.size, np.float32)
+
+
+class CharVocab:
+  """The distinct characters of a text, in code-point order."""
+
+  def __init__(self, text: str):
+    self._codes = np.unique(_code_points(text))
+    self.size = len(self._codes)
+
+  def encode(self, text: str) -> np.ndarray:
+    """int32 [T]; raises UserError on a character outside the vocabulary."""
+    return self.encode_compact(text).astype(np.int32)
+
+  def encode_compact(self, text: str) -> np.ndarray:
+    """The same tokens in the narrowest of uint8, uint16 and int32."""
+    codes = _code_points(text)
+    tokens = np.searchsorted(self._codes, codes)
+    missing = np.flatnonzero(self._codes[np.minimum(tokens, self.size - 1)] != codes) if self.size else codes
+    if len(missing):
+      i = int(missing[0])
+      raise UserError(
+        f'character {text[i]!r} (number {i}) is not among the {self.size} characters of the training text: '
+        "leave it out, or train with data.tokens='byte'."
+      )
+    return tokens.astype(np.uint8 if self.size <= 256 else np.uint16 if self.size <= 2**16 else np.int32)
+
+  def decode(self, tokens: Any) -> str:
+    """Text of int [T]."""
+    return self._codes[np.asarray(tokens, np.int64)].astype('<u4').tobytes().decode('utf-32-le', 'surrogatepass')
+
+  def byte_counts(self) -> np.ndarray:
+    """float32 [V]: 1 to 4 bytes of UTF-8 for each character."""
+    bounds = np.array([0x80, 0x800, 0x10000])
+    return (1 + np.searchsorted(bounds, self._codes, side='right')).astype(np.float32)
+
+
+def _code_points(text: str) -> np.ndarray:
+  return np.frombuffer(text.encode('utf-32-le', 'surrogatepass'), '<u4')
+
+
+def make_vocab(tokens: str, text: str) -> ByteVocab | CharVocab:
+  """The vocabulary that `data.tokens` names; raises UserError on another name than 'byte' and 'char'."""
+  if tokens == 'byte':
+    return ByteVocab()
+  if tokens == 'char':
+    return CharVocab(text)
+  raise UserError(f"data.tokens={tokens!r} is neither 'byte' nor 'char'.")
+
+
+def make_sources(
+  texts: Mapping[str, str], rule: str, tokens: str, block_size: int
+) -> tuple[dict[str, TextSource], str, Vocab]:
+  """Cuts texts by characters and turns the parts into tokens.
+
+  Args:
+    texts: {own split: text}.
+    rule: `data.split`.
+    tokens: 'byte' or 'char'; the characters are those of all the texts.
+    block_size: T, the context of the model.
+
+  Returns:
+    ({'train', 'validation', 'test': source}, the resolved rule, the vocabulary).
+
+  Raises:
+    UserError: a bad rule, or a part shorter than one window of T + 1 tokens.
+  """
+  sizes = {name: len(text) for name, text in texts.items()}
+  rule = splits.resolve(rule, sizes)
+  parts = splits.cut(rule, sizes)
+  vocab = make_vocab(tokens, ''.join(texts.values()))
+  sources = {}
+  for name, ranges in parts.items():
+    text = ''.join(texts[own][start:stop] for own, start, stop in ranges)
+    sources[name] = TextSource(vocab.encode_compact(text), block_size, name)
+  return sources, rule, vocab
+
+
+def stdlib_documents() -> list[dict[str, str]]:
+  """The running interpreter's standard library, one {'path', 'text'} a file in sorted order.
+
+  Tests, installed packages and the build's own record of the machine (_sysconfigdata) are left out.
+
+  Raises:
+    UserError: the interpreter came without its sources.
+  """
+  root = Path(stdlib_location())
+  paths = [path.relative_to(root) for path in root.rglob('*.py')]
+  paths = [p for p in paths if not set(p.parts) & set(_LEFT_OUT) and not p.name.startswith('_sysconfigdata')]
+  if not paths:
+    raise UserError(f"data set 'python_stdlib': no .py files under {root}; use a Python that comes with its sources.")
+  ordered = sorted(paths, key=lambda p: p.as_posix())
+  return [{'path': p.as_posix(), 'text': (root / p).read_bytes().decode(errors='replace')} for p in ordered]
+
+
+def stdlib_version() -> str:
+  """The version of the text is that of the interpreter."""
+  return platform.python_version()
+
+
+def stdlib_location() -> str:
+  """Where the interpreter keeps its standard library."""
+  return sysconfig.get_path('stdlib')
+
+
+def file_documents(pattern: str) -> list[dict[str, str]]:
+  """The files that match a glob ('**' descends), one {'path', 'text'} a file in sorted order, line ends as they are.
+
+  Raises:
+    UserError: no file matches, one cannot be read, or is not UTF-8.
+  """
+  expanded = str(Path(pattern).expanduser())
+  matches = glob.glob(expanded, recursive=True)  # noqa: PTH207 (Path.glob takes no absolute pattern)
+  paths = sorted(path for path in matches if Path(path).is_file())
+  if not paths:
+    raise UserError(f'data set text:{pattern}: no file matches (looked from {Path.cwd()}).')
+  documents = []
+  for path in paths:
+    try:
+      documents.append({'path': path, 'text': Path(path).read_bytes().decode('utf-8-sig')})
+    except UnicodeDecodeError as e:
+      raise UserError(f'data set text:{pattern}: {path} is not UTF-8 (byte {e.start}); convert it first.') from e
+    except OSError as e:
+      raise UserError(f'data set text:{pattern}: cannot read {path}: {e.strerror}.') from e
+  return documents

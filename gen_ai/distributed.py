@@ -1,0 +1,64 @@
+"""Several processes as one run: joining, agreeing, and keeping all but the first quiet."""
+
+import os
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from gen_ai.errors import UserError
+
+# Variables from which jax.distributed finds a cluster by itself (Slurm, Open MPI, TPU pods, Kubernetes).
+CLUSTER = ('SLURM_STEP_NUM_TASKS', 'OMPI_COMM_WORLD_SIZE', 'TPU_WORKER_HOSTNAMES', 'MEGASCALE_NUM_SLICES')
+
+
+def _several(variable: str) -> bool:
+  """Whether the environment variable speaks of more than one process."""
+  value = os.environ.get(variable, '')
+  return int(value) > 1 if value.isdigit() else ',' in value
+
+
+def initialise(coordinator: str, num_processes: int, process_id: int) -> None:
+  """Joins the other processes of the run; does nothing for a run of one process.
+
+  Args:
+    coordinator: 'host:port' of process 0, or '' to take everything from the cluster's environment.
+    num_processes: processes in all (with `coordinator`).
+    process_id: this one's number from 0 (with `coordinator`).
+
+  Raises:
+    UserError: only some of the three are given, or the coordinator does not answer.
+  """
+  if coordinator:
+    if num_processes < 1 or not 0 <= process_id < num_processes:
+      raise UserError(f'--coordinator={coordinator} needs --num_processes=N and --process_id=0..N-1, one id a process.')
+    try:
+      jax.distributed.initialize(coordinator, num_processes, process_id)
+    except RuntimeError as error:
+      raise UserError(f'Process {process_id} of {num_processes} could not join {coordinator}: {error}') from error
+  elif num_processes > 0 or process_id >= 0:
+    raise UserError('--num_processes and --process_id need --coordinator=HOST:PORT, the address of process 0.')
+  elif any(_several(variable) for variable in CLUSTER):
+    jax.distributed.initialize()
+
+
+def is_main() -> bool:
+  """Whether this process is the one that writes records."""
+  return jax.process_index() == 0
+
+
+def agree(text: str) -> str:
+  """The text that process 0 has, on every process."""
+  if jax.process_count() == 1:
+    return text
+  buffer = np.zeros(4096, np.uint8)
+  data = np.frombuffer(text.encode(), np.uint8)
+  buffer[: len(data)] = data
+  return bytes(multihost_utils.broadcast_one_to_all(buffer)).rstrip(b'\0').decode()
+
+
+def any_process(flag: bool) -> bool:
+  """Whether `flag` is set on any process; every process must ask."""
+  if jax.process_count() == 1:
+    return flag
+  return bool(multihost_utils.process_allgather(np.asarray(flag)).any())

@@ -1,0 +1,44 @@
+"""Exact evaluation of a state over a whole split."""
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from gen_ai.data.feed import make_feed
+from gen_ai.data.plan import eval_plan
+from gen_ai.data.source import Source
+from gen_ai.program import Program
+from gen_ai.types import State
+
+
+class Evaluator:
+  """Evaluates states of one program on one split; compiles at its first call.
+
+  Every example counts once: the ragged last batch is masked. Sums of batches are added in float64 on the host.
+  """
+
+  def __init__(self, program: Program, config: ConfigDict, source: Source):
+    self._program, self._source = program, source
+    self._feed = make_feed(source, config.data, 1)
+    self._index, self._mask = eval_plan(source, program.eval_batch_size)
+    self._local = program.layout.local_rows(program.eval_batch_size)
+    self._run = None
+
+  def __call__(self, state: State) -> dict[str, float]:
+    """{metric with unit: mean over the split}."""
+    sums = []
+    for rows in self._rows():
+      if self._run is None:
+        self._run = self._program.evaluator(self._feed, state, rows)
+      sums.append(self._run(state, rows))
+    totals = {name: [np.sum([np.asarray(s[name][i], np.float64).sum() for s in sums]) for i in (0, 1)] for name in sums[0]}
+    return {name: float(total / count) for name, (total, count) in totals.items()}
+
+  def _rows(self):
+    """All batches in one dispatch where the data is on the device, one after the other where the host reads it."""
+    index, mask = self._index[:, self._local], self._mask[:, self._local]
+    if self._feed.resident:
+      yield {'row': index, 'mask': mask}
+      return
+    for i in range(len(index)):
+      batch = self._source.read(index[i])
+      yield {'row': {name: value[None] for name, value in batch.items()}, 'mask': mask[i : i + 1]}

@@ -1,0 +1,157 @@
+"""Optimisers by name, learning-rate schedules, gradient accumulation and parameter averages."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+from optax import contrib
+
+from gen_ai.errors import UserError
+from gen_ai.maths.switch import is_off
+from gen_ai.types import Array, Batch, Key, Metrics, PyTree, Reduce
+
+OPTIMISERS = ('adam', 'adamw', 'sgd', 'rmsprop', 'lion', 'muon')
+SCHEDULES = ('constant', 'cosine', 'linear')
+
+
+def schedule_shape(optim: ConfigDict, steps: int) -> Callable[[Array], Array]:
+  """Learning rate as a fraction of its peak, at an update count.
+
+  A unit shape, multiplied by `lr` afterwards, because Optax's own schedule constructors refuse a traced peak.
+  Warm-up is linear and gives update `i` (from 0) the fraction (i + 1) / (warmup_steps + 1), as nanoGPT does.
+
+  Args:
+    optim: config.optim.
+    steps: updates in the run, where `decay_steps` is 0.
+
+  Raises:
+    UserError: an unknown schedule, or a warm-up longer than the decay.
+  """
+  if optim.schedule not in SCHEDULES:
+    raise UserError(f"config.optim.schedule='{optim.schedule}' is none of {', '.join(SCHEDULES)}.")
+  warmup, end = optim.warmup_steps, optim.decay_steps or steps
+  if optim.schedule != 'constant' and warmup >= end:
+    raise UserError(f'config.optim.warmup_steps={warmup} leaves no update for the decay, which ends at update {end}.')
+
+  def shape(count: Array) -> Array:
+    progress = jnp.clip((count - warmup) / max(end - warmup, 1), 0.0, 1.0)
+    if optim.schedule == 'cosine':
+      factor = optim.end_factor + (1 - optim.end_factor) * 0.5 * (1 + jnp.cos(jnp.pi * progress))
+    elif optim.schedule == 'linear':
+      factor = 1 + (optim.end_factor - 1) * progress
+    else:
+      factor = jnp.ones_like(progress)
+    return jnp.minimum((count + 1) / (warmup + 1), 1.0) * factor
+
+  return shape
+
+
+def _matrices(params: PyTree) -> PyTree:
+  """True for kernels and embeddings, False for biases and scales: what weight decay applies to."""
+  return jax.tree.map(lambda p: p.ndim >= 2, params)
+
+
+def optimiser(
+  optim: ConfigDict, steps: int, lr_factor: float | Array = 1.0, updates_per_step: int = 1
+) -> optax.GradientTransformation:
+  """The Optax optimiser that `config.optim` describes, gradient clipping and schedule included.
+
+  Args:
+    optim: config.optim; its floats may be traced.
+    steps: updates in the run.
+    lr_factor: multiplies the learning rate, for a second network that learns at another pace.
+    updates_per_step: updates this network makes in one step of the run, by which schedules count.
+
+  Raises:
+    UserError: an unknown name, or a weight decay that the optimiser has not.
+  """
+  if optim.name not in OPTIMISERS:
+    raise UserError(f"config.optim.name='{optim.name}' is none of {', '.join(OPTIMISERS)}.")
+  if optim.name in ('adam', 'sgd', 'rmsprop') and not is_off(optim.weight_decay):
+    raise UserError(f'config.optim.weight_decay is set, but {optim.name} has none: use adamw, lion or muon.')
+  shape = schedule_shape(optim, steps)
+
+  def lr(count: Array) -> Array:
+    return shape(count // updates_per_step) * optim.lr * lr_factor
+
+  decay = dict(weight_decay=optim.weight_decay, mask=_matrices)
+  moments = dict(b1=optim.b1, b2=optim.b2)
+  if optim.name == 'adam':
+    rule = optax.adam(lr, **moments, eps=optim.eps)
+  elif optim.name == 'adamw':
+    rule = optax.adamw(lr, **moments, eps=optim.eps, **decay)
+  elif optim.name == 'sgd':
+    rule = optax.sgd(lr, momentum=None if is_off(optim.b1) else optim.b1)
+  elif optim.name == 'rmsprop':
+    rule = optax.rmsprop(lr, decay=optim.b2, eps=optim.eps, momentum=None if is_off(optim.b1) else optim.b1)
+  elif optim.name == 'lion':
+    rule = optax.lion(lr, **moments, **decay)
+  else:  # Muon on the matrices, AdamW on the rest
+    rule = contrib.muon(
+      lr, beta=optim.b1, eps=optim.eps, weight_decay=optim.weight_decay, weight_decay_mask=_matrices,
+      adam_b1=optim.b1, adam_b2=optim.b2,
+    )  # fmt: skip
+  return rule if is_off(optim.clip_norm) else optax.chain(optax.clip_by_global_norm(optim.clip_norm), rule)
+
+
+def split_batch(batch: Batch, parts: int) -> Batch:
+  """Leaves [B, ...] as [parts, B // parts, ...].
+
+  Part i takes rows i, i + parts, ...: every device keeps the rows it has, where a cut into halves would move them.
+  """
+  return jax.tree.map(lambda x: jnp.moveaxis(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 1, 0), batch)
+
+
+# (params, stats, batch, key) -> (loss, (metrics, stats))
+LossFn = Callable[[PyTree, PyTree, Batch, Key], tuple[Array, tuple[Metrics, PyTree]]]
+
+
+def gradients(loss_fn: LossFn, params: PyTree, stats: PyTree, batch: Batch, key: Key, accumulate: int, reduce: Reduce):
+  """Gradient of the mean loss over `batch`, computed in `accumulate` micro-batches.
+
+  Args:
+    loss_fn: (params, stats, batch, key) -> (loss, (metrics, new stats)); the loss is a mean over the batch.
+    params: differentiated.
+    stats: state of the networks (batch-norm averages), handed from one micro-batch to the next.
+    batch: leaves [B, ...], B a multiple of `accumulate`.
+    key: noise of the loss.
+    accumulate: number of micro-batches.
+    reduce: mean over devices under pmap, identity under jit.
+
+  Returns:
+    (gradients like params, metrics averaged over the batch, stats).
+  """
+  grad_fn = jax.grad(loss_fn, has_aux=True)
+  if accumulate == 1:
+    grads, (metrics, stats) = grad_fn(params, stats, batch, key)
+    return reduce(grads), reduce(metrics), stats
+
+  def body(stats: PyTree, part: tuple[Batch, Array]):
+    micro, number = part
+    grads, (metrics, stats) = grad_fn(params, stats, micro, jax.random.fold_in(key, number))
+    return stats, (grads, metrics)
+
+  # Sums run in the carry, not over stacked gradients: memory stays that of one micro-batch.
+  def add(carry: PyTree, part: tuple[Batch, Array]):
+    stats, total = carry
+    stats, result = body(stats, part)
+    return (stats, jax.tree.map(jnp.add, total, result)), None
+
+  parts = (split_batch(batch, accumulate), jnp.arange(accumulate))
+  shapes = jax.eval_shape(lambda s: body(s, jax.tree.map(lambda x: x[0], parts))[1], stats)
+  zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+  (stats, total), _ = jax.lax.scan(add, (stats, zeros), parts)
+  grads, metrics = jax.tree.map(lambda x: x / accumulate, total)
+  return reduce(grads), reduce(metrics), stats
+
+
+def ema_update(average: PyTree, new: PyTree, decay: float | Array, step: Array) -> PyTree:
+  """Exponential moving average after update `step` (from 1), in fp32.
+
+  The decay is min(decay, (1 + step) / (10 + step)): early on the average follows, so that a short run is not stuck with
+  its initialisation.
+  """
+  rate = jnp.minimum(decay, (1 + step) / (10 + step))
+  return jax.tree.map(lambda a, n: a + (1 - rate) * (n.astype(a.dtype) - a), average, new)

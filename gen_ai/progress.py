@@ -1,0 +1,67 @@
+"""What a person sees while a run trains: a live bar on a terminal, plain lines elsewhere."""
+
+import time
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+PLAIN_SECONDS = 10.0  # least time between two plain lines
+
+
+def duration(seconds: float) -> str:
+  """'45s', '3m 20s' or '2h 05m'."""
+  whole = round(seconds)
+  if whole < 60:
+    return f'{whole}s'
+  if whole < 3600:
+    return f'{whole // 60}m {whole % 60:02d}s'
+  return f'{whole // 3600}h {whole % 3600 // 60:02d}m'
+
+
+def number(value: float) -> str:
+  """Four significant digits, without an exponent where that is legible."""
+  return f'{value:.4g}'
+
+
+class Display:
+  """Shows one run. Silent on all processes but the first."""
+
+  def __init__(self, steps: int, quiet: bool = False):
+    self.console = Console(quiet=quiet, highlight=False, soft_wrap=True)
+    self.steps = steps
+    self._live = self.console.is_terminal and not quiet
+    self._last_line = 0.0
+    self._bar = Progress(
+      TextColumn('[bold]training'), BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn('{task.fields[metrics]}'),
+      TextColumn('[cyan]{task.fields[speed]}'), TextColumn('[magenta]{task.fields[left]}'), console=self.console,
+    )  # fmt: skip
+    self._task = self._bar.add_task('train', total=steps, metrics='', speed='', left='compiling')
+
+  def say(self, text: str) -> None:
+    """One line above the bar; rich's markup is not interpreted."""
+    self.console.print(text, markup=False)
+
+  def start(self, step: int) -> None:
+    """Begins to draw."""
+    self._bar.update(self._task, completed=step)
+    if self._live:
+      self._bar.start()
+
+  def update(self, step: int, metrics: Mapping[str, float], examples_per_second: float, seconds_left: float) -> None:
+    """New figures after update `step`."""
+    shown = '  '.join(f'{name} {number(value)}' for name, value in list(metrics.items())[:4])
+    speed, left = f'{examples_per_second:,.0f} examples/s', f'{duration(seconds_left)} left'
+    if self._live:
+      self._bar.update(self._task, completed=step, metrics=shown, speed=speed, left=left)
+      return
+    now = time.monotonic()
+    if now - self._last_line >= PLAIN_SECONDS or step == self.steps:
+      self._last_line = now
+      self.say(f'step {step}/{self.steps}  {shown}  {speed}  {left}')
+
+  def stop(self) -> None:
+    """Ends the drawing; what was shown stays."""
+    if self._live:
+      self._bar.stop()
+      self._live = False

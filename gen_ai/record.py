@@ -1,0 +1,357 @@
+"""The run directory: the only record of a run, made of plain files that any program can read.
+
+A `RunDir` writes (on rank 0 alone); the `read_*` functions read, also while the run is being written. Nothing is
+global: one process may hold many run directories.
+
+  run.json       identity and provenance, written once        config.json    the resolved config, written once
+  status.json    atomic: where the run stands                  attempts.jsonl start and end of every attempt
+  metrics.jsonl  one row a line; NaN and infinities as strings summary.json   final figures
+  samples/  checkpoints/  logs/  tb/
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from gen_ai.errors import UserError
+from gen_ai.lease import Lease
+
+STATES = ('running', 'done', 'stopped', 'diverged', 'failed')
+_NON_FINITE = {'nan': float('nan'), 'inf': float('inf'), '-inf': float('-inf')}
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def plain(value: Any) -> Any:
+  """`value` as JSON types: tuples as lists, array scalars as numbers, paths as strings, NaN and infinities as strings.
+
+  float32 and bfloat16 scalars become the Python float of the same value, so nothing is rounded on the way.
+  """
+  if isinstance(value, Mapping):
+    return {str(name): plain(item) for name, item in value.items()}
+  if isinstance(value, list | tuple):
+    return [plain(item) for item in value]
+  if isinstance(value, os.PathLike):
+    return os.fspath(value)
+  if hasattr(value, 'item') and getattr(value, 'ndim', None) == 0:
+    value = value.item()
+  if isinstance(value, float) and (value != value or value in (float('inf'), float('-inf'))):
+    return 'nan' if value != value else 'inf' if value > 0 else '-inf'
+  return value
+
+
+def _unplain(value: Any) -> Any:
+  """`plain` undone where it can be: the strings of NaN and infinities become floats again."""
+  if isinstance(value, dict):
+    return {name: _unplain(item) for name, item in value.items()}
+  if isinstance(value, list):
+    return [_unplain(item) for item in value]
+  return _NON_FINITE.get(value, value) if isinstance(value, str) else value
+
+
+def dumps(value: Any, indent: int | None = None) -> str:
+  """Canonical JSON of `value`: sorted keys, so that equal configs give equal text and an equal hash."""
+  return json.dumps(plain(value), sort_keys=True, allow_nan=False, ensure_ascii=False, indent=indent)
+
+
+def sha256(content: str | bytes) -> str:
+  """Hexadecimal SHA-256 of bytes, or of the UTF-8 bytes of a string."""
+  return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()
+
+
+def disk_full_message(path: str | os.PathLike, run: str | os.PathLike, needed: int | None = None) -> str:
+  """What to tell a user when `path` cannot grow; `needed` is in bytes, `run` the directory to resume from."""
+  try:
+    free = f'{shutil.disk_usage(Path(path).parent).free:,} bytes are free'
+  except OSError:
+    free = 'its free space is unknown'
+  wanted = f'{needed:,} bytes were needed, ' if needed is not None else ''
+  return (
+    f'the disk of {path} is full (or its quota is used up): {wanted}{free}. The last checkpoint is intact: '
+    f'free some space, then resume with `python launch.py --run_dir={run}`'
+  )
+
+
+@contextlib.contextmanager
+def disk_errors(path: str | os.PathLike, run: str | os.PathLike, needed: int | None = None) -> Iterator[None]:
+  """Turns a full disk, a used-up quota and a missing permission on `path` into a UserError; others pass.
+
+  Args:
+    path: the file being written.
+    run: the run directory it belongs to, named in the way out.
+    needed: bytes of the write, where known.
+  """
+  try:
+    yield
+  except OSError as error:
+    if error.errno in _FULL:
+      raise UserError(disk_full_message(path, run, needed)) from error
+    if error.errno in _FORBIDDEN:
+      raise UserError(
+        f'no permission to write {path} ({error.strerror}): make it writable, or choose another place with --runs_dir'
+      ) from error
+    raise
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+  """Writes `content` so that a reader sees the old file or the new one, never a part. Raises OSError."""
+  temporary = path.with_name(f'.{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp')
+  try:
+    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+    temporary.replace(path)
+  except BaseException:
+    temporary.unlink(missing_ok=True)
+    raise
+
+
+def _append_line(path: Path, line: str, run: Path) -> None:
+  """One `write` of one line: a killed process leaves at most one line cut short, a full disk leaves none."""
+  data = (line + '\n').encode()
+  with disk_errors(path, run, needed=len(data)):
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+      before = os.fstat(fd).st_size
+      if os.write(fd, data) < len(data):
+        os.ftruncate(fd, before)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    finally:
+      os.close(fd)
+
+
+def _repair(path: Path) -> None:
+  """Drops a last line that a killed process left without its newline."""
+  if not path.is_file():
+    return
+  data = path.read_bytes()
+  if data and not data.endswith(b'\n'):
+    os.truncate(path, data.rfind(b'\n') + 1)
+
+
+class RunDir:
+  """Writes one run's record. Only the holder of its `lease()` may write."""
+
+  def __init__(self, path: str | os.PathLike):
+    self.path = Path(path)
+    self.attempt = 0  # the first attempt is 1
+    self._seconds = 0.0  # of training before the clock was started
+    self._clock: float | None = None
+    self._lease: Lease | None = None
+
+  samples = property(lambda self: self.path / 'samples')
+  checkpoints = property(lambda self: self.path / 'checkpoints')
+  logs = property(lambda self: self.path / 'logs')
+  tb = property(lambda self: self.path / 'tb')
+
+  @classmethod
+  def create(cls, runs_dir: str | os.PathLike, name: str, now: datetime | None = None) -> 'RunDir':
+    """A new directory runs_dir/<name>/<utc time>-<4 hex>; never one that exists.
+
+    Raises:
+      UserError: the name is no plain directory name, or the place cannot be written or is full.
+    """
+    if not re.fullmatch(r'\w[\w.+=,-]*', name):
+      raise UserError(f'run.name {name!r} cannot name a directory: use letters, digits and . _ + = , - only')
+    stamp = (now or datetime.now(UTC)).astimezone(UTC).strftime('%Y%m%d-%H%M%S')
+    while True:
+      path = Path(runs_dir) / name / f'{stamp}-{secrets.token_hex(2)}'
+      try:
+        return cls.make(path)
+      except UserError as error:
+        cause = error.__cause__  # another run of this second may have the same four digits
+        if not isinstance(cause, FileExistsError) or cause.filename != os.fspath(path):
+          raise
+
+  @classmethod
+  def make(cls, path: str | os.PathLike) -> 'RunDir':
+    """A new run directory at `path`.
+
+    Raises:
+      UserError: there is something at `path` already, or it cannot be written or the disk is full.
+    """
+    run = cls(path)
+    with disk_errors(run.path, run.path):
+      try:
+        run.path.parent.mkdir(parents=True, exist_ok=True)
+        run.path.mkdir()
+        for folder in (run.samples, run.checkpoints, run.logs):
+          folder.mkdir()
+      except (FileExistsError, NotADirectoryError) as error:
+        raise UserError(f'cannot make the run directory {run.path}: {error.filename} is in the way') from error
+    return run
+
+  @classmethod
+  def open(cls, path: str | os.PathLike) -> 'RunDir':
+    """An existing run directory. Raises UserError, naming what is missing, when `path` is none."""
+    path = Path(path)
+    if not path.is_dir():
+      raise UserError(f'{path} is not a run directory: there is no such directory')
+    missing = [name for name in ('run.json', 'config.json') if not (path / name).is_file()]
+    if missing:
+      raise UserError(f'{path} is not a run directory: it has no {" and no ".join(missing)}')
+    return cls(path)
+
+  def lease(self, **options: Any) -> Lease:
+    """The right to write here, as a context manager (see `gen_ai.lease.Lease`)."""
+    self._lease = Lease(self.path, attempt=_last_attempt(self.path) + 1, **options)
+    return self._lease
+
+  def check_lease(self) -> None:
+    """Raises UserError when another process has taken the directory over, or it was deleted or replaced."""
+    if self._lease is not None:
+      self._lease.refresh()
+
+  def write_run(self, run: Mapping[str, Any]) -> None:
+    """Identity and provenance, once. Raises FileExistsError when already written."""
+    self._write_once('run.json', run)
+
+  def write_config(self, config: Mapping[str, Any]) -> None:
+    """The resolved config, once: a resume uses it. Raises FileExistsError when already written."""
+    self._write_once('config.json', config)
+
+  def write_summary(self, summary: Mapping[str, Any]) -> None:
+    """Final figures of the run, in place of earlier ones."""
+    self._write('summary.json', summary)
+
+  def status(self, state: str, step: int, total: int, message: str = '') -> None:
+    """Where the run stands: `step` completed updates of `total`; `state` is one of `STATES`."""
+    if state not in STATES:
+      raise ValueError(f'unknown state {state!r}, not one of {STATES}')
+    now = _utc_now()
+    where = {'host': socket.gethostname(), 'pid': os.getpid(), 'attempt': self.attempt, 'heartbeat': now}
+    self._write('status.json', {'state': state, 'step': step, 'total': total, 'message': message, **where})
+
+  def begin_attempt(self, step: int, **info: Any) -> int:
+    """Records that training starts (again) from `step` and starts the clock. Returns the attempt, counted from 1.
+
+    Rows that earlier attempts wrote past `step` are superseded from here on. `info` (versions, devices, ...) is kept.
+    """
+    for name in ('attempts.jsonl', 'metrics.jsonl'):
+      with disk_errors(self.path / name, self.path):
+        _repair(self.path / name)
+    self.attempt = _last_attempt(self.path) + 1
+    self._record_attempt('start', step, info)
+    self._seconds = max((row['seconds'] for row in read_metrics(self.path)), default=0.0)
+    self.start_clock()
+    return self.attempt
+
+  def end_attempt(self, exit_code: int, step: int, **info: Any) -> None:
+    """Records how this attempt ended: an exit code of `gen_ai.errors` and the completed updates."""
+    self._record_attempt('end', step, {'exit': exit_code, **info})
+
+  def start_clock(self) -> None:
+    """Counts training seconds from now on. Call it once more when compilation shall not count."""
+    self._clock = time.monotonic()
+
+  def append_metrics(self, row: Mapping[str, Any]) -> None:
+    """Adds one row to metrics.jsonl, completed by `attempt` and `seconds` (of training, over all attempts).
+
+    Args:
+      row: `step` (completed updates), `kind` ('train' | 'eval') and float metrics by name with unit.
+
+    Raises:
+      UserError: the disk is full. No part of the row is left behind.
+    """
+    if self._clock is None:
+      raise RuntimeError('append_metrics before begin_attempt: the row would belong to no attempt')
+    seconds = self._seconds + time.monotonic() - self._clock
+    head = {'step': int(row['step']), 'kind': row['kind'], 'attempt': self.attempt, 'seconds': round(seconds, 3)}
+    line = json.dumps(plain({**head, **{k: v for k, v in row.items() if k not in head}}), allow_nan=False)
+    _append_line(self.path / 'metrics.jsonl', line, self.path)
+
+  def _record_attempt(self, event: str, step: int, info: Mapping[str, Any]) -> None:
+    where = {'time': _utc_now(), 'host': socket.gethostname(), 'pid': os.getpid()}
+    line = dumps({**info, 'attempt': self.attempt, 'event': event, 'step': int(step), **where})
+    _append_line(self.path / 'attempts.jsonl', line, self.path)
+
+  def _write_once(self, name: str, value: Mapping[str, Any]) -> None:
+    if (self.path / name).exists():
+      raise FileExistsError(f'{self.path / name} is written once and exists')
+    self._write(name, value)
+
+  def _write(self, name: str, value: Mapping[str, Any]) -> None:
+    text = (dumps(value, indent=2) + '\n').encode()
+    with disk_errors(self.path / name, self.path, needed=len(text)):
+      write_atomic(self.path / name, text)
+
+
+def _utc_now() -> str:
+  return datetime.now(UTC).isoformat(timespec='seconds')
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+  try:
+    return _unplain(json.loads(path.read_text(encoding='utf-8')))
+  except FileNotFoundError as error:
+    raise UserError(
+      f'{path.parent} has no {path.name}: it is no run directory, or the run never got that far'
+    ) from error
+  except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    raise UserError(f'{path} is damaged, it is not JSON: {error}') from error
+
+
+def _read_jsonl(path: Path) -> list[dict[str, Any]]:
+  """The complete lines of `path`, none where there is no file; a last line cut short is left out."""
+  if not path.is_file():  # a device has no end
+    return []
+  rows = []
+  for number, line in enumerate(path.read_bytes().split(b'\n')[:-1], 1):
+    try:
+      rows.append({k: _NON_FINITE.get(v, v) if isinstance(v, str) else v for k, v in json.loads(line).items()})
+    except (ValueError, AttributeError) as error:
+      raise UserError(f'{path} line {number} is damaged, it is not a JSON object: delete the line') from error
+  return rows
+
+
+def _last_attempt(path: Path) -> int:
+  return max((row['attempt'] for row in read_attempts(path)), default=0)
+
+
+def read_run(path: str | os.PathLike) -> dict[str, Any]:
+  """run.json of a run directory. Raises UserError when it is missing or damaged, as all readers do."""
+  return _read_json(Path(path) / 'run.json')
+
+
+def read_config(path: str | os.PathLike) -> dict[str, Any]:
+  """config.json of a run directory."""
+  return _read_json(Path(path) / 'config.json')
+
+
+def read_status(path: str | os.PathLike) -> dict[str, Any]:
+  """status.json of a run directory."""
+  return _read_json(Path(path) / 'status.json')
+
+
+def read_summary(path: str | os.PathLike) -> dict[str, Any]:
+  """summary.json of a run directory."""
+  return _read_json(Path(path) / 'summary.json')
+
+
+def read_attempts(path: str | os.PathLike) -> list[dict[str, Any]]:
+  """attempts.jsonl of a run directory: `start` and `end` events in the order they were written."""
+  return _read_jsonl(Path(path) / 'attempts.jsonl')
+
+
+def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
+  """The rows of metrics.jsonl that still hold, in the order they were written.
+
+  Rows of an attempt past the step where a later attempt began are left out: that later attempt computed them again.
+  """
+  begins = {row['attempt']: row['step'] for row in read_attempts(path) if row['event'] == 'start'}
+  last_step: dict[int, float] = {}
+  bound = float('inf')  # the first step of any later attempt
+  for attempt in sorted(begins, reverse=True):
+    last_step[attempt] = bound
+    bound = min(bound, begins[attempt])
+  rows = _read_jsonl(Path(path) / 'metrics.jsonl')
+  return [row for row in rows if row['step'] <= last_step.get(row['attempt'], float('inf'))]

@@ -1,0 +1,80 @@
+"""A finished or stopped run, opened again to sample or to evaluate it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from gen_ai import config as config_lib
+from gen_ai import record
+from gen_ai.checkpoint import Checkpoints
+from gen_ai.data import identity
+from gen_ai.errors import UserError
+from gen_ai.program import Program, make_layout
+from gen_ai.types import Spec, State
+
+
+def open_config(run_dir: str, overrides: Mapping[str, Any], sections: tuple[str, ...]) -> ConfigDict:
+  """The recorded config with `overrides` in `sections`, laid out for this machine rather than the run's.
+
+  Raises:
+    UserError: no run directory, or an override outside `sections`: it would describe another run.
+  """
+  record.RunDir.open(run_dir)
+  for path in overrides:
+    if path.split('.')[0] not in sections:
+      raise UserError(f'config.{path} belongs to the training of {run_dir} and is fixed; what may be given here is '
+                      f'config.{".*, config.".join(sections)}.*')  # fmt: skip
+  config = config_lib.from_json(record.read_config(run_dir))
+  devices = jax.device_count()
+  alone = {} if config.eval.batch_size % devices == 0 and config.data.batch_size % devices == 0 else {'mesh.data': 1}
+  layout = {'parallel': 'jit', 'mesh.data': -1, 'mesh.fsdp': 1, 'mesh.tensor': 1, **alone}
+  return config_lib.override(config, {**layout, **overrides})
+
+
+def recorded_spec(run_dir: str) -> Spec:
+  """What the run's data was like, without reading the data."""
+  return identity.spec_from_json(record.read_run(run_dir)['data']['spec'])
+
+
+def restore(run_dir: str, config: ConfigDict, spec: Spec, which: str) -> tuple[Program, State, int]:
+  """(program, state, step) of a checkpoint.
+
+  Args:
+    run_dir: the run.
+    config: from `open_config`.
+    spec: of its data.
+    which: 'latest', 'best' (by config.eval.best) or a step.
+
+  Raises:
+    UserError: no such checkpoint, or none that is whole.
+  """
+  devices = jax.devices()[: 1 if config.mesh.data == 1 else None]
+  program = Program(config, config_lib.experiment(config).build, spec, make_layout(config, devices))
+  metric, _, mode = config.eval.best.rpartition(':')
+  checkpoints = Checkpoints(Path(run_dir) / 'checkpoints', config.run.keep, (metric, mode) if metric else None,
+                            read_only=True)  # fmt: skip
+  if not checkpoints.steps():
+    raise UserError(f'{run_dir} has no checkpoint yet: let it train to its first save (config.run.save_every) or resume '
+                    f'it with `python launch.py --resume={run_dir}`.')  # fmt: skip
+  step: int | None = None
+  if which == 'best':
+    step = checkpoints.best_step()
+    if step is None:
+      raise UserError(f"{run_dir} has no best checkpoint: config.eval.best='{config.eval.best}'. Use --step=latest.")
+  elif which != 'latest':
+    if not which.isdigit():
+      raise UserError(f"--step={which} is neither 'latest', 'best' nor the number of a step.")
+    step = int(which)
+  at, state = checkpoints.restore(program.abstract_state(), step)
+  checkpoints.close()
+  return program, program.layout.adopt(state), at
+
+
+def one_argument(arguments: list[str], command: str) -> str:
+  """The run directory among the positional arguments. Raises UserError unless there is exactly one."""
+  if len(arguments) != 1:
+    raise UserError(f'{command} takes one run directory: python -m {command} RUN_DIR (got {arguments or "none"}).')
+  return arguments[0]

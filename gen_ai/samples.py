@@ -1,0 +1,27 @@
+"""Samples as files that a person opens: a grid of images, or texts."""
+
+from pathlib import Path
+
+import numpy as np
+
+from gen_ai import pictures
+from gen_ai.maths.pixels import to_uint8
+from gen_ai.types import Spec
+
+
+def texts(spec: Spec, tokens: np.ndarray) -> list[str]:
+  """Strings of int [N, T] tokens."""
+  assert spec.vocab is not None
+  return [spec.vocab.decode(row) for row in np.asarray(tokens)]
+
+
+def write(stem: Path, spec: Spec, samples: np.ndarray, columns: int | None = None) -> Path:
+  """Writes `samples` to `stem`.png (images [N, H, W, C] in [-1, 1]) or `stem`.txt (tokens [N, T]); returns the path."""
+  if spec.kind == 'image':
+    path = stem.with_suffix('.png')
+    pictures.save_grid(path, to_uint8(np.asarray(samples)), columns)
+    return path
+  path = stem.with_suffix('.txt')
+  rule = '\n' + '-' * 40 + '\n'
+  path.write_text(rule.join(texts(spec, samples)) + '\n', encoding='utf-8')
+  return path

@@ -1,0 +1,17 @@
+"""Eight fake devices, one shared compilation cache and one shared data folder."""
+
+import os
+from pathlib import Path
+
+# Before JAX is imported anywhere in this process.
+os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8'
+os.environ['JAX_PLATFORMS'] = 'cpu'
+
+_CACHE = Path(__file__).resolve().parent.parent / '.pytest_cache' / 'gen_ai'
+os.environ['TFDS_DATA_DIR'] = str(_CACHE / 'data')
+os.environ['GEN_AI_TEST_XLA'] = str(_CACHE / 'xla')
+
+import jax  # noqa: E402
+
+jax.config.update('jax_compilation_cache_dir', os.environ['GEN_AI_TEST_XLA'])
+jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)

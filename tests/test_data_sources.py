@@ -1,0 +1,421 @@
+"""What each kind of source feeds, that both feeds agree, and the mistakes a user can make with data."""
+
+import logging
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from gen_ai.data import dataset, feed, mnist_5k, plan, store, text, tfds_source
+from gen_ai.errors import UserError
+
+
+def data_config(name, **changes):
+  fields = {
+    'name': name,
+    'split': 'auto',
+    'batch_size': 6,
+    'seed': 0,
+    'feed': 'auto',
+    'data_dir': '',
+    'manual_dir': '',
+    'image_size': 0,
+    'grey': False,
+    'on_bad_image': 'refuse',
+    'tokens': 'byte',
+    'block_size': 16,
+  }
+  return ConfigDict(fields | changes)
+
+
+@pytest.fixture(scope='module')
+def data_dir(tmp_path_factory):
+  return str(tmp_path_factory.mktemp('data'))
+
+
+@pytest.fixture(scope='module')
+def mnist(data_dir):
+  return dataset.load(data_config('mnist_5k', data_dir=data_dir))
+
+
+def save_image(path, size=(8, 8), value=None, mode='RGB'):
+  from PIL import Image
+
+  path.parent.mkdir(parents=True, exist_ok=True)
+  pixels = np.random.default_rng(zlib.crc32(path.name.encode())).integers(0, 256, (*size[::-1], 3), np.uint8)
+  picture = Image.fromarray(pixels if value is None else np.full_like(pixels, value))
+  picture.convert(mode).save(path)
+
+
+@pytest.fixture
+def folder(tmp_path):
+  for name in ('cat', 'dog'):
+    for i in range(10):
+      save_image(tmp_path / 'pictures' / name / f'{name}{i}.png')
+  return tmp_path / 'pictures'
+
+
+def all_sources(data_dir, folder):
+  (folder.parent / 'a.txt').write_text('To be, or not to be: that is the question. ' * 40)
+  return {
+    'mnist_5k': dataset.load(data_config('mnist_5k', data_dir=data_dir)),
+    'joined': dataset.load(
+      data_config('mnist_5k', data_dir=data_dir, split='train[5:12]+test[3:]|validation|validation')
+    ),
+    'folder': dataset.load(data_config(f'folder:{folder}', data_dir=data_dir)),
+    'char': dataset.load(data_config(f'text:{folder.parent}/*.txt', tokens='char')),
+    'byte': dataset.load(data_config(f'text:{folder.parent}/*.txt')),
+    'unlabelled': dataset.from_arrays('x', {'train': {'image': np.zeros((30, 4, 4, 1), np.uint8)}}),
+  }
+
+
+def streamed(data_dir, monkeypatch):
+  monkeypatch.setattr(tfds_source, 'DECODE_BYTES', 0)
+  return dataset.load(data_config('mnist_5k', data_dir=data_dir, split='train[5:12]+test[3:]|validation|validation'))
+
+
+def assert_same_batch(a, b):
+  assert a.keys() == b.keys()
+  for name in a:
+    assert a[name].dtype == b[name].dtype, name
+    np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def test_both_feeds_give_identical_batches(data_dir, folder, monkeypatch):
+  sources = all_sources(data_dir, folder) | {'streamed': streamed(data_dir, monkeypatch)}
+  for name, data in sources.items():
+    source = data.splits['train']
+    config = data_config(name)
+    for rows in (None, slice(2, 5)):
+      config.feed = 'device'
+      device = feed.make_feed(source, config, 3, rows)
+      config.feed = 'host'
+      host = feed.make_feed(source, config, 3, rows)
+      gather = jax.jit(device.gather)
+      for step in (0, 3, 6, 40, 1):  # consecutive chunks, then jumps ahead and back
+        plan_rows, batches = device.chunk(step, 3), host.chunk(step, 3)
+        assert plan_rows.shape == (3, 6 if rows is None else 3)
+        for k in range(3):
+          row = {key: batch[k] for key, batch in batches.items()}
+          assert_same_batch(jax.device_get(gather(device.resident, plan_rows[k])), host.gather(host.resident, row))
+      assert host.resident == {}
+      assert host.stall_seconds > 0
+      host.close()
+      device.close()
+
+
+def test_streamed_and_decoded_arrays_are_the_same(data_dir, monkeypatch):
+  rule = 'train[5:12]+test[3:]|validation|validation'
+  decoded = dataset.load(data_config('mnist_5k', data_dir=data_dir, split=rule)).splits['train'].arrays()
+  source = streamed(data_dir, monkeypatch).splits['train']
+  assert source.nbytes == sum(array.nbytes for array in decoded.values())
+  assert_same_batch(decoded, source.arrays())
+
+
+def test_the_feed_is_chosen_by_size(mnist, monkeypatch):
+  source, config = mnist.splits['train'], data_config('mnist_5k')
+  assert isinstance(feed.make_feed(source, config, 3, None), feed.DeviceFeed)
+  monkeypatch.setattr(feed, 'RESIDENT_BYTES', source.nbytes - 1)
+  assert isinstance(feed.make_feed(source, config, 3, None), feed.HostFeed)
+  config.feed = 'gpu'
+  with pytest.raises(UserError, match="'gpu'"):
+    feed.make_feed(source, config, 3, None)
+
+
+def test_an_error_while_reading_ahead_reaches_the_user():
+  class Broken:
+    nbytes = 0
+
+    def __len__(self):
+      return 10
+
+    def train_index(self, example, epoch, seed):
+      return example.astype(np.int32)
+
+    def read(self, index):
+      if 7 in index:
+        raise UserError('image 7 is broken')
+      return {'index': index}
+
+  host = feed.make_feed(Broken(), data_config('x', feed='host'), 1, None)
+  with pytest.raises(UserError, match='image 7'):
+    host.chunk(0, 2)
+  host.close()
+
+
+def test_mnist_5k_is_the_real_digits_stratified(mnist):
+  assert {name: len(source) for name, source in mnist.splits.items()} == {'train': 4000, 'validation': 500, 'test': 500}
+  assert mnist.spec.shape == (28, 28, 1)
+  assert mnist.spec.num_classes == 10
+  everything = []
+  for source in mnist.splits.values():
+    arrays = source.arrays()
+    assert np.bincount(arrays['label']).tolist() == [len(source) // 10] * 10
+    assert len(set(arrays['label'][:50].tolist())) == 10, 'shuffled'
+    everything += [(image.tobytes(), label) for image, label in zip(arrays['image'], arrays['label'], strict=True)]
+  images, labels = mnist_5k.read_csv(mnist_5k._csv_path())
+  assert sorted(everything) == sorted((image.tobytes(), label) for image, label in zip(images, labels, strict=True))
+  zeros, ones = (images[labels == digit].mean(0)[..., 0] for digit in (0, 1))
+  assert zeros[14, 14] < 20 < 150 < ones[14, 14], 'a nought has a hole, a one a stroke'
+
+
+def test_mnist_5k_first_used_by_several_processes(tmp_path):
+  code = f'from pathlib import Path; from gen_ai.data import mnist_5k; print(mnist_5k.prepare(Path({str(tmp_path)!r})))'
+  running = [subprocess.Popen([sys.executable, '-c', code], stdout=-1, text=True) for _ in range(2)]
+  assert {p.communicate(timeout=60)[0].strip() for p in running} == {str(tmp_path / 'mnist_5k' / '1.0.0')}
+  assert [p.name for p in tmp_path.iterdir()] == ['mnist_5k'], 'nothing left behind'
+  assert len(dataset.load(data_config('mnist_5k', data_dir=str(tmp_path))).splits['train']) == 4000
+
+
+def test_a_lost_race_keeps_the_first_copy(tmp_path):
+  for name in ('first', 'second'):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / 'dataset_info.json').write_text(name)
+  mnist_5k._move(tmp_path / 'second', tmp_path / 'first')
+  assert (tmp_path / 'first' / 'dataset_info.json').read_text() == 'first'
+
+
+def test_a_data_folder_that_cannot_be_written(tmp_path):
+  (tmp_path / 'file').write_text('')
+  with pytest.raises(UserError, match='mnist_5k.*cannot write under.*data.data_dir'):
+    dataset.load(data_config('mnist_5k', data_dir=str(tmp_path / 'file')))
+
+
+def test_training_needs_no_packages_for_data_in_memory():
+  code = """
+import sys
+for name in ('tensorflow', 'tensorflow_datasets', 'grain', 'PIL', 'pandas', 'mlxtend', 'matplotlib', 'torch'):
+  sys.modules[name] = None
+import numpy as np
+from types import SimpleNamespace
+from gen_ai.data import dataset, feed, images, mnist_5k, plan, prepare, source, splits, store, text, tfds_source
+data = dataset.from_arrays('x', {'train': {'image': np.zeros((20, 2, 2, 1), np.uint8), 'label': np.arange(20) % 3}})
+assert data.spec.num_classes == 3
+config = SimpleNamespace(feed='auto', seed=0, batch_size=4)
+assert feed.make_feed(data.splits['train'], config, 2, None).chunk(0, 2).shape == (2, 4)
+dataset.from_text('x', {'train': 'abc' * 50}, 'char', 4)
+"""
+  subprocess.run([sys.executable, '-c', code], check=True, timeout=60)
+
+
+def changed(arrays):
+  for name, i in (('image', (3, 0, 0, 0)), ('label', 3)):
+    other = {key: array.copy() for key, array in arrays.items()}
+    other[name][i] += 1
+    yield other
+  yield {'image': arrays['image'].reshape(20, 1, 4, 1), 'label': arrays['label']}
+  yield {'image': arrays['image']}
+  yield {key: array[::-1] for key, array in arrays.items()}
+
+
+def test_fingerprint_is_stable_and_sensitive(data_dir, mnist):
+  arrays = {'image': np.arange(80, dtype=np.uint8).reshape(20, 2, 2, 1), 'label': np.arange(20) % 3}
+
+  def of(arrays, split='auto'):
+    return dataset.from_arrays('x', {'train': arrays}, split, num_classes=5).fingerprint
+
+  first = of(arrays)
+  assert len(first) == 64
+  assert first == of({key: array.copy() for key, array in arrays.items()})
+  others = [of(other) for other in changed(arrays)] + [of(arrays, 'train[:70%]|train[70%:90%]|train[90%:]')]
+  assert len({first, *others}) == 7
+  assert mnist.fingerprint == dataset.load(data_config('mnist_5k', data_dir=data_dir)).fingerprint
+  texts = [
+    dataset.from_text('x', {'train': t * 50}, k, 4).fingerprint for t in ('abcd', 'abce') for k in ('byte', 'char')
+  ]
+  assert len(set(texts)) == 4
+
+
+def test_fingerprint_of_a_streamed_data_set_follows_its_options(data_dir, monkeypatch):
+  monkeypatch.setattr(tfds_source, 'DECODE_BYTES', 0)
+  prints = [
+    dataset.load(data_config('mnist_5k', data_dir=data_dir, **change)).fingerprint
+    for change in ({}, {}, {'image_size': 14}, {'split': 'train|validation|validation'})
+  ]
+  assert prints[0] == prints[1]
+  assert len(set(prints)) == 3
+
+
+def test_folder_of_classes(folder, data_dir):
+  data = dataset.load(data_config(f'folder:{folder}', data_dir=data_dir))
+  assert data.spec.shape == (8, 8, 3)
+  assert data.spec.num_classes == 2
+  assert {name: len(source) for name, source in data.splits.items()} == {'train': 16, 'validation': 2, 'test': 2}
+  labels = data.splits['train'].arrays()['label']
+  assert set(labels[:8].tolist()) == {0, 1}, 'permuted before it is cut'
+  from PIL import Image
+
+  seen = {}
+  for source in data.splits.values():
+    arrays = source.arrays()
+    seen |= {image.tobytes(): int(label) for image, label in zip(arrays['image'], arrays['label'], strict=True)}
+  expected = {np.asarray(Image.open(path)).tobytes(): int(path.parent.name == 'dog') for path in folder.rglob('*.png')}
+  assert seen == expected
+
+
+def test_folder_options(folder, data_dir, tmp_path):
+  data = dataset.load(data_config(f'folder:{folder}', data_dir=data_dir, image_size=4, grey=True))
+  assert data.spec.shape == (4, 4, 1)
+  for i in range(10):  # without class folders; oblong, with bars that the centre crop cuts away
+    save_image(tmp_path / 'flat' / f'{i}.png', (12, 6), 0)
+    from PIL import Image
+
+    with Image.open(tmp_path / 'flat' / f'{i}.png') as picture:
+      picture.paste((200, 200, 200), (3, 0, 9, 6))
+      picture.save(tmp_path / 'flat' / f'{i}.png')
+  data = dataset.load(data_config(f'folder:{tmp_path}/flat', data_dir=data_dir, image_size=6))
+  assert data.spec.num_classes == 0
+  assert set(data.splits['train'].arrays()) == {'image'}
+  assert (data.splits['train'].arrays()['image'] == 200).all()
+
+
+@pytest.mark.parametrize('large', [False, True])
+def test_broken_and_odd_images_are_named_and_refused_or_skipped(folder, tmp_path, monkeypatch, caplog, large):
+  if large:
+    monkeypatch.setattr(store, 'FILE_BYTES', 0)
+  truncated = folder / 'cat' / 'cat3.png'
+  truncated.write_bytes(truncated.read_bytes()[:80])
+  (folder / 'dog' / 'empty.jpg').write_bytes(b'')
+  save_image(folder / 'dog' / 'deep.png')
+  from PIL import Image
+
+  Image.fromarray(np.full((8, 8), 40000, np.uint16)).save(folder / 'dog' / 'deep.png')
+  save_image(folder / 'loose.png')
+  config = data_config(f'folder:{folder}', data_dir=str(tmp_path / 'store'))
+  names = ('cat3.png', 'empty.jpg', 'deep.png', 'loose.png')
+  with pytest.raises(UserError) as e:
+    dataset.load(config)
+  assert all(name in str(e.value) for name in names)
+  config.on_bad_image = 'skip'
+  for _ in range(2):  # decoded, and then mapped
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+      data = dataset.load(config)
+    assert all(name in caplog.text for name in names)
+    assert sum(len(source) for source in data.splits.values()) == 19
+    assert all(source.arrays()['image'].any((1, 2, 3)).all() for source in data.splits.values())
+  config.on_bad_image = 'drop'
+  with pytest.raises(UserError, match="'drop'"):
+    dataset.load(config)
+
+
+def test_a_large_folder_is_decoded_once(folder, tmp_path, monkeypatch):
+  config = data_config(f'folder:{folder}', data_dir=str(tmp_path / 'store'))
+  in_memory = dataset.load(config)
+  monkeypatch.setattr(store, 'FILE_BYTES', 0)
+  first = dataset.load(config)
+  monkeypatch.setattr(store, '_decode', None)  # a second decoding would fail
+  second = dataset.load(config)
+  assert in_memory.fingerprint == first.fingerprint == second.fingerprint
+  monkeypatch.undo()
+  monkeypatch.setattr(store, 'FILE_BYTES', 0)
+  save_image(folder / 'cat' / 'cat0.png', value=7)
+  assert dataset.load(config).fingerprint != first.fingerprint
+  for file in (tmp_path / 'store').rglob('image.uint8'):
+    file.write_bytes(file.read_bytes()[:-1])
+  with pytest.raises(UserError, match='damaged'):
+    dataset.load(config)
+
+
+def test_decoded_images_stay_in_memory_where_nothing_can_be_written(folder, tmp_path, monkeypatch, caplog):
+  monkeypatch.setattr(store, 'FILE_BYTES', 0)
+  (tmp_path / 'file').write_text('')
+  with caplog.at_level(logging.WARNING):
+    data = dataset.load(data_config(f'folder:{folder}', data_dir=str(tmp_path / 'file')))
+  assert len(data.splits['train']) == 16
+  assert 'cannot keep decoded images' in caplog.text
+
+
+def test_folder_mistakes(folder, tmp_path, data_dir):
+  def load(path):
+    return dataset.load(data_config(f'folder:{path}', data_dir=data_dir))
+
+  with pytest.raises(UserError, match='missing is not there'):
+    load(tmp_path / 'missing')
+  (tmp_path / 'empty').mkdir()
+  with pytest.raises(UserError, match='no image file under'):
+    load(tmp_path / 'empty')
+  save_image(folder / 'dog' / 'wide.png', (9, 8))
+  with pytest.raises(UserError, match=r'is 8x8, other images are 9x8|wide.png is 9x8.*data.image_size'):
+    load(folder)
+  (tmp_path / 'bad' / 'x.png').parent.mkdir()
+  (tmp_path / 'bad' / 'x.png').write_bytes(b'no')
+  with pytest.raises(UserError, match='none of the 1 image files'):
+    load(tmp_path / 'bad')
+
+
+def test_image_size_applies_to_tfds_images(data_dir):
+  data = dataset.load(data_config('mnist_5k', data_dir=data_dir, image_size=14))
+  assert data.spec.shape == (14, 14, 1)
+  full = dataset.load(data_config('mnist_5k', data_dir=data_dir)).splits['test'].arrays()['image']
+  small = data.splits['test'].arrays()['image']
+  assert abs(float(full.mean()) - float(small.mean())) < 2
+
+
+def test_text_windows_and_char_vocabulary(tmp_path):
+  whole = 'aé日😀\r\nb' * 30
+  (tmp_path / 'a.txt').write_bytes(whole.encode())
+  data = dataset.load(data_config(f'text:{tmp_path}/*.txt', tokens='char', block_size=5))
+  vocab, source = data.spec.vocab, data.splits['train']
+  assert vocab.size == 7
+  assert vocab.decode(vocab.encode(whole)) == whole
+  assert vocab.decode(source.arrays()['tokens']) == whole[: round(0.8 * len(whole))]
+  assert dict(zip(vocab.decode(np.arange(7)), vocab.byte_counts().tolist(), strict=True)) == {
+    c: float(len(c.encode())) for c in set(whole)
+  }
+  batch = source.read(plan.train_plan(source, 0, 0, 1, 6)[0])
+  assert batch['tokens'].shape == (6, 6)
+  assert batch['tokens'].dtype == np.int32
+  for start, tokens in zip(batch['index'], batch['tokens'], strict=True):
+    assert vocab.decode(tokens) == whole[start : start + 6]
+  with pytest.raises(UserError, match="'z'.*number 1"):
+    vocab.encode('az')
+
+
+def test_byte_vocabulary():
+  vocab = text.ByteVocab()
+  assert vocab.decode(vocab.encode('né')) == 'né'
+  assert vocab.decode([0xFF, 65]) == '\ufffdA'
+  assert vocab.encode('é').dtype == np.int32
+  assert vocab.byte_counts().sum() == 256
+
+
+def test_byte_counts_at_the_edges_of_utf8():
+  edges = '\x7f\x80\u07ff\u0800\uffff\U00010000'
+  assert text.CharVocab(edges).byte_counts().tolist() == [len(c.encode()) for c in edges]
+
+
+def test_large_alphabets_take_wider_tokens():
+  data = dataset.from_text('x', {'train': ''.join(map(chr, range(32, 1032)))}, 'char', 4)
+  assert data.splits['train'].arrays()['tokens'].dtype == np.uint16
+
+
+def test_text_mistakes(tmp_path):
+  with pytest.raises(UserError, match='no file matches'):
+    dataset.load(data_config(f'text:{tmp_path}/*.txt'))
+  (tmp_path / 'a.txt').write_text('short' * 5)
+  with pytest.raises(UserError, match='validation split holds 2 tokens.*block_size'):
+    dataset.load(data_config(f'text:{tmp_path}/*.txt'))
+  with pytest.raises(UserError, match="'word'"):
+    dataset.load(data_config(f'text:{tmp_path}/*.txt', tokens='word'))
+  (tmp_path / 'b.txt').write_bytes(b'caf\xe9')
+  with pytest.raises(UserError, match='b.txt is not UTF-8'):
+    dataset.load(data_config(f'text:{tmp_path}/*.txt'))
+
+
+def test_python_stdlib():
+  documents = text.stdlib_documents()
+  paths = [document['path'] for document in documents]
+  assert paths == sorted(paths)
+  assert 'ast.py' in paths
+  assert 'email/message.py' in paths
+  assert not [path for path in paths if {'test', 'tests', 'site-packages'} & set(Path(path).parts)]
+  data = dataset.load(data_config('python_stdlib', block_size=64))
+  assert data.version == '.'.join(map(str, sys.version_info[:3]))
+  assert len(data.splits['train']) > 8 * len(data.splits['test']) - 9
+  assert data.splits['train'].nbytes > 1_000_000

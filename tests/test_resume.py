@@ -1,0 +1,124 @@
+"""A resumed run is a continuation: N + restore + N equals 2N bit for bit, in state and in metrics.jsonl."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from gen_ai import record
+from gen_ai.checkpoint import Checkpoints
+from gen_ai.errors import DONE, REQUEUE
+
+every_config = pytest.mark.parametrize('name', tiny.CONFIGS)
+
+
+def final_state(config, path):
+  program = tiny.program(config)
+  step, state = Checkpoints(path / 'checkpoints', read_only=True).restore(program.abstract_state())
+  assert step == config.run.steps
+  return jax.tree.map(np.asarray, state)
+
+
+def assert_same_run(config, a, b):
+  assert tiny.rows(a) == tiny.rows(b)
+  jax.tree.map(np.testing.assert_array_equal, final_state(config, a), final_state(config, b))
+  for picture in (a / 'samples').iterdir():
+    assert picture.read_bytes() == (b / 'samples' / picture.name).read_bytes(), picture.name
+
+
+class StopAt:
+  """A Stop that is asked `chunks` times before it says yes, as a signal at that moment would."""
+
+  def __init__(self, chunks):
+    self.left = chunks
+
+  @property
+  def requested(self):
+    self.left -= 1
+    return 'SIGTERM' if self.left < 0 else ''
+
+
+@every_config
+def test_a_stopped_and_resumed_run_equals_an_undisturbed_one(name, tmp_path):
+  config = tiny.config(name)
+  code, _ = tiny.run(config, tmp_path / 'whole')
+  assert code == DONE
+  code, trainer = tiny.run(config, tmp_path / 'halved', stop=StopAt(3))
+  assert (code, trainer.step) == (REQUEUE, 3 * config.run.log_every)
+  assert record.read_status(tmp_path / 'halved')['state'] == 'stopped'
+  code, trainer = tiny.run(config, tmp_path / 'halved')
+  assert code == DONE
+  assert_same_run(config, tmp_path / 'whole', tmp_path / 'halved')
+  assert record.read_status(tmp_path / 'halved')['state'] == 'done'
+  assert len(record.read_metrics(tmp_path / 'halved')) == config.run.steps // config.run.log_every + 2
+
+
+def start(path, name, *overrides):
+  words = [sys.executable, 'launch.py', f'--compilation_cache={os.environ["GEN_AI_TEST_XLA"]}',
+           f'--config=configs/{name}.py', '--tiny', f'--run_dir={path}', '--config.run.steps=2000',
+           '--config.run.eval_every=200', '--config.run.sample_every=1000', '--config.run.save_every=40',
+           '--config.run.writers=', *overrides]  # fmt: skip
+  return subprocess.Popen(words, cwd=tiny.ROOT, env={**os.environ, 'XLA_FLAGS': ''}, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, text=True)  # fmt: skip
+
+
+def wait_for_rows(path, count, process):
+  deadline = time.monotonic() + 120
+  while time.monotonic() < deadline:
+    if (path / 'metrics.jsonl').exists() and len((path / 'metrics.jsonl').read_text().splitlines()) >= count:
+      return
+    assert process.poll() is None, process.stdout.read()
+    time.sleep(0.01)
+  raise AssertionError(f'no {count} rows after two minutes')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['gan', 'lm', 'vae'])
+def test_sigterm_and_sigkill_at_random_moments_lose_nothing(name, tmp_path):
+  whole, broken = tmp_path / 'whole', tmp_path / 'broken'
+  process = start(whole, name)
+  assert process.wait(timeout=300) == DONE, process.stdout.read()
+  moments = random.Random(name)  # random, and the same in every run of the test
+  for number, sign in enumerate((signal.SIGTERM, signal.SIGKILL, signal.SIGKILL)):
+    process = start(broken, name)
+    rows = len((broken / 'metrics.jsonl').read_text().splitlines()) if (broken / 'metrics.jsonl').exists() else 0
+    wait_for_rows(broken, rows + moments.randint(5, 120), process)
+    process.send_signal(sign)
+    code = process.wait(timeout=120)
+    assert code == (REQUEUE if sign == signal.SIGTERM else -signal.SIGKILL), (number, process.stdout.read())
+  process = start(broken, name)
+  assert process.wait(timeout=300) == DONE, process.stdout.read()
+  assert len(record.read_attempts(broken)) >= 5
+  config_overrides = {'run__steps': 2000, 'run__eval_every': 200, 'run__sample_every': 1000, 'run__save_every': 40}
+  assert_same_run(tiny.config(name, **config_overrides), whole, broken)
+
+
+def test_a_checkpoint_goes_on_on_another_number_of_devices(tmp_path):
+  config = tiny.config('lm', mesh__fsdp=2, mesh__min_shard=16)
+  tiny.run(config, tmp_path / 'run', devices=8, stop=StopAt(2))
+  code, trainer = tiny.run(tiny.config('lm', mesh__fsdp=1), tmp_path / 'run', devices=1)
+  assert code == DONE
+  tiny.run(tiny.config('lm'), tmp_path / 'alone')
+  here, alone = (record.read_metrics(tmp_path / d)[-1] for d in ('run', 'alone'))
+  assert here['loss_nats'] == pytest.approx(alone['loss_nats'], rel=1e-3)
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(tmp_path, caplog):
+  config = tiny.config('vae')
+  tiny.run(config, tmp_path / 'run')
+  newest = tmp_path / 'run' / 'checkpoints' / str(config.run.steps)
+  victim = max((p for p in newest.rglob('*') if p.is_file()), key=lambda p: p.stat().st_size)
+  data = bytearray(victim.read_bytes())
+  data[len(data) // 2] ^= 0xFF
+  victim.write_bytes(data)
+  program = tiny.program(config)
+  step, _ = Checkpoints(tmp_path / 'run' / 'checkpoints').restore(program.abstract_state())
+  assert step == config.run.steps // 2
+  assert str(newest) in caplog.text

@@ -1,0 +1,98 @@
+"""Tiny runs of every config, for the tests that hold for all of them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from gen_ai import config as config_lib
+from gen_ai import engine, record, worker
+from gen_ai.data import dataset as dataset_lib
+from gen_ai.data import identity
+from gen_ai.data.feed import make_feed
+from gen_ai.program import Program, make_layout
+from gen_ai.progress import Display
+from gen_ai.stop import Stop
+from gen_ai.writers import open_writers
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIGS = sorted(p.stem for p in (ROOT / 'configs').glob('*.py') if p.stem != '__init__')
+_DATASETS: dict = {}
+
+
+def config(name, **overrides):
+  """configs/NAME.py with its tiny() and `overrides`, whose names have __ for the dot."""
+  reference = f'configs/{name}.py'
+  flat = {path.replace('__', '.'): value for path, value in overrides.items()}
+  return config_lib.override(config_lib.load(reference), {**config_lib.tiny(reference), 'run.writers': '', **flat})
+
+
+def dataset(config):
+  """The config's data set, loaded once a process."""
+  key = config.data.to_json()
+  if key not in _DATASETS:
+    _DATASETS[key] = dataset_lib.load(config.data)
+  return _DATASETS[key]
+
+
+def program(config, devices=1):
+  """The config's program on the first `devices` fake devices."""
+  build = config_lib.experiment(config).build
+  return Program(config, build, dataset(config).spec, make_layout(config, jax.devices()[:devices]))
+
+
+def feed(config, program):
+  """The config's training feed."""
+  source = dataset(config).splits['train']
+  return make_feed(source, config.data, config.run.log_every, program.layout.local_rows(program.batch_size),
+                   program.batches_per_step)  # fmt: skip
+
+
+def train(config, devices=1, steps=None):
+  """(state as NumPy, metrics {name: [steps]}) after `steps` updates, in chunks, without an engine."""
+  prog = program(config, devices)
+  source, state, chunk = feed(config, prog), prog.init(), config.run.log_every
+  run = prog.trainer(source, state, source.chunk(0, chunk))
+  rows = []
+  for step in range(0, steps or config.run.steps, chunk):
+    state, metrics = run(state, source.chunk(step, chunk))
+    rows.append(jax.tree.map(np.asarray, metrics))
+  metrics = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+  return jax.tree.map(np.asarray, prog.layout.canonical(state)), metrics
+
+
+def run(config, path, devices=1, stop=None):
+  """Trains `config` in run directory `path` with the real engine, new or resumed; returns (exit code, trainer)."""
+  path = Path(path)
+  resumed = worker.is_run(str(path))
+  rec = record.RunDir(path) if resumed else record.RunDir.make(path)
+  if not resumed:
+    rec.write_config(config_lib.to_json(config))
+    rec.write_run({'data': identity.describe(dataset(config))})
+  with Stop() as signals, rec.lease():
+    trainer = engine.Trainer(config, dataset(config), program(config, devices), rec, path / 'checkpoints',
+                             Display(config.run.steps, quiet=True), stop or signals, open_writers('', path, ''))  # fmt: skip
+    return engine.train(trainer), trainer
+
+
+def command(*words, timeout=300, env=None, cwd=ROOT):
+  """Runs a command line of the project on one CPU device; returns the completed process, text captured."""
+  variables = {**os.environ, 'XLA_FLAGS': '', **(env or {})}
+  return subprocess.run([sys.executable, *map(str, words)], cwd=cwd, env=variables, capture_output=True, text=True,
+                        timeout=timeout)  # fmt: skip
+
+
+def launch(*words, **options):
+  """python launch.py WORDS, sharing the suite's compilation cache."""
+  return command('launch.py', f'--compilation_cache={os.environ["GEN_AI_TEST_XLA"]}', *words, **options)
+
+
+VOLATILE = ('attempt', 'seconds', 'examples_per_second', 'input_stall_percent')
+
+
+def rows(path):
+  """The rows of metrics.jsonl that still hold, without what a clock measured."""
+  return [{k: v for k, v in row.items() if k not in VOLATILE} for row in record.read_metrics(path)]
