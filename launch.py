@@ -52,10 +52,14 @@ def run(arguments: list[str], overrides: dict[str, str]) -> int:
   config = resolve(overrides)
   run_dir = FLAGS.resume or FLAGS.run_dir
   if config is None and not run_dir:
-    raise UserError('Nothing to run: give --config=configs/NAME.py (`python launch.py --list` shows all) or --resume=DIR.')
+    raise UserError(
+      'Nothing to run: give --config=configs/NAME.py (`python launch.py --list` shows all) or --resume=DIR.'
+    )
   if FLAGS.print_config:
     if config is None:
-      raise UserError('--print_config prints the config of --config=configs/NAME.py; a run keeps its own in config.json.')
+      raise UserError(
+        '--print_config prints what --config=configs/NAME.py stands for; a run keeps its own in config.json.'
+      )
     config_lib.validate(config)
     for path, value in config_lib.flatten(config).items():
       print(f'{path} = {value!r}')

@@ -28,7 +28,7 @@ def get_config(data: str = 'mnist_5k'):
     'd_activation': 'relu',
     'g_norm': 'none',  # dcgan: 'none' | 'batch' | 'group'
     'd_norm': 'none',  # dcgan: 'none' | 'batch' | 'group'
-    'init': 'normal',  # dcgan: 'normal' (0.02, as published) | 'lecun'
+    'weight_init': 'normal',  # dcgan: 'normal' (0.02, as published) | 'lecun'
   }
   config.loss = {
     'kind': 'non_saturating',  # 'minimax' | 'non_saturating' | 'least_squares' | 'hinge' | 'wasserstein'

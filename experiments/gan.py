@@ -1,8 +1,8 @@
 """Generative adversarial networks on images: n_critic discriminator updates, then one generator update, a step.
 
-Losses and constraints are in `gen_ai.maths.adversarial`. State: params {'g', 'd'}, opt_state {'g', 'd'}, stats {'g', 'd'}
-(batch-norm averages) and, with config.optim.ema_decay, ema {'params', 'stats'} of the generator: averaged weights need
-averages of the moments that belong to them.
+Losses and constraints are in `gen_ai.maths.adversarial`. State: params {'g', 'd'}, opt_state {'g', 'd'}, stats
+{'g', 'd'} (batch-norm averages) and, with config.optim.ema_decay, ema {'params', 'stats'} of the generator:
+averaged weights need averages of the moments that belong to them.
 """
 
 from collections.abc import Callable
@@ -51,16 +51,15 @@ def networks(config: ConfigDict, spec: Spec, reduce: Reduce) -> Networks:
   model, dtype = config.model, compute_dtype(config.precision)
   if model.network == 'mlp':
     return Networks(
-      MLPGenerator(spec.shape, model.g_widths, activation=model.g_activation, dtype=dtype),
+      MLPGenerator(spec.image_shape, model.g_widths, activation=model.g_activation, dtype=dtype),
       MLPDiscriminator(model.d_widths, activation=model.d_activation, dtype=dtype),
     )
   if model.network == 'dcgan':
+    shared = {'weight_init': model.weight_init, 'reduce': reduce, 'dtype': dtype}
     return Networks(
-      DCGANGenerator(spec.shape, model.width, norm=model.g_norm, activation=model.g_activation, init=model.init,
-                     reduce=reduce, dtype=dtype),
-      DCGANDiscriminator(model.width, norm=model.d_norm, activation=model.d_activation, init=model.init,
-                         reduce=reduce, dtype=dtype),
-    )  # fmt: skip
+      DCGANGenerator(spec.image_shape, model.width, norm=model.g_norm, activation=model.g_activation, **shared),
+      DCGANDiscriminator(model.width, norm=model.d_norm, activation=model.d_activation, **shared),
+    )
   raise UserError(f"config.model.network='{model.network}' is none of mlp, dcgan.")
 
 
@@ -184,7 +183,7 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
       return update.discriminator(state, micro, keys.stream(key, 'd', number))
 
     if n_critic == 1:
-      state, metrics = d_update(state, (draws, 0))
+      state, metrics = d_update(state, (draws, jnp.int32(0)))
     else:
       state, each = jax.lax.scan(d_update, state, (split_batch(draws, n_critic), jnp.arange(n_critic)))
       metrics = jax.tree.map(lambda x: x[-1], each)  # the critic as the generator meets it

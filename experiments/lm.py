@@ -4,6 +4,7 @@ The network is GPT-2's (Radford et al. 2019): learned positions, pre-norm, GELU,
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +14,24 @@ from ml_collections import ConfigDict
 
 from gen_ai import keys
 from gen_ai.errors import UserError
-from gen_ai.maths.sampling import generate
+from gen_ai.maths.sampling import StepFn, generate
 from gen_ai.maths.switch import is_off
 from gen_ai.nets.transformer import Transformer
 from gen_ai.optim import ema_update, gradients, optimiser
-from gen_ai.types import Array, Batch, Key, Method, Metrics, PyTree, Reduce, Spec, State, SumCount, compute_dtype, identity
+from gen_ai.types import (
+  Array,
+  Batch,
+  Key,
+  Method,
+  Metrics,
+  PyTree,
+  Reduce,
+  Spec,
+  State,
+  SumCount,
+  compute_dtype,
+  identity,
+)
 
 
 def check(config: ConfigDict, spec: Spec) -> None:
@@ -36,8 +50,8 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
   model, (T,), vocab = config.model, spec.shape, spec.vocab
   assert vocab is not None
   net = Transformer(
-    vocab=vocab.size, context=T, layers=model.layers, heads=model.heads, width=model.width, dropout=model.dropout,
-    bias=model.bias, activation=model.activation, dtype=compute_dtype(config.precision),
+    vocab_size=vocab.size, context=T, num_layers=model.layers, num_heads=model.heads, width=model.width,
+    dropout=model.dropout, use_bias=model.bias, activation=model.activation, dtype=compute_dtype(config.precision),
   )  # fmt: skip
   rule = optimiser(config.optim, config.run.steps)
   averaged = not is_off(config.optim.ema_decay)
@@ -79,9 +93,10 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     total = per_token.sum()
     return {'loss_nats': (total, tokens), 'bits_per_byte': (total / math.log(2), byte_count)}
 
-  def decode(params: PyTree):
+  def decoder(params: PyTree) -> StepFn:
     def step(cache: PyTree, token: Array, position: Array) -> tuple[Array, PyTree]:
-      return net.apply({'params': params}, token, position, cache, method='decode_step')
+      out: Any = net.apply({'params': params}, cache, token, position, method='decode_step')
+      return out
 
     return step
 
@@ -93,7 +108,7 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
       context = text if text.shape[1] < T else text[:, -max(1, T // 2) :]
       length = min(T, context.shape[1] + end - text.shape[1])
       longer = generate(
-        decode(params), net.empty_cache(n), context, length, keys.stream(key, 'extend', text.shape[1]),
+        decoder(params), net.init_cache(n), context, length, keys.stream(key, 'extend', text.shape[1]),
         config.sample.temperature, config.sample.top_k,
       )  # fmt: skip
       text = jnp.concatenate([text, longer[:, context.shape[1] :]], axis=1)

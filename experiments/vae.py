@@ -4,6 +4,7 @@ The bound is E_q[log p(x|z)] - KL(q(z|x) || N(0, I)), with one draw of z and the
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,20 @@ from gen_ai.maths.pixels import to_signed, to_unit
 from gen_ai.maths.switch import is_off
 from gen_ai.nets.vae import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
 from gen_ai.optim import ema_update, gradients, optimiser
-from gen_ai.types import Array, Batch, Key, Method, Metrics, PyTree, Reduce, Spec, State, SumCount, compute_dtype, identity
+from gen_ai.types import (
+  Array,
+  Batch,
+  Key,
+  Method,
+  Metrics,
+  PyTree,
+  Reduce,
+  Spec,
+  State,
+  SumCount,
+  compute_dtype,
+  identity,
+)
 
 LIKELIHOODS = ('bernoulli', 'gaussian', 'discretised_logistic')
 BINARISE = ('dynamic', 'static')
@@ -30,12 +44,12 @@ def networks(config: ConfigDict, spec: Spec) -> tuple[nn.Module, nn.Module]:
   if model.network == 'mlp':
     return (
       MLPEncoder(model.latent, model.widths, activation=model.activation, dtype=dtype),
-      MLPDecoder(spec.shape, widths=model.widths[::-1], activation=model.activation, dtype=dtype),
+      MLPDecoder(spec.image_shape, widths=model.widths[::-1], activation=model.activation, dtype=dtype),
     )
   if model.network == 'conv':
     return (
       ConvEncoder(model.latent, model.width, activation=model.activation, dtype=dtype),
-      ConvDecoder(spec.shape, width=model.width, activation=model.activation, dtype=dtype),
+      ConvDecoder(spec.image_shape, width=model.width, activation=model.activation, dtype=dtype),
     )
   raise UserError(f"config.model.network='{model.network}' is none of mlp, conv.")
 
@@ -67,7 +81,9 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
       return x
     # A static image is drawn once and for all: its noise depends on the example alone.
     source = keys.root(0) if config.loss.binarise == 'static' else key
-    return densities.binarise(keys.per_example(keys.stream(source, 'binarise'), batch['index']), to_unit(batch['image']))
+    return densities.binarise(
+      keys.per_example(keys.stream(source, 'binarise'), batch['index']), to_unit(batch['image'])
+    )
 
   def inputs(target: Array) -> Array:
     return 2.0 * target - 1.0 if likelihood == 'bernoulli' else target
@@ -81,10 +97,18 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
       return densities.density_to_level_log_prob(densities.normal_log_prob(target, raw, log_scale), dims)
     return densities.discretised_logistic_log_prob(target, raw, log_scale)
 
+  def encode(params: PyTree, x: Array) -> tuple[Array, Array]:
+    moments: Any = encoder.apply({'params': params['encoder']}, x)
+    return moments
+
+  def decode(params: PyTree, z: Array) -> Array:
+    raw: Any = decoder.apply({'params': params['decoder']}, z)
+    return raw
+
   def elbo(params: PyTree, target: Array, eps: Array) -> tuple[Array, Array]:
     """(log p(x|z), KL), each in nats [B]."""
-    mean, log_std = encoder.apply({'params': params['encoder']}, inputs(target))
-    raw = decoder.apply({'params': params['decoder']}, mean + jnp.exp(log_std) * eps)
+    mean, log_std = encode(params, inputs(target))
+    raw = decode(params, mean + jnp.exp(log_std) * eps)
     return log_prob(params, raw, target), densities.normal_kl(mean, log_std)
 
   def init(key: Key) -> State:
@@ -134,12 +158,11 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     return 2.0 * jax.nn.sigmoid(raw) - 1.0 if likelihood == 'bernoulli' else jnp.clip(raw, -1.0, 1.0)
 
   def sample(state: State, key: Key, n: int) -> Array:
-    return picture(decoder.apply({'params': settled(state)['decoder']}, jax.random.normal(key, (n, latent))))
+    return picture(decode(settled(state), jax.random.normal(key, (n, latent))))
 
   def reconstructions(state: State, batch: Batch, key: Key) -> Array:
     params, target = settled(state), targets(batch, key)
-    mean, _ = encoder.apply({'params': params['encoder']}, inputs(target))
-    output = picture(decoder.apply({'params': params['decoder']}, mean))
+    output = picture(decode(params, encode(params, inputs(target))[0]))
     rows = target.shape[0] // 8 * 8
     pairs = jnp.stack([x[:rows].reshape(-1, 8, *spec.shape) for x in (inputs(target), output)], axis=1)
     return pairs.reshape(-1, *spec.shape)

@@ -32,7 +32,7 @@ TINY = {  # what the tiny() of every config file begins with
 
 
 def common(experiment: str, data: str) -> ConfigDict:
-  """The fields that every run has, at their usual values; a config file sets its own on top and adds `model` and `loss`."""
+  """The fields that every run has, at usual values; a config file sets its own and adds `model` and `loss`."""
   config = ConfigDict()
   config.experiment = experiment  # module in experiments/
   config.parallel = 'jit'  # 'jit' (mesh of data, fsdp and tensor axes) | 'pmap' (data parallel)
@@ -76,7 +76,9 @@ def common(experiment: str, data: str) -> ConfigDict:
   config.optim.end_factor = 0.0  # last learning rate as a fraction of lr
   config.optim.clip_norm = 0.0  # largest global gradient norm; 0: no clipping
   config.optim.accumulate = 1  # micro-batches in one update; the batch stays the same
-  config.optim.ema_decay = 0.0  # of the parameters used to sample and evaluate, per update; 0: the parameters themselves
+  config.optim.ema_decay = (
+    0.0  # of the parameters used to sample and evaluate, per update; 0: the parameters themselves
+  )
 
   config.mesh = ConfigDict()
   config.mesh.data = -1  # devices that split the batch; -1: all that are left
@@ -116,7 +118,7 @@ def load_module(path: str) -> ModuleType:
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   if not hasattr(module, 'get_config'):
-    raise UserError(f"{path} defines no get_config(): is it a config file? `python launch.py --list` shows all.")
+    raise UserError(f'{path} defines no get_config(): is it a config file? `python launch.py --list` shows all.')
   return module
 
 
@@ -156,7 +158,7 @@ def parse(path: str, text: str, current: Any) -> Any:
       return kind(value if isinstance(value, tuple | list) else (value,))
   except (ValueError, KeyError, SyntaxError):
     example = {bool: 'true or false', int: 'a whole number', float: 'a number'}.get(kind, 'a list, as in (1,2)')
-    raise UserError(f"config.{path}={text} is not {example}; its value in the file is {current!r}.") from None
+    raise UserError(f'config.{path}={text} is not {example}; its value in the file is {current!r}.') from None
   return text
 
 
@@ -169,8 +171,10 @@ def assign(config: ConfigDict, path: str, value: Any) -> None:
   flat = flatten(config)
   if path not in flat:
     if any(name.startswith(path + '.') for name in flat):
-      raise UserError(f'config.{path} is a section: name one of its fields, such as config.'
-                      f'{next(n for n in flat if n.startswith(path + "."))}.')
+      raise UserError(
+        f'config.{path} is a section: name one of its fields, such as config.'
+        f'{next(n for n in flat if n.startswith(path + "."))}.'
+      )
     raise UserError(f"The config has no field '{path}'.{nearest(path, list(flat))} `--print_config` shows all.")
   section_path, _, name = path.rpartition('.')
   section = config

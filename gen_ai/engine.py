@@ -187,7 +187,7 @@ class Trainer:
         source = self.dataset.splits['validation']
         index = source.eval_index(np.arange(min(VIEW_EXAMPLES, len(source))))
         self._views = self.program.viewers(state, source.read(index))
-    drawn = {'samples': (np.asarray(self._sample(state)), None)}
+    drawn: dict[str, tuple[np.ndarray, int | None]] = {'samples': (np.asarray(self._sample(state)), None)}
     drawn |= {name: (np.asarray(view(state)), 8) for name, view in self._views.items()}
     if not distributed.is_main():
       return

@@ -1,5 +1,8 @@
 """Exact evaluation of a state over a whole split."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -21,7 +24,7 @@ class Evaluator:
     self._feed = make_feed(source, config.data, 1)
     self._index, self._mask = eval_plan(source, program.eval_batch_size)
     self._local = program.layout.local_rows(program.eval_batch_size)
-    self._run = None
+    self._run: Callable[..., Any] | None = None
 
   def __call__(self, state: State) -> dict[str, float]:
     """{metric with unit: mean over the split}."""
@@ -30,7 +33,9 @@ class Evaluator:
       if self._run is None:
         self._run = self._program.evaluator(self._feed, state, rows)
       sums.append(self._run(state, rows))
-    totals = {name: [np.sum([np.asarray(s[name][i], np.float64).sum() for s in sums]) for i in (0, 1)] for name in sums[0]}
+    totals = {
+      name: [np.sum([np.asarray(s[name][i], np.float64).sum() for s in sums]) for i in (0, 1)] for name in sums[0]
+    }
     return {name: float(total / count) for name, (total, count) in totals.items()}
 
   def _rows(self):

@@ -76,8 +76,8 @@ def optimiser(
   def lr(count: Array) -> Array:
     return shape(count // updates_per_step) * optim.lr * lr_factor
 
-  decay = dict(weight_decay=optim.weight_decay, mask=_matrices)
-  moments = dict(b1=optim.b1, b2=optim.b2)
+  decay = {'weight_decay': optim.weight_decay, 'mask': _matrices}
+  moments = {'b1': optim.b1, 'b2': optim.b2}
   if optim.name == 'adam':
     rule = optax.adam(lr, **moments, eps=optim.eps)
   elif optim.name == 'adamw':

@@ -1,7 +1,7 @@
-"""A method as compiled programs: initialise, train for a chunk, evaluate a split, sample. Layouts wrap the same functions.
+"""A method as compiled programs: initialise, train a chunk, evaluate a split, sample. Layouts wrap the same functions.
 
-Every compiled function has the form `fn(floats, state, key, resident, rows)`: the config's traced floats, the state, the
-run's root key, the data that lives on the device, and what the feed brings, with leading axes [K, B].
+Every compiled function has the form `fn(floats, state, key, resident, rows)`: the config's traced floats, the state,
+the run's root key, the data that lives on the device, and what the feed brings, with leading axes [K, B].
 """
 
 import time
@@ -30,7 +30,7 @@ Compiled = Callable[..., Any]
 class Feed(Protocol):
   """What brings batches: see gen_ai.data.feed."""
 
-  resident: Mapping[str, np.ndarray]
+  resident: dict[str, np.ndarray]
 
   def gather(self, resident: Any, row: Any) -> Any:
     """The batch that `row` stands for."""

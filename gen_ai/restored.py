@@ -57,8 +57,10 @@ def restore(run_dir: str, config: ConfigDict, spec: Spec, which: str) -> tuple[P
   checkpoints = Checkpoints(Path(run_dir) / 'checkpoints', config.run.keep, (metric, mode) if metric else None,
                             read_only=True)  # fmt: skip
   if not checkpoints.steps():
-    raise UserError(f'{run_dir} has no checkpoint yet: let it train to its first save (config.run.save_every) or resume '
-                    f'it with `python launch.py --resume={run_dir}`.')  # fmt: skip
+    raise UserError(
+      f'{run_dir} has no checkpoint yet: let it train to its first save (config.run.save_every), or resume it with '
+      f'`python launch.py --resume={run_dir}`.'
+    )
   step: int | None = None
   if which == 'best':
     step = checkpoints.best_step()

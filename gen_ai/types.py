@@ -40,8 +40,8 @@ class State(NamedTuple):
 class Method(NamedTuple):
   """A generative method: four pure functions, all traceable.
 
-  `views` are pictures beyond plain samples (reconstructions, traversals): {name: (state, batch, key) -> images}, drawn in
-  rows of 8 from the first validation examples whenever samples are.
+  `views` are pictures beyond plain samples (reconstructions, traversals): {name: (state, batch, key) -> images}, drawn
+  in rows of 8 from the first validation examples whenever samples are.
   """
 
   init: Callable[[Key], State]
@@ -74,6 +74,12 @@ class Spec(NamedTuple):
   shape: tuple[int, ...]  # (H, W, C), or (T,)
   num_classes: int = 0  # 0: no labels
   vocab: Vocab | None = None  # text only
+
+  @property
+  def image_shape(self) -> tuple[int, int, int]:
+    """(H, W, C) of images."""
+    H, W, C = self.shape
+    return H, W, C
 
 
 # `identity` under jit, where arrays are global; `lax.pmean` over devices under pmap.

@@ -102,7 +102,9 @@ def work(config: ConfigDict, run_dir: str, runs_dir: str, origin: Mapping[str, A
       _describe(run, config, dataset, origin)
       _header(display, path, config, dataset, program, origin['cache'])
     identity.check(dataset, record.read_run(path)['data']['fingerprint'], path)  # each process loads its own
-    mirrors = writers.open_writers(config.run.writers if main else '', path, record.dumps(config_lib.to_json(config)))
+    mirrors = writers.open_writers(
+      config.run.writers if main else '', path, record.dumps(config_lib.to_json(config)), 0
+    )
     trainer = engine.Trainer(config, dataset, program, run, path / 'checkpoints', display, stop, mirrors)
     code = engine.train(trainer)
     if main:
@@ -167,7 +169,11 @@ def _footer(display: Display, trainer: engine.Trainer, path: Path, code: int) ->
 
 
 def _next_steps(display: Display, config: ConfigDict, path: Path) -> None:
-  out = '--out=grid.png' if identity.spec_from_json(record.read_run(path)['data']['spec']).kind == 'image' else '--prompt="def "'
+  out = (
+    '--out=grid.png'
+    if identity.spec_from_json(record.read_run(path)['data']['spec']).kind == 'image'
+    else '--prompt="def "'
+  )
   display.say('next')
   display.say(f'  python -m gen_ai.sample {path} --n=64 {out}')
   display.say(f'  python -m gen_ai.evaluate {path} --split=test')

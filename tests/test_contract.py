@@ -42,7 +42,9 @@ def test_training_learns_finite_numbers_and_counts_its_steps(name):
   assert state.step == config.run.steps
   assert all(np.isfinite(value).all() and len(value) == config.run.steps for value in metrics.values())
   before = jax.tree.map(np.asarray, tiny.program(config).init())
-  moved = [not np.array_equal(a, b) for a, b in zip(jax.tree.leaves(before.params), jax.tree.leaves(state.params))]
+  moved = [
+    not np.array_equal(a, b) for a, b in zip(jax.tree.leaves(before.params), jax.tree.leaves(state.params), strict=True)
+  ]
   assert all(moved), 'some parameters never move'
 
 
@@ -197,4 +199,6 @@ def test_bf16_keeps_parameters_and_losses_in_fp32(name):
   for metric, value in metrics.items():
     assert np.isfinite(value).all()
     np.testing.assert_allclose(value, reference[metric], rtol=0.1, atol=0.1, err_msg=metric)
-  assert any(not np.array_equal(a, b) for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(exact.params)))
+  assert any(
+    not np.array_equal(a, b) for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(exact.params), strict=True)
+  )

@@ -15,7 +15,9 @@ def draw(temperature=1.0, top_k=0, n=4000):
   return np.asarray(sample_token(jax.random.key(0), jnp.tile(LOGITS, (n, 1)), temperature, top_k))
 
 
-@pytest.mark.parametrize(('top_k', 'support'), [(1, {1}), (2, {1, 3}), (3, {1, 2, 3}), (0, set(range(5))), (9, set(range(5)))])
+@pytest.mark.parametrize(
+  ('top_k', 'support'), [(1, {1}), (2, {1, 3}), (3, {1, 2, 3}), (0, set(range(5))), (9, set(range(5)))]
+)
 def test_top_k_keeps_exactly_the_likeliest(top_k, support):
   tokens = draw(temperature=2.0, top_k=top_k)
   assert set(tokens.tolist()) == support and tokens.dtype == np.int32

@@ -73,8 +73,9 @@ def run(config, path, devices=1, stop=None):
     rec.write_config(config_lib.to_json(config))
     rec.write_run({'data': identity.describe(dataset(config))})
   with Stop() as signals, rec.lease():
-    trainer = engine.Trainer(config, dataset(config), program(config, devices), rec, path / 'checkpoints',
-                             Display(config.run.steps, quiet=True), stop or signals, open_writers('', path, ''))  # fmt: skip
+    display = Display(config.run.steps, quiet=True)
+    arguments = (rec, path / 'checkpoints', display, stop or signals, open_writers('', path, ''))
+    trainer = engine.Trainer(config, dataset(config), program(config, devices), *arguments)
     return engine.train(trainer), trainer
 
 

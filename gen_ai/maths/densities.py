@@ -11,7 +11,7 @@ from gen_ai.types import Array, Key
 MIN_LOG_SCALE = -7.0  # PixelCNN++'s floor: a logistic narrower than 0.12 of a level buys no likelihood
 
 
-def sum_events(values: Array) -> Array:
+def _sum_events(values: Array) -> Array:
   """[B, ...] -> [B]."""
   return values.reshape(values.shape[0], -1).sum(-1)
 
@@ -24,7 +24,9 @@ def _float32(*arrays: Array) -> list[Array]:
 def bernoulli_log_prob(logits: Array, targets: Array) -> Array:
   """Log-probability of `targets` under independent Bernoulli variables.
 
-  Uses max(l, 0) - l t + log(1 + exp(-|l|)), which overflows for no finite logit; `log(sigmoid(l))` fails near |l| = 88.
+  Uses l t - softplus(l), softplus being max(l, 0) + log(1 + exp(-|l|)): no finite logit overflows, where
+  `log(sigmoid(l))` fails near |l| = 88. JAX's softplus rather than the formula written out, because |l| and max have
+  one-sided gradients at l = 0, which is where a network starts that is initialised to zero.
 
   Args:
     logits: float [B, ...].
@@ -34,7 +36,7 @@ def bernoulli_log_prob(logits: Array, targets: Array) -> Array:
     float32 [B], nats.
   """
   logits, targets = _float32(logits, targets)
-  return -sum_events(jnp.maximum(logits, 0.0) - logits * targets + jnp.log1p(jnp.exp(-jnp.abs(logits))))
+  return _sum_events(logits * targets - jax.nn.softplus(logits))
 
 
 def normal_log_prob(x: Array, mean: Array, log_std: Array) -> Array:
@@ -49,7 +51,7 @@ def normal_log_prob(x: Array, mean: Array, log_std: Array) -> Array:
     float32 [B], nats per unit of x: for images see `density_to_level_log_prob`.
   """
   x, mean, log_std = _float32(x, mean, log_std)
-  return -sum_events(0.5 * ((x - mean) * jnp.exp(-log_std)) ** 2 + log_std + 0.5 * math.log(2.0 * math.pi))
+  return -_sum_events(0.5 * ((x - mean) * jnp.exp(-log_std)) ** 2 + log_std + 0.5 * math.log(2.0 * math.pi))
 
 
 def normal_kl(mean: Array, log_std: Array) -> Array:
@@ -58,7 +60,7 @@ def normal_kl(mean: Array, log_std: Array) -> Array:
   "Auto-Encoding Variational Bayes", arXiv 1312.6114, appendix B.
   """
   mean, log_std = _float32(mean, log_std)
-  return 0.5 * sum_events(mean**2 + jnp.expm1(2.0 * log_std) - 2.0 * log_std)
+  return 0.5 * _sum_events(mean**2 + jnp.expm1(2.0 * log_std) - 2.0 * log_std)
 
 
 def discretised_logistic_log_prob(x: Array, mean: Array, log_scale: Array) -> Array:
@@ -84,7 +86,7 @@ def discretised_logistic_log_prob(x: Array, mean: Array, log_scale: Array) -> Ar
   below_upper, above_lower = jax.nn.log_sigmoid(upper), jax.nn.log_sigmoid(-lower)
   inside = below_upper + above_lower + jnp.log(-jnp.expm1(-2.0 * half_bin * inverse_scale))
   first, last = x < -1.0 + half_bin, x > 1.0 - half_bin
-  return sum_events(jnp.where(first, below_upper, jnp.where(last, above_lower, inside)))
+  return _sum_events(jnp.where(first, below_upper, jnp.where(last, above_lower, inside)))
 
 
 def density_to_level_log_prob(log_density: Array, dims: int) -> Array:
