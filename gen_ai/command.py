@@ -7,6 +7,8 @@ from absl import app, flags, logging
 
 from gen_ai.errors import DIVERGED, FAILED, Diverged, UserError
 
+INTERRUPTED = 130  # what shells report of a command that Ctrl-C ended
+
 
 def split_overrides(argv: list[str]) -> tuple[list[str], dict[str, str]]:
   """Takes --config.a.b=v and --config.a.b v out of argv, as absl reads flags; values stay text."""
@@ -44,3 +46,6 @@ def run(main: Callable[[list[str], dict[str, str]], int]) -> None:
   except Diverged as error:
     print(f'diverged: {error}', file=sys.stderr)
     sys.exit(DIVERGED)
+  except KeyboardInterrupt:  # before training, which has its own way to stop
+    print('interrupted', file=sys.stderr)
+    sys.exit(INTERRUPTED)

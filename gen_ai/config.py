@@ -102,6 +102,14 @@ def nearest(word: str, words: Iterator[str] | list[str]) -> str:
   return f" Did you mean '{match[0]}'?" if match else ''
 
 
+def _nearest_files(path: str) -> str:
+  """' Did you mean X or Y?': config files beside `path` and in configs/ whose names are like its own."""
+  folders = {str(Path(path).parent): Path(path).parent, 'configs': SOURCE / 'configs'}
+  files = {p.stem: f'{name}/{p.name}' for name, folder in folders.items() if name != '.' for p in folder.glob('*.py')}
+  match = difflib.get_close_matches(Path(path).stem, [stem for stem in files if stem != '__init__'], n=2, cutoff=0.5)
+  return f' Did you mean {" or ".join(files[stem] for stem in match)}?' if match else ''
+
+
 def load_module(path: str) -> ModuleType:
   """The config file at `path`, given relative to the current folder or to the checkout.
 
@@ -110,9 +118,7 @@ def load_module(path: str) -> ModuleType:
   """
   file = next((p for p in (Path(path), SOURCE / path) if p.is_file()), None)
   if file is None:
-    folder = next((p for p in (Path(path).parent, SOURCE / Path(path).parent) if p.is_dir()), SOURCE / 'configs')
-    names = sorted(str(Path(path).parent / p.name) for p in folder.glob('*.py') if p.name != '__init__.py')
-    raise UserError(f"No config file '{path}'.{nearest(path, names)} `python launch.py --list` shows all.")
+    raise UserError(f"No config file '{path}'.{_nearest_files(path)} `python launch.py --list` shows all.")
   spec = importlib.util.spec_from_file_location(f'config_{file.stem}', file)
   assert spec is not None and spec.loader is not None
   module = importlib.util.module_from_spec(spec)
@@ -187,8 +193,9 @@ def assign(config: ConfigDict, path: str, value: Any) -> None:
     value = float(value)
   if isinstance(current, tuple) and isinstance(value, list):
     value = tuple(value)
-  if type(value) is not type(current):
-    raise UserError(f'config.{path} takes a {type(current).__name__}, not {value!r}; in the file it is {current!r}.')
+  kinds = {type(item) for item in current} if isinstance(current, tuple) else set()
+  if type(value) is not type(current) or (kinds and not {type(item) for item in value} <= kinds):
+    raise UserError(f'config.{path}={value!r} is not of the type {type(current).__name__} that the file gives it: {current!r}.')
   section[name] = value
 
 
@@ -214,6 +221,25 @@ CHOICES = {
 }
 POSITIVE = ('run.steps', 'run.log_every', 'run.keep', 'data.batch_size', 'data.block_size', 'optim.accumulate',
             'eval.batch_size', 'sample.n', 'mesh.fsdp', 'mesh.tensor')  # fmt: skip
+BELOW_ONE = ('optim.b1', 'optim.b2', 'optim.ema_decay')
+LARGEST_SEED = 2**31 - 1  # beyond it JAX would take the low bits: another seed's
+
+
+def _check_numbers(flat: Mapping[str, Any]) -> None:
+  """Refuses numbers out of range. Whole numbers of `model` are sizes and counts: at least 1."""
+  for path, value in flat.items():
+    _check(not isinstance(value, float) or math.isfinite(value), f'config.{path}={value} is not a finite number.')
+    whole = [item for item in (value if isinstance(value, list) else [value]) if type(item) is int]
+    if path in POSITIVE or (path.startswith('model.') and whole):
+      _check(min(whole) > 0, f'config.{path}={value} must be at least 1.')
+    elif whole and path != 'mesh.data':  # -1 there: all that are left
+      _check(min(whole) >= 0, f'config.{path}={value} must not be negative.')
+    if path.startswith('optim.') and isinstance(value, float):
+      _check(value >= 0, f'config.{path}={value} must not be negative.')
+    if path in BELOW_ONE:
+      _check(value < 1, f'config.{path}={value} must be less than 1.')
+    if path.endswith('.seed'):
+      _check(value <= LARGEST_SEED, f'config.{path}={value} must be at most {LARGEST_SEED}.')
 
 
 def validate(config: ConfigDict) -> None:
@@ -221,14 +247,10 @@ def validate(config: ConfigDict) -> None:
   flat = flatten(config)
   for path, choices in CHOICES.items():
     _check(flat[path] in choices, f"config.{path}='{flat[path]}' is none of {', '.join(choices)}.")
-  for path in POSITIVE:
-    _check(flat[path] > 0, f'config.{path}={flat[path]} must be at least 1.')
-  for path, value in flat.items():
-    _check(not isinstance(value, float) or math.isfinite(value), f'config.{path}={value} is not a finite number.')
+  _check_numbers(flat)
   run = config.run
   for name in ('steps', 'eval_every', 'sample_every', 'save_every'):
     value = run[name]
-    _check(value >= 0, f'config.run.{name}={value} must not be negative.')
     _check(value % run.log_every == 0,
            f'config.run.{name}={value} is not a multiple of config.run.log_every={run.log_every}: the engine logs, '
            f'evaluates, samples and saves between compiled chunks of log_every updates. '
@@ -238,7 +260,8 @@ def validate(config: ConfigDict) -> None:
          f'config.optim.accumulate={config.optim.accumulate} micro-batches.')  # fmt: skip
   _check(bool(run.name) and '/' not in run.name, f"config.run.name='{run.name}' must be a plain folder name.")
   best = config.eval.best
-  _check(not best or best.rpartition(':')[2] in ('min', 'max'),
+  metric, _, mode = best.rpartition(':')
+  _check(not best or (bool(metric) and mode in ('min', 'max')),
          f"config.eval.best='{best}' must read 'metric:min' or 'metric:max'.")  # fmt: skip
 
 

@@ -27,9 +27,11 @@ def initialise(coordinator: str, num_processes: int, process_id: int) -> None:
     process_id: this one's number from 0 (with `coordinator`).
 
   Raises:
-    UserError: only some of the three are given, or the coordinator does not answer.
+    UserError: only some of the three are given, a coordinator without a port, or one that does not answer.
   """
   if coordinator:
+    if not coordinator.rpartition(':')[0] or not coordinator.rpartition(':')[2].isdigit():
+      raise UserError(f'--coordinator={coordinator} must be the HOST:PORT of process 0, such as localhost:9876.')
     if num_processes < 1 or not 0 <= process_id < num_processes:
       raise UserError(f'--coordinator={coordinator} needs --num_processes=N and --process_id=0..N-1, one id a process.')
     try:

@@ -59,52 +59,52 @@ def _stats(compiled: Any, seconds: float, flop_count: float) -> CompileStats:
 # The three functions that layouts compile.
 
 
-def chunk(make: Callable[[Any], Method], feed: Feed, constrain: Callable[[PyTree], PyTree]):
+def chunk(make: Callable[[Any], Method], feed: Feed, layout: 'Layout'):
   """One dispatch of training: `lax.scan` of train_step over the rows; returns (state, metrics [K])."""
 
   def run(floats: PyTree, state: State, key: Key, resident: PyTree, rows: PyTree):
     method = make(floats)
 
     def body(state: State, row: PyTree):
-      batch = constrain(feed.gather(resident, row))
-      return method.train_step(state, batch, keys.stream(key, 'train', state.step))
+      batch = layout.constrain(feed.gather(resident, row))
+      return method.train_step(layout.whole(state), batch, keys.stream(key, 'train', state.step))
 
     return jax.lax.scan(body, state, rows)
 
   return run
 
 
-def evaluation(make: Callable[[Any], Method], feed: Feed, constrain: Callable[[PyTree], PyTree], total: Reduce):
+def evaluation(make: Callable[[Any], Method], feed: Feed, layout: 'Layout'):
   """eval_step over rows {'row': ..., 'mask': [n, B]}; returns {name: (sums [n], counts [n])} over all devices."""
 
   def run(floats: PyTree, state: State, key: Key, resident: PyTree, rows: PyTree):
     method = make(floats)
 
     def body(_: None, row: PyTree):
-      batch = constrain({**feed.gather(resident, row['row']), 'mask': row['mask']})
-      return None, total(method.eval_step(state, batch, key))
+      batch = layout.constrain({**feed.gather(resident, row['row']), 'mask': row['mask']})
+      return None, layout.total(method.eval_step(layout.whole(state), batch, key))
 
     return jax.lax.scan(body, None, rows)[1]
 
   return run
 
 
-def sampling(make: Callable[[Any], Method], n: int):
+def sampling(make: Callable[[Any], Method], layout: 'Layout', n: int):
   """`n` samples."""
 
   def run(floats: PyTree, state: State, key: Key, resident: PyTree, rows: PyTree):
     del resident, rows
-    return make(floats).sample(state, key, n)
+    return make(floats).sample(layout.whole(state), key, n)
 
   return run
 
 
-def viewing(make: Callable[[Any], Method], name: str):
+def viewing(make: Callable[[Any], Method], layout: 'Layout', name: str):
   """One of the method's views of the batch that `resident` holds."""
 
   def run(floats: PyTree, state: State, key: Key, resident: PyTree, rows: PyTree):
     del rows
-    return make(floats).views[name](state, resident, key)
+    return make(floats).views[name](layout.whole(state), resident, key)
 
   return run
 
@@ -125,6 +125,22 @@ class JitLayout:
   def constrain(self, batch: PyTree) -> PyTree:
     """Keeps gathered batches split over the mesh, where the compiler might gather them whole."""
     return jax.lax.with_sharding_constraint(batch, NamedSharding(self.mesh, mesh_lib.BATCH))
+
+  def whole(self, state: State) -> State:
+    """The parameters and averages gathered over fsdp, as a step uses them; between steps they stay split.
+
+    Left to itself the compiler may split activations by features over fsdp, which splits the batch already: slow, and
+    in jax 0.10 and 0.12 wrong on a mesh with data, fsdp and tensor (the contract tests caught it).
+    """
+    if self.mesh.shape['fsdp'] == 1:
+      return state
+
+    def gather(leaf: Array) -> Array:
+      spec = mesh_lib.partition(leaf.shape, self.mesh, self.min_shard)
+      used = PartitionSpec(*(None if axis == 'fsdp' else axis for axis in spec))
+      return jax.lax.with_sharding_constraint(leaf, NamedSharding(self.mesh, used))
+
+    return state._replace(params=jax.tree.map(gather, state.params), ema=jax.tree.map(gather, state.ema))
 
   def local_rows(self, batch_size: int) -> slice:
     """The rows of a global batch that this process loads."""
@@ -204,6 +220,10 @@ class PmapLayout:
   def constrain(self, batch: PyTree) -> PyTree:
     """Nothing to keep: a batch is one device's own."""
     return batch
+
+  def whole(self, state: State) -> State:
+    """Every device has all of it."""
+    return state
 
   def local_rows(self, batch_size: int) -> slice:
     """The rows of a global batch that this process loads."""
@@ -340,7 +360,7 @@ class Program:
   def trainer(self, feed: Feed, state: State, rows: PyTree, name: str = 'train') -> Compiled:
     """Compiles a chunk for rows like `rows`; returns (state, rows) -> (state, {name: float32 [K]})."""
     resident = self.layout.put_resident(feed.resident)
-    fn = chunk(self._make, feed, self.layout.constrain)
+    fn = chunk(self._make, feed, self.layout)
     compiled, stats = self.layout.compile(fn, self.floats, state, self.key, resident, self.layout.put_rows(rows), True)
     self.compile_stats[name] = stats
 
@@ -353,7 +373,7 @@ class Program:
     """Compiles evaluation for rows {'row', 'mask'}; returns (state, rows) -> {name: (sums [n], counts [n])}."""
     resident = self.layout.put_resident(feed.resident)
     key = keys.stream(self.eval_key, 'eval')
-    fn = evaluation(self._make, feed, self.layout.constrain, self.layout.total)
+    fn = evaluation(self._make, feed, self.layout)
     compiled, stats = self.layout.compile(fn, self.floats, state, key, resident, self.layout.put_rows(rows), False)
     self.compile_stats['eval'] = stats
     return lambda state, rows: compiled(self.floats, state, key, resident, self.layout.put_rows(rows))
@@ -361,7 +381,7 @@ class Program:
   def sampler(self, state: State, n: int, seed: int | None = None) -> Callable[[State], Array]:
     """Compiles sampling; returns state -> samples [n, ...] of fixed latents, the same for every run of one shape."""
     key = keys.stream(self.eval_key if seed is None else keys.root(seed), 'sample')
-    compiled, stats = self.layout.compile(sampling(self._make, n), self.floats, state, key, {}, {}, False)
+    compiled, stats = self.layout.compile(sampling(self._make, self.layout, n), self.floats, state, key, {}, {}, False)
     self.compile_stats['sample'] = stats
     return lambda state: compiled(self.floats, state, key, {}, {})
 
@@ -371,7 +391,7 @@ class Program:
     resident = self.layout.put_resident(batch)
 
     def viewer(name: str) -> Callable[[State], Array]:
-      fn = viewing(self._make, name)
+      fn = viewing(self._make, self.layout, name)
       compiled, _ = self.layout.compile(fn, self.floats, state, key, resident, {}, False)
       return lambda state: compiled(self.floats, state, key, resident, {})
 

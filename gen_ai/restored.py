@@ -20,7 +20,8 @@ def open_config(run_dir: str, overrides: Mapping[str, Any], sections: tuple[str,
   """The recorded config with `overrides` in `sections`, laid out for this machine rather than the run's.
 
   Raises:
-    UserError: no run directory, or an override outside `sections`: it would describe another run.
+    UserError: no run directory, a value that no run could mean, or an override outside `sections`: it would describe
+      another run.
   """
   record.RunDir.open(run_dir)
   for path in overrides:
@@ -31,7 +32,9 @@ def open_config(run_dir: str, overrides: Mapping[str, Any], sections: tuple[str,
   devices = jax.device_count()
   alone = {} if config.eval.batch_size % devices == 0 and config.data.batch_size % devices == 0 else {'mesh.data': 1}
   layout = {'parallel': 'jit', 'mesh.data': -1, 'mesh.fsdp': 1, 'mesh.tensor': 1, **alone}
-  return config_lib.override(config, {**layout, **overrides})
+  config = config_lib.override(config, {**layout, **overrides})
+  config_lib.validate(config)
+  return config
 
 
 def recorded_spec(run_dir: str) -> Spec:

@@ -6,6 +6,7 @@ import numpy as np
 from absl import flags
 
 from gen_ai import command, restored, samples
+from gen_ai.config import LARGEST_SEED
 from gen_ai.errors import UserError
 from gen_ai.maths.pixels import to_uint8
 from gen_ai.types import Spec
@@ -14,7 +15,8 @@ FLAGS = flags.FLAGS
 flags.DEFINE_integer('n', 64, 'number of samples')
 flags.DEFINE_string('out', '', 'grid.png, samples.npy (uint8 [N, H, W, C], or int32 tokens) or texts.txt')
 flags.DEFINE_string('prompt', None, 'text that every sample starts with (language models)')
-flags.DEFINE_integer('seed', None, "noise of the samples; the run's own fixed latents if not given")
+flags.DEFINE_integer('seed', None, "noise of the samples; the run's own fixed latents if not given", lower_bound=0,
+                     upper_bound=LARGEST_SEED)  # fmt: skip
 flags.DEFINE_string('step', 'latest', "checkpoint: 'latest', 'best' or a step")
 
 

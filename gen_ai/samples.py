@@ -18,10 +18,10 @@ def texts(spec: Spec, tokens: np.ndarray) -> list[str]:
 def write(stem: Path, spec: Spec, samples: np.ndarray, columns: int | None = None) -> Path:
   """Writes `samples` to `stem`.png (images [N, H, W, C] in [-1, 1]) or `stem`.txt (tokens [N, T]); returns the path."""
   if spec.kind == 'image':
-    path = stem.with_suffix('.png')
+    path = stem.with_name(f'{stem.name}.png')
     pictures.save_grid(path, to_uint8(np.asarray(samples)), columns)
     return path
-  path = stem.with_suffix('.txt')
+  path = stem.with_name(f'{stem.name}.txt')
   rule = '\n' + '-' * 40 + '\n'
   path.write_text(rule.join(texts(spec, samples)) + '\n', encoding='utf-8')
   return path

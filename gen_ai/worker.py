@@ -86,6 +86,7 @@ def work(config: ConfigDict, run_dir: str, runs_dir: str, origin: Mapping[str, A
     UserError, Diverged: see `engine.train`.
   """
   config_lib.validate(config)
+  writers.parse_names(config.run.writers)
   main = distributed.is_main()
   display = Display(config.run.steps, quiet=not main)
   if is_run(run_dir) and _finished(run_dir):
@@ -97,11 +98,12 @@ def work(config: ConfigDict, run_dir: str, runs_dir: str, origin: Mapping[str, A
     program = Program(config, config_lib.experiment(config).build, dataset.spec, make_layout(config))
     path = _directory(run_dir, runs_dir, config.run.name)
     run = record.RunDir(path) if main else SilentRecord(path)
-    if main:
+    if isinstance(run, record.RunDir):
       stack.enter_context(run.lease())
       _describe(run, config, dataset, origin)
       _header(display, path, config, dataset, program, origin['cache'])
-    identity.check(dataset, record.read_run(path)['data']['fingerprint'], path)  # each process loads its own
+    recorded = record.read_run(path)['data']['fingerprint'] if main else ''
+    identity.check(dataset, distributed.agree(recorded), path)  # each process loads its own
     mirrors = writers.open_writers(
       config.run.writers if main else '', path, record.dumps(config_lib.to_json(config)), 0
     )

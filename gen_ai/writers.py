@@ -165,6 +165,18 @@ class Writers:
     logging.warning('the %s writer is off, training goes on and metrics.jsonl is complete (%s)%s', name, cause, way_out)
 
 
+def parse_names(names: str) -> list[str]:
+  """The names in 'tensorboard,wandb'; none in ''. Raises UserError for an unknown one."""
+  wanted = [name.strip() for name in names.split(',') if name.strip()]
+  for name in wanted:
+    if name not in _WRITERS:
+      near = difflib.get_close_matches(name, _WRITERS, n=1, cutoff=0.0)[0]
+      raise UserError(
+        f"unknown writer {name!r}: did you mean {near!r}? There are {', '.join(_WRITERS)}, and '' for none"
+      )
+  return wanted
+
+
 def open_writers(names: str, run_dir: Path, config: str, step: int = 0) -> Writers:
   """The writers that a config asks for.
 
@@ -177,11 +189,5 @@ def open_writers(names: str, run_dir: Path, config: str, step: int = 0) -> Write
   Raises:
     UserError: an unknown name.
   """
-  wanted = [name.strip() for name in names.split(',') if name.strip()]
-  for name in wanted:
-    if name not in _WRITERS:
-      near = difflib.get_close_matches(name, _WRITERS, n=1, cutoff=0.0)[0]
-      raise UserError(
-        f"unknown writer {name!r}: did you mean {near!r}? There are {', '.join(_WRITERS)}, and '' for none"
-      )
+  wanted = parse_names(names)
   return Writers({name: lambda make=_WRITERS[name][0]: make(run_dir, config, step) for name in wanted})  # type: ignore[misc]

@@ -14,10 +14,21 @@ from gen_ai.program import Program, make_layout
 every_config = pytest.mark.parametrize('name', tiny.CONFIGS)
 
 
-def close(a, b, tolerance):
-  """Trees agree, each leaf relative to its largest entry: Adam turns rounding of a tiny gradient into a full step."""
+# Plain gradient descent: Adam turns the rounding of a tiny gradient into a step of full size.
+SGD = {
+  'optim__name': 'sgd',
+  'optim__b1': 0.0,
+  'optim__lr': 0.1,
+  'optim__weight_decay': 0.0,
+  'optim__clip_norm': 1.0,  # a likelihood's gradient is thousands of nats at first
+  'data__batch_size': 16,
+}
+
+
+def close(a, b, tolerance=2e-5):
+  """Trees agree, each leaf relative to its largest entry."""
   for (path, x), y in zip(jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b), strict=True):
-    scale = max(np.abs(x).max(initial=0), 1e-3)
+    scale = max(np.abs(x).max(initial=0), 1e-2)
     np.testing.assert_allclose(x, y, rtol=0, atol=tolerance * scale, err_msg=jax.tree_util.keystr(path))
 
 
@@ -42,10 +53,10 @@ def test_training_learns_finite_numbers_and_counts_its_steps(name):
   assert state.step == config.run.steps
   assert all(np.isfinite(value).all() and len(value) == config.run.steps for value in metrics.values())
   before = jax.tree.map(np.asarray, tiny.program(config).init())
-  moved = [
-    not np.array_equal(a, b) for a, b in zip(jax.tree.leaves(before.params), jax.tree.leaves(state.params), strict=True)
-  ]
-  assert all(moved), 'some parameters never move'
+  pairs = zip(jax.tree_util.tree_leaves_with_path(before.params), jax.tree.leaves(state.params), strict=True)
+  # Kernels: the last bias of a Wasserstein critic has no gradient at all.
+  still = [jax.tree_util.keystr(path) for (path, a), b in pairs if a.ndim > 1 and np.array_equal(a, b)]
+  assert not still, 'these parameters never move'
 
 
 @every_config
@@ -83,7 +94,7 @@ def test_one_trace_serves_all_chunks_and_all_learning_rates(name):
     rows = source.chunk(0, 2)
     from gen_ai.program import chunk
 
-    fn = chunk(module_program._make, source, lambda batch: batch)
+    fn = chunk(module_program._make, source, module_program.layout)
     arguments = (module_program.floats, module_program.init(), module_program.key, source.resident, rows)
     texts.append(jax.jit(fn).lower(*arguments).as_text())
   assert texts[0] == texts[1], 'the learning rate is baked into the program'
@@ -93,11 +104,11 @@ def test_one_trace_serves_all_chunks_and_all_learning_rates(name):
 @every_config
 def test_a_mesh_of_eight_equals_one_device(name, mesh):
   data, fsdp, tensor = mesh
-  alone, _ = tiny.train(tiny.config(name, data__batch_size=16), 1, 4)
-  config = tiny.config(name, data__batch_size=16, mesh__data=data, mesh__fsdp=fsdp, mesh__tensor=tensor,
-                       mesh__min_shard=16)  # fmt: skip
-  spread, _ = tiny.train(config, 8, 4)
-  close(alone.params, spread.params, 2e-3)
+  alone, one = tiny.train(tiny.config(name, **SGD), 1, 4)
+  config = tiny.config(name, mesh__data=data, mesh__fsdp=fsdp, mesh__tensor=tensor, mesh__min_shard=16, **SGD)
+  spread, eight = tiny.train(config, 8, 4)
+  close(alone.params, spread.params)
+  close(one, eight)
 
 
 def test_fsdp_and_tensor_really_split_parameters():
@@ -108,10 +119,10 @@ def test_fsdp_and_tensor_really_split_parameters():
 
 
 def test_pmap_equals_one_device_for_a_noise_free_method():
-  alone, one = tiny.train(tiny.config('lm', data__batch_size=16), 1, 8)
-  spread, eight = tiny.train(tiny.config('lm', data__batch_size=16, parallel='pmap'), 8, 8)
-  close(alone.params, spread.params, 2e-3)
-  np.testing.assert_allclose(one['loss_nats'], eight['loss_nats'], rtol=1e-5)
+  alone, one = tiny.train(tiny.config('lm', **SGD), 1, 8)
+  spread, eight = tiny.train(tiny.config('lm', parallel='pmap', **SGD), 8, 8)
+  close(alone.params, spread.params)
+  close(one, eight)
 
 
 @every_config
@@ -186,9 +197,10 @@ def test_accumulated_gradients_equal_one_batch(name):
   coupled = {'model__g_norm': 'none', 'model__d_norm': 'none'}
   config = tiny.config(name)
   free = {k: v for k, v in coupled.items() if k.replace('__', '.') in config_lib.flatten(config)}
-  whole, _ = tiny.train(tiny.config(name, **free), 1, 4)
-  parts, _ = tiny.train(tiny.config(name, optim__accumulate=4, **free), 1, 4)
-  close(whole.params, parts.params, 2e-3)
+  whole, one = tiny.train(tiny.config(name, **free, **SGD), 1, 4)
+  parts, four = tiny.train(tiny.config(name, optim__accumulate=4, **free, **SGD), 1, 4)
+  close(whole.params, parts.params)
+  close(one, four)
 
 
 @every_config

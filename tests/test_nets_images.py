@@ -54,7 +54,7 @@ def test_shapes_and_types(name, shape):
 def test_examples_are_independent_also_when_split_over_devices(name):
   shape = (16, 16, 1)
   apply, init, batch = call(name, TINY[name](shape), shape, n=8)
-  variables = jax.tree.map(lambda p: p + 0.1, init(jax.random.key(0), batch))  # biases too
+  variables = jax.tree.map(lambda p: p + 0.1, jax.jit(init)(jax.random.key(0), batch))  # biases too
   apply = jax.jit(apply)
   y = apply(variables, batch)
   mesh = Mesh(np.array(jax.devices()), ('data',))
@@ -68,7 +68,7 @@ def test_examples_are_independent_also_when_split_over_devices(name):
 def test_one_lane_of_a_run_axis_equals_a_run_alone():
   module = dcgan.DCGANDiscriminator(width=2)
   x = jax.random.normal(jax.random.key(0), (3, 2, 16, 16, 1))
-  run = lambda key, x: module.apply(module.init(key, x, train=True), x, train=True)  # noqa: E731
+  run = jax.jit(lambda key, x: module.apply(module.init(key, x, train=True), x, train=True))
   keys = jax.random.split(jax.random.key(1), 3)
   np.testing.assert_allclose(jax.jit(jax.vmap(run))(keys, x)[1], run(keys[1], x[1]), rtol=1e-4, atol=1e-6)
 
@@ -86,6 +86,8 @@ def test_the_convolutional_pair_has_its_parameters():
   discriminator = 16 * 64 + 64 + 16 * 64 * 128 + 128 + 6272 + 1
   assert count(dcgan.DCGANGenerator((28, 28, 1)), jnp.zeros((1, 100))) == generator
   assert count(dcgan.DCGANDiscriminator(), jnp.zeros((1, 28, 28, 1))) == discriminator
+  normed = discriminator - 128 + 2 * 128  # of the second layer alone
+  assert count(dcgan.DCGANDiscriminator(norm='group'), jnp.zeros((1, 28, 28, 1))) == normed
 
 
 def test_generators_stay_in_range_and_use_relu_between_layers():
@@ -101,19 +103,21 @@ def test_generators_stay_in_range_and_use_relu_between_layers():
 @pytest.mark.parametrize(('name', 'std'), [('normal', 0.02), ('lecun', (6272**-0.5))])
 def test_initial_weights(name, std):
   module = dcgan.DCGANDiscriminator(weight_init=name)
-  kernel = module.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)), train=True)['params']['Dense_0']['kernel']
+  init = jax.jit(partial(module.init, train=True))
+  kernel = init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))['params']['Dense_0']['kernel']
   np.testing.assert_allclose(kernel.std(), std, rtol=0.05)
 
 
 def test_batch_norm_couples_examples_in_training_only():
   module = dcgan.DCGANGenerator((16, 16, 1), width=2, norm='batch', weight_init='lecun')
   z = jax.random.normal(jax.random.key(0), (4, 6))
-  variables = module.init(jax.random.key(1), z, train=True)
-  trained, updated = module.apply(variables, z, train=True, mutable=['batch_stats'])
+  variables = jax.jit(partial(module.init, train=True))(jax.random.key(1), z)
+  train = jax.jit(partial(module.apply, train=True, mutable=['batch_stats']))
+  trained, updated = train(variables, z)
   assert jax.tree.structure(updated['batch_stats']) == jax.tree.structure(variables['batch_stats'])
-  halves, _ = module.apply(variables, z[:2], train=True, mutable=['batch_stats'])
+  halves, _ = train(variables, z[:2])
   assert np.abs(halves - trained[:2]).max() > 1e-3
-  frozen = partial(module.apply, {**variables, **updated}, train=False)
+  frozen = jax.jit(partial(module.apply, {**variables, **updated}, train=False))
   np.testing.assert_allclose(frozen(z)[:2], frozen(z[:2]), rtol=1e-4, atol=1e-5)
 
 

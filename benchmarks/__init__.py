@@ -1,0 +1,1 @@
+"""Measurements of speed and quality: `python -m benchmarks.throughput`, `.startup`, `.quality`. See README.md."""

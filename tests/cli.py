@@ -1,0 +1,62 @@
+"""Command lines of the project run inside the test process, whole: argv in; exit code, stdout and stderr out."""
+
+import contextlib
+import io
+import os
+import runpy
+import sys
+from pathlib import Path
+from typing import NamedTuple
+from unittest import mock
+
+import tiny
+from absl import flags, logging
+
+
+class Done(NamedTuple):
+  """What subprocess.run would tell."""
+
+  returncode: int
+  stdout: str
+  stderr: str
+
+
+def command(target, *words):
+  """Runs `python launch.py WORDS` (target 'launch.py') or `python -m MODULE WORDS` on the suite's fake devices."""
+  argv = [target, *map(str, words)]
+  out, err = io.StringIO(), io.StringIO()
+  before, verbosity, code = set(flags.FLAGS), logging.get_verbosity(), 0
+  run = runpy.run_path if target.endswith('.py') else runpy.run_module
+  path = str(tiny.ROOT / target) if target.endswith('.py') else target
+  try:
+    with mock.patch.object(sys, 'argv', argv), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+      run(path, run_name='__main__', **({} if target.endswith('.py') else {'alter_sys': True}))
+  except SystemExit as end:
+    code = int(end.code or 0)
+  finally:
+    for name in set(flags.FLAGS) - before:
+      if str(flags.FLAGS.find_module_defining_flag(name)).endswith('.py'):  # the script's: not those of libraries
+        delattr(flags.FLAGS, name)
+    logging.set_verbosity(verbosity)
+  return Done(code, out.getvalue(), err.getvalue())
+
+
+def launch(*words):
+  """python launch.py WORDS, sharing the suite's compilation cache."""
+  return command('launch.py', f'--compilation_cache={os.environ["GEN_AI_TEST_XLA"]}', *words)
+
+
+def refused(done, *says):
+  """Asserts that a command line ended in one clear line that holds all of `says`, with exit code 1."""
+  assert done.returncode == 1, (done.stdout, done.stderr)
+  assert 'Traceback' not in done.stderr
+  lines = done.stderr.strip().splitlines()
+  assert len(lines) == 1, done.stderr
+  assert lines[0].startswith('error: ')
+  for text in says:
+    assert text in lines[0], lines[0]
+
+
+def files(folder):
+  """All paths below `folder`."""
+  return sorted(Path(folder).rglob('*'))

@@ -1,0 +1,205 @@
+import importlib.util
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from benchmarks import methods
+from gen_ai import record
+from gen_ai.maths import adversarial
+
+needs_torch = pytest.mark.skipif(
+  importlib.util.find_spec('torch') is None,
+  reason='PyTorch is not installed (pip install -r requirements/benchmark.txt)',
+)
+every_method = pytest.mark.parametrize('method', methods.METHODS)
+REFUSED = "import runpy, sys; sys.modules['torch'] = None; sys.argv = {}; runpy.run_module({!r}, run_name='__main__')"
+
+
+def sides(method, tiny=True):
+  """Both sides' model of one method: our Program, and the PyTorch method."""
+  from benchmarks import ours, torch_side
+  from gen_ai.program import make_layout
+
+  config = methods.method_config(method, tiny)
+  return ours.program(config, ours.dataset(config), make_layout(config, jax.devices()[:1])), torch_side.method(config)
+
+
+def copy_dense(module, dense):
+  """A Flax dense layer's parameters into a torch.nn.Linear."""
+  import torch
+
+  with torch.no_grad():
+    module.weight.copy_(torch.from_numpy(np.array(dense['kernel'])).T)
+    if module.bias is not None:
+      module.bias.copy_(torch.from_numpy(np.array(dense['bias'])))
+
+
+def copy_mlp(net, params):
+  linear = [module for module in net if hasattr(module, 'weight')]
+  dense = params['MLP_0']
+  assert len(linear) == len(dense)
+  for i, module in enumerate(linear):
+    copy_dense(module, dense[f'Dense_{i}'])
+
+
+def copy_transformer(net, params):
+  import torch
+
+  def put(target, value):
+    assert target.shape == value.shape
+    with torch.no_grad():
+      target.copy_(torch.from_numpy(np.array(value)))
+
+  put(net.token_embedding.weight, params['token_embedding'])
+  put(net.position_embedding.weight, params['position_embedding'])
+  put(net.final_norm.weight, params['final_norm']['scale'])
+  for i, block in enumerate(net.blocks):
+    ours = params[f'blocks_{i}']
+    for name in ('attention_norm', 'mlp_norm'):
+      put(getattr(block, name).weight, ours[name]['scale'])
+    for name in ('qkv', 'attention_out', 'mlp_in', 'mlp_out'):
+      copy_dense(getattr(block, name), ours[name])
+
+
+@needs_torch
+@every_method
+def test_both_sides_have_the_same_number_of_parameters(method):
+  ours, theirs = sides(method, tiny=False)
+  assert ours.parameter_count() == theirs.parameters
+
+
+@needs_torch
+@pytest.mark.parametrize('method', ['gan', 'wgan_gp'])
+def test_both_gans_have_the_same_losses_at_the_same_weights(method):
+  import torch
+
+  from experiments import gan
+
+  ours, theirs = sides(method)
+  config = methods.method_config(method, tiny=True)
+  params = ours.init().params
+  copy_mlp(theirs.generator, params['g'])
+  copy_mlp(theirs.critic, params['d'])
+  draw = np.random.default_rng(1)
+  z = draw.normal(size=(config.data.batch_size, config.model.latent)).astype(np.float32)
+  real = draw.uniform(-1, 1, (len(z), 28, 28, 1)).astype(np.float32)
+  eps = draw.uniform(size=len(z)).astype(np.float32)
+
+  nets = gan.networks(config, ours.spec, lambda tree: tree)
+  fake = nets.generator.apply({'params': params['g']}, z, True)
+
+  def critic(x):
+    return nets.discriminator.apply({'params': params['d']}, x, True)
+
+  d_loss = adversarial.discriminator_loss(config.loss.kind, critic(real), critic(fake))
+  if config.loss.constraint == 'gradient_penalty':
+    d_loss += config.loss.penalty * adversarial.gradient_penalty(critic, jnp.asarray(real), fake, jnp.asarray(eps))
+  g_loss = adversarial.generator_loss(config.loss.kind, critic(fake))
+
+  images = torch.from_numpy(real).flatten(1)
+  penalised = torch.from_numpy(eps)[:, None] if theirs.penalised else None
+  torch_fake = theirs.generator(torch.from_numpy(z)).detach()
+  assert theirs.d_loss(images, torch_fake, penalised).item() == pytest.approx(float(d_loss), rel=1e-4)
+  assert theirs.g_loss(torch.from_numpy(z)).item() == pytest.approx(float(g_loss), rel=1e-4)
+  assert theirs.n_critic == config.loss.n_critic
+
+
+@needs_torch
+def test_both_language_models_have_the_same_loss_at_the_same_weights():
+  import torch
+
+  from benchmarks import ours as our_side
+  from experiments import lm
+
+  ours, theirs = sides('lm_shakespeare')
+  config = methods.method_config('lm_shakespeare', tiny=True)
+  state = ours.init()
+  # Weights as small as the first ones give log V whatever the network computes.
+  state = state._replace(params=jax.tree.map(lambda p: p * 8, state.params))
+  copy_transformer(theirs.model, state.params)
+  window = np.random.default_rng(1).integers(0, len(methods.ALPHABET), (4, config.data.block_size + 1)).astype(np.int32)
+  data = our_side.dataset(config)
+  method = lm.build(config, data.spec)
+  batch = {'tokens': jnp.asarray(window), 'mask': jnp.ones(4)}
+  total, count = method.eval_step(state, batch, jax.random.key(0))['loss_nats']
+  assert theirs.loss(torch.from_numpy(window).long()).item() == pytest.approx(float(total / count), rel=1e-4)
+
+
+@needs_torch
+def test_both_language_models_have_the_same_learning_rate():
+  from gen_ai.optim import schedule_shape
+
+  _, theirs = sides('lm_shakespeare', tiny=False)
+  optim = methods.method_config('lm_shakespeare').optim
+  shape = schedule_shape(optim, theirs.steps)
+  for theirs.count in (0, 50, 100, 1000, 1999, 3000):
+    assert theirs.lr() == pytest.approx(float(optim.lr * shape(theirs.count)), rel=1e-5)
+
+
+def test_our_side_counts_the_updates_it_made():
+  from benchmarks.ours import Ours
+
+  side = Ours(methods.method_config('gan', tiny=True))
+  steps, seconds = side.run(0.05)
+  assert steps > 0 and seconds >= 0.05
+  assert steps == side.step == int(side.state.step)
+
+
+def test_without_pytorch_the_comparison_says_what_to_install():
+  done = tiny.command('-c', REFUSED.format(['throughput'], 'benchmarks.throughput'))
+  assert done.returncode == 1
+  assert done.stderr.strip().splitlines()[-1].startswith('error: PyTorch is not installed')
+  assert 'requirements/benchmark.txt' in done.stderr and 'Traceback' not in done.stderr
+
+
+@needs_torch
+def test_an_unknown_method_is_named():
+  done = tiny.command('-m', 'benchmarks.throughput', '--methods=wgan_pg')
+  assert done.returncode == 1 and "Did you mean 'wgan_gp'?" in done.stderr and 'Traceback' not in done.stderr
+
+
+@needs_torch
+@pytest.mark.slow
+def test_the_sides_take_turns_and_the_report_holds_every_slice(tmp_path):
+  out = tmp_path / 'report.json'
+  done = tiny.command('-m', 'benchmarks.throughput', '--tiny', '--rounds=2', '--seconds=0.1', f'--out={out}')
+  assert done.returncode == 0, done.stderr
+  report = json.loads(out.read_text())
+  assert [row['method'] for row in report['methods']] == list(methods.METHODS)
+  for row in report['methods']:
+    assert len(row['slices']) == 2 and all(speed > 0 for pair in row['slices'] for speed in pair)
+    assert row['ratio'] == pytest.approx(row['ours_steps_per_second'] / row['torch_steps_per_second'])
+    assert row['method'] in done.stdout
+  assert report['machine']['cores'] > 0 and report['methods'][0]['versions'].keys() >= {'jax', 'torch'}
+
+
+@pytest.mark.slow
+def test_startup_times_a_cold_and_a_warm_start():
+  done = tiny.command('-m', 'benchmarks.startup', '--configs=gan', '--repeats=1', '--tiny')
+  assert done.returncode == 0, done.stderr
+  name, *figures = done.stdout.splitlines()[-1].split()
+  cold, cold_row, warm, warm_row = map(float, figures)
+  assert name == 'gan' and 0 < warm <= warm_row and 0 < cold <= cold_row
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('target', 'code', 'verdict'), [(100.0, 0, 'PASS'), (0.001, 1, 'FAIL')])
+def test_quality_judges_the_last_evaluation(tmp_path, target, code, verdict):
+  from gen_ai import config as config_lib
+
+  overrides = [f'--config.{path}={value}' for path, value in config_lib.tiny('configs/lm_shakespeare.py').items()]
+  done = tiny.command('-m', 'benchmarks.quality', f'--target={target}', f'--runs_dir={tmp_path}', *overrides)
+  assert done.returncode == code, done.stderr
+  (run_dir,) = (tmp_path / 'lm_shakespeare').iterdir()
+  value = [row for row in record.read_metrics(run_dir) if row['kind'] == 'eval'][-1]['loss_nats']
+  assert done.stdout.splitlines()[-1].startswith(f'{verdict}: configs/lm_shakespeare.py loss_nats {value:.4f} ')
+
+
+def test_quality_says_how_to_prepare_missing_data(tmp_path):
+  done = tiny.command('-m', 'benchmarks.quality', f'--runs_dir={tmp_path}', f'--data_dir={tmp_path / "none"}')
+  assert done.returncode == 1
+  assert 'python -m gen_ai.data.prepare tiny_shakespeare' in done.stderr and 'Traceback' not in done.stderr
