@@ -47,14 +47,17 @@ def launch(*words):
 
 
 def refused(done, *says):
-  """Asserts that a command line ended in one clear line that holds all of `says`, with exit code 1."""
+  """Asserts that a command line ended with exit code 1 and one clear message that holds all of `says`.
+
+  The message is one line; an indented line after it may hold a command to copy.
+  """
   assert done.returncode == 1, (done.stdout, done.stderr)
   assert 'Traceback' not in done.stderr
-  lines = done.stderr.strip().splitlines()
-  assert len(lines) == 1, done.stderr
-  assert lines[0].startswith('error: ')
+  first, *commands = done.stderr.strip().splitlines()
+  assert first.startswith('error: ')
+  assert all(line.startswith('  ') for line in commands), done.stderr
   for text in says:
-    assert text in lines[0], lines[0]
+    assert text in done.stderr, done.stderr
 
 
 def files(folder):

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import tiny
 
+from gen_ai import config as config_lib
 from gen_ai import record
 from gen_ai.checkpoint import Checkpoints
-from gen_ai.errors import DIVERGED, FAILED
+from gen_ai.errors import DIVERGED, FAILED, Diverged
 from gen_ai.lease import Lease
+from gen_ai.program import finite
 
 GAN = '--config=configs/gan.py'
 LM = '--config=configs/lm.py'
@@ -97,13 +99,13 @@ def test_mistakes_in_the_flags(words, says):
   (LM, 'model.heads=3', ['config.model.width=16', '3 heads']),
   (LM, 'model.activation=swish', ["'swish'", 'gelu']),
   (LM, 'sample.top_k=-1', ['config.sample.top_k']),
-  (LM, 'data.name=mnist_5k', ["experiment 'lm' models text", 'mnist_5k']),
+  (LM, 'data.name=mnist_5k --config.data.split=auto', ["experiment 'lm' models text", 'mnist_5k']),
   (LM, 'data.name=text:/no/such/*.txt', ['/no/such/*.txt']),
   (LM, 'data.block_size=100000', ['data.block_size', '20000 tokens']),
   (LM, 'optim.warmup_steps=8', ['config.optim.warmup_steps=8', 'update 8']),
 ])  # fmt: skip
 def test_a_wrong_field_is_named_before_anything_is_written(config, override, says, tmp_path):
-  words = [config, '--tiny', f'--runs_dir={tmp_path}/runs', f'--config.{override}']
+  words = [config, '--tiny', f'--runs_dir={tmp_path}/runs', *f'--config.{override}'.split()]
   refuse(words, *says, folder=tmp_path)
 
 
@@ -164,7 +166,7 @@ def test_a_run_in_use_by_another_process(run, tmp_path):
   with Lease(moved):
     done = tiny.launch(f'--resume={moved}')  # a process of its own: this one holds the lease
   cli.refused(done, f'{moved} is in use by process {os.getpid()}', 'kill')
-  assert not any('damaged' in line for line in (moved / 'attempts.jsonl').read_text().splitlines()[2:])
+  assert len(record.read_attempts(moved)) == 2
 
 
 def test_sampling_and_evaluating(run, tmp_path):
@@ -206,16 +208,40 @@ def test_a_run_that_has_saved_nothing_yet(run, tmp_path):
   cli.refused(cli.command('gen_ai.sample', moved, '--out=x.png'), f'{moved} has no checkpoint yet', '--resume=')
 
 
-@pytest.mark.parametrize(('name', 'learning_rate', 'steps'), [('vae', '1e18', 8), ('lm', '1e20', 16)])
-def test_a_loss_that_is_no_number(name, learning_rate, steps, tmp_path):
+UNSTABLE = {'optim.name': 'sgd', 'optim.lr': 1e12}  # the first update is finite, what follows is not
+
+
+def test_a_loss_that_is_no_number_names_step_and_tensor_and_leaves_the_last_good_checkpoint(tmp_path):
+  config = tiny.config('gan', **{path.replace('.', '__'): value for path, value in UNSTABLE.items()})
+  _, metrics = tiny.train(config)
+  bad = {name: np.flatnonzero(~np.isfinite(value)) for name, value in metrics.items()}
+  step = 1 + min(int(steps[0]) for steps in bad.values() if len(steps))
+  first = sorted(name for name, steps in bad.items() if len(steps) and steps[0] == step - 1)
+  assert 1 < step <= 8, 'the test needs a run that saves before it diverges'
+
+  # From the command line, with a checkpoint to go back to: exit code 65.
   run = tmp_path / 'run'
-  words = [f'--config=configs/{name}.py', '--tiny', f'--run_dir={run}', '--config.run.writers=']
-  warm = ['--config.optim.schedule=linear', f'--config.optim.warmup_steps={steps - 1}', '--config.optim.decay_steps=99']
-  grow = [f'--config.optim.lr={learning_rate}', f'--config.run.steps={steps}', '--config.run.save_every=2',
-          '--config.optim.clip_norm=0', '--config.optim.name=sgd', '--config.optim.weight_decay=0']  # fmt: skip
-  done = cli.launch(*words, *warm, *grow)
+  overrides = [f'--config.{path}={value}' for path, value in UNSTABLE.items()]
+  done = tiny.launch(GAN, '--tiny', f'--run_dir={run}', *(f'--config.run.{n}=1' for n in ('log_every', 'save_every')),
+                     *overrides)  # fmt: skip
   assert done.returncode == DIVERGED, done
   assert 'Traceback' not in done.stderr
   message = done.stderr.strip().splitlines()[-1]
-  assert message.startswith(f'diverged: {run}: diverged at step ')
-  assert 'first bad tensor: ' in message
+  for text in (f'{run}: diverged at step {step}: {", ".join(first)} not finite', 'first bad tensor: params/',
+               f'last good checkpoint is step {step - 1}', 'config.optim.lr', 'config.optim.clip_norm'):  # fmt: skip
+    assert text in message
+  status = record.read_status(run)
+  assert (status['state'], status['message']) == ('diverged', message.removeprefix('diverged: '))
+  assert record.read_attempts(run)[-1]['exit'] == DIVERGED
+  rows = record.read_metrics(run)
+  assert (rows[-1]['kind'], rows[-1]['step']) == ('diverged', step)
+  assert all(not np.isfinite(rows[-1][name]) for name in first)
+  restored, state = Checkpoints(run / 'checkpoints', read_only=True).restore(tiny.program(config).abstract_state())
+  assert restored == step - 1
+  assert bool(finite(state))
+
+  # Without one the replay starts from the initial state and finds the same.
+  with pytest.raises(Diverged, match=f'diverged at step {step}: .*first bad tensor: params/') as error:
+    tiny.run(config_lib.override(config, {'run.save_every': 8}), tmp_path / 'unsaved')
+  assert str(error.value).split('tensor: ')[1].split('.')[0] == message.split('tensor: ')[1].split('.')[0]
+  assert 'last good checkpoint' not in str(error.value)

@@ -201,5 +201,5 @@ def test_quality_judges_the_last_evaluation(tmp_path, target, code, verdict):
 
 def test_quality_says_how_to_prepare_missing_data(tmp_path):
   done = tiny.command('-m', 'benchmarks.quality', f'--runs_dir={tmp_path}', f'--data_dir={tmp_path / "none"}')
-  assert done.returncode == 1
+  assert done.returncode == 1 and str(tmp_path / 'none') in done.stderr
   assert 'python -m gen_ai.data.prepare tiny_shakespeare' in done.stderr and 'Traceback' not in done.stderr

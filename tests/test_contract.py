@@ -100,15 +100,23 @@ def test_one_trace_serves_all_chunks_and_all_learning_rates(name):
   assert texts[0] == texts[1], 'the learning rate is baked into the program'
 
 
-@pytest.mark.parametrize('mesh', [(8, 1, 1), (2, 4, 1), (2, 2, 2)], ids=['data8', 'data2fsdp4', 'data2fsdp2tensor2'])
-@every_config
-def test_a_mesh_of_eight_equals_one_device(name, mesh):
-  data, fsdp, tensor = mesh
+def assert_mesh_equals_one_device(name, data, fsdp, tensor):
   alone, one = tiny.train(tiny.config(name, **SGD), 1, 4)
   config = tiny.config(name, mesh__data=data, mesh__fsdp=fsdp, mesh__tensor=tensor, mesh__min_shard=16, **SGD)
   spread, eight = tiny.train(config, 8, 4)
   close(alone.params, spread.params)
   close(one, eight)
+
+
+@pytest.mark.parametrize('mesh', [(8, 1, 1), (2, 4, 1)], ids=['data8', 'data2fsdp4'])
+@every_config
+def test_a_mesh_of_eight_equals_one_device(name, mesh):
+  assert_mesh_equals_one_device(name, *mesh)
+
+
+@pytest.mark.parametrize('name', ['gan', 'lm'])
+def test_a_mesh_with_a_tensor_axis_equals_one_device(name):
+  assert_mesh_equals_one_device(name, 2, 2, 2)
 
 
 def test_fsdp_and_tensor_really_split_parameters():

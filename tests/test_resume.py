@@ -65,7 +65,7 @@ def start(path, name, *overrides):
            f'--config=configs/{name}.py', '--tiny', f'--run_dir={path}', '--config.run.steps=2000',
            '--config.run.eval_every=200', '--config.run.sample_every=1000', '--config.run.save_every=40',
            '--config.run.writers=', *overrides]  # fmt: skip
-  return subprocess.Popen(words, cwd=tiny.ROOT, env={**os.environ, 'XLA_FLAGS': ''}, stdout=subprocess.PIPE,
+  return subprocess.Popen(words, cwd=tiny.ROOT, env={**os.environ, 'XLA_FLAGS': os.environ['GEN_AI_TEST_FLAGS']}, stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT, text=True)  # fmt: skip
 
 

@@ -81,7 +81,7 @@ def run(config, path, devices=1, stop=None):
 
 def command(*words, timeout=300, env=None, cwd=ROOT):
   """Runs a command line of the project on one CPU device; returns the completed process, text captured."""
-  variables = {**os.environ, 'XLA_FLAGS': '', **(env or {})}
+  variables = {**os.environ, 'XLA_FLAGS': os.environ['GEN_AI_TEST_FLAGS'], **(env or {})}
   return subprocess.run([sys.executable, *map(str, words)], cwd=cwd, env=variables, capture_output=True, text=True,
                         timeout=timeout)  # fmt: skip
 

@@ -1,0 +1,214 @@
+"""launch.py as a user meets it: what it prints, what it continues, how it stops."""
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import cli
+import pytest
+import tiny
+
+from gen_ai import config as config_lib
+from gen_ai import record
+from gen_ai.errors import DONE, REQUEUE
+
+GAN = '--config=configs/gan.py'
+
+
+def test_list_names_every_config_with_its_claim():
+  done = cli.launch('--list')
+  assert done.returncode == DONE
+  lines = done.stdout.splitlines()
+  assert [line.split()[0] for line in lines] == [f'configs/{name}.py' for name in tiny.CONFIGS]
+  for name, line in zip(tiny.CONFIGS, lines, strict=True):
+    assert line.endswith(config_lib.load_module(f'configs/{name}.py').__doc__.splitlines()[0])
+
+
+def test_help_shows_the_flags_at_once():
+  started = time.monotonic()
+  done = tiny.command('launch.py', '--help')
+  assert time.monotonic() - started < 5
+  assert done.returncode == 1  # absl's way
+  for flag in ('--config', '--run_dir', '--resume', '--runs_dir', '--[no]tiny', '--[no]print_config', '--[no]list',
+               '--compilation_cache', '--coordinator', '--num_processes', '--process_id', '--config.section.field'):  # fmt: skip
+    assert flag in done.stdout
+
+
+def printed(done):
+  """{'section.field': value text} of --print_config."""
+  assert done.returncode == DONE, done.stderr
+  return dict(line.split(' = ', 1) for line in done.stdout.splitlines())
+
+
+def test_print_config_is_what_a_run_records(tmp_path):
+  words = ['--config=configs/vae.py', '--tiny', '--config.optim.lr=3e-4', '--config.run.writers=', '--config.model.widths=(8,4)']
+  config = config_lib.override(tiny.config('vae'), {'optim.lr': 3e-4, 'model.widths': (8, 4)})
+  shown = printed(cli.launch(*words, '--print_config', f'--runs_dir={tmp_path}/runs'))
+  assert shown == {path: repr(value) for path, value in config_lib.flatten(config).items()}
+  assert not list(tmp_path.iterdir())
+  # Both ways of writing an override, and the last one wins.
+  again = cli.launch(*words, '--config.optim.lr', '5e-4', '-config.run.seed=3', '--print_config')
+  assert (printed(again)['optim.lr'], printed(again)['run.seed']) == ('0.0005', '3')
+
+
+def test_a_run_from_its_first_line_to_its_last_and_what_follows(tmp_path):
+  words = [GAN, '--tiny', '--config.optim.lr=3e-4']
+  done = cli.launch(*words, f'--runs_dir={tmp_path}/runs')
+  assert done.returncode == DONE, done.stderr
+  [path] = (tmp_path / 'runs' / 'gan').iterdir()
+  assert re.fullmatch(r'\d{8}-\d{6}-[0-9a-f]{4}', path.name)
+  lines = done.stdout.splitlines()
+  assert lines[0].split() == ['run', str(path)]
+  assert re.search(r'^device +8 x cpu, \d+ cores, layout jit, fp32$', done.stdout, re.MULTILINE)
+  assert re.search(r'^data +mnist_5k 1.0.0: 4,000 train, 500 validation, 500 test', done.stdout, re.MULTILINE)
+  assert re.search(r'^parameters [\d,]+$', done.stdout, re.MULTILINE)
+  assert re.search(r'^estimated +\d+s for 8 steps', done.stdout, re.MULTILINE)
+  assert re.search(r'^step 8/8  logit_fake .*examples/s  0s left$', done.stdout, re.MULTILINE)
+  assert '\x1b' not in done.stdout, 'plain lines where there is no terminal'
+  assert f'samples    {path}/samples/step_00000008.png' in lines
+  assert f'  python -m gen_ai.sample {path} --n=64 --out=grid.png' in lines
+  assert f'  python -m gen_ai.evaluate {path} --split=test' in lines
+  assert (path / 'samples' / 'step_00000008.png').is_file()
+
+  # The record.
+  recorded = config_lib.from_json(record.read_config(path))
+  shown = printed(cli.launch(*words, '--print_config'))
+  assert shown == {field: repr(value) for field, value in config_lib.flatten(recorded).items()}
+  about = record.read_run(path)
+  assert about['overrides'] == {'optim.lr': '3e-4'}
+  assert about['config_file']['path'] == 'configs/gan.py'
+  assert record.read_status(path)['state'] == 'done'
+  summary = record.read_summary(path)
+  assert summary['step'] == 8
+  assert summary['parameters'] == int(re.search(r'^parameters ([\d,]+)$', done.stdout, re.MULTILINE)[1].replace(',', ''))
+  assert list((path / 'tb').iterdir())
+
+  # It is complete: to go on with it is no mistake and changes nothing.
+  before = {file: file.stat().st_mtime_ns for file in cli.files(path)}
+  for more in ([f'--resume={path}'], [*words, f'--run_dir={path}'], [*words, f'--resume={path}']):
+    again = cli.launch(*more)
+    assert again.returncode == DONE
+    assert f'{path} is complete: its 8 steps are done.' in again.stdout
+  assert {file: file.stat().st_mtime_ns for file in cli.files(path)} == before
+
+
+def test_run_dir_makes_a_run_and_continues_it(tmp_path):
+  path = tmp_path / 'deep' / 'run'
+  words = [GAN, '--tiny', '--config.run.writers=', f'--run_dir={path}']
+  code, trainer = tiny.run(tiny.config('gan'), path, devices=8, stop=Now(2))
+  assert (code, trainer.step) == (REQUEUE, 4)
+  done = cli.launch(*words)
+  assert done.returncode == DONE, done.stderr
+  assert [row['step'] for row in record.read_metrics(path) if row['kind'] == 'train'] == [2, 4, 6, 8]
+  assert [(row['event'], row['step']) for row in record.read_attempts(path)] == [
+    ('start', 0), ('end', 4), ('start', 4), ('end', 8),
+  ]  # fmt: skip
+  assert 'step 2/8' not in done.stdout
+
+
+class Now:
+  """A Stop that says yes when asked for the time after `chunks`."""
+
+  def __init__(self, chunks):
+    self.left = chunks
+
+  @property
+  def requested(self):
+    self.left -= 1
+    return 'SIGTERM' if self.left < 0 else ''
+
+
+LONG = ['--tiny', '--config.run.steps=200000', '--config.run.writers=', '--config.run.eval_every=0',
+        '--config.run.sample_every=0', '--config.run.save_every=0']  # fmt: skip
+
+
+def on_a_terminal(*words):
+  """launch.py WORDS in a process with a pseudo-terminal; returns (process, file descriptor of the terminal)."""
+  ours, theirs = pty.openpty()
+  command = [sys.executable, 'launch.py', f'--compilation_cache={os.environ["GEN_AI_TEST_XLA"]}', *words]
+  environment = {**os.environ, 'XLA_FLAGS': '', 'TERM': 'xterm', 'COLUMNS': '160'}
+  process = subprocess.Popen(command, cwd=tiny.ROOT, env=environment, stdin=theirs, stdout=theirs, stderr=theirs,
+                             start_new_session=True)  # fmt: skip
+  os.close(theirs)
+  return process, ours
+
+
+def read_until(descriptor, pattern='', seconds=120):
+  """Text from the terminal until `pattern` appears, or until its end."""
+  text, deadline = '', time.monotonic() + seconds
+  while not pattern or not re.search(pattern, text):
+    assert time.monotonic() < deadline, text
+    try:
+      part = os.read(descriptor, 4096)
+    except OSError:  # Linux: the other side is closed
+      part = b''
+    text += part.decode(errors='replace')
+    if not part:
+      assert not pattern, text
+      break
+  return text
+
+
+def test_a_bar_on_a_terminal_ctrl_c_saves_and_the_command_it_prints_resumes(tmp_path):
+  path = tmp_path / 'run'
+  process, terminal = on_a_terminal(GAN, *LONG, f'--run_dir={path}')
+  text = read_until(terminal, r'examples/s.*left')
+  assert re.search(r'training.*━.*/200000', text), 'a progress bar'
+  assert '\x1b[' in text
+  process.send_signal(signal.SIGINT)
+  text += read_until(terminal)
+  assert process.wait(timeout=60) == REQUEUE
+  os.close(terminal)
+  assert 'Traceback' not in text
+  status = record.read_status(path)
+  step = status['step']
+  assert (status['state'], status['message']) == ('stopped', 'SIGINT')
+  assert f'stopped by SIGINT at step {step}; the run is saved' in text
+  resume = re.search(r'python (launch\.py --resume=\S+)', text)[1].split()
+  assert resume == ['launch.py', f'--resume={path}']
+
+  # That command goes on where it stopped; a second Ctrl-C kills, and the saved step stands.
+  process, terminal = on_a_terminal(*resume[1:])
+  text = read_until(terminal, r'examples/s.*left')
+  process.send_signal(signal.SIGSTOP)
+  process.send_signal(signal.SIGINT)
+  process.send_signal(signal.SIGCONT)
+  deadline = time.monotonic() + 60
+  while process.poll() is None and time.monotonic() < deadline:
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.001)
+  os.close(terminal)
+  assert process.wait(timeout=60) in (128 + signal.SIGINT, REQUEUE)
+  attempts = [row for row in record.read_attempts(path) if row['event'] == 'start']
+  assert [row['step'] for row in attempts] == [0, step]
+
+
+def test_ctrl_c_before_training_is_no_traceback(tmp_path):
+  code = 'import sys; sys.argv = ["launch.py"]; from gen_ai import command; command.run(main)'
+  main = 'import os, signal\ndef main(arguments, overrides): os.kill(os.getpid(), signal.SIGINT); return 0\n'
+  done = tiny.command('-c', main + code)
+  assert done.returncode == 128 + signal.SIGINT
+  assert done.stderr == 'interrupted\n'
+
+
+def test_a_second_interrupt_kills_at_once():
+  code = ('import os, signal, time\nfrom gen_ai.stop import Stop\nwith Stop() as stop:\n'
+          '  os.kill(os.getpid(), signal.SIGTERM); os.kill(os.getpid(), signal.SIGUSR1)\n'
+          '  os.kill(os.getpid(), signal.SIGINT); time.sleep(0.1); print(stop.requested, flush=True)\n'
+          '  os.kill(os.getpid(), signal.SIGINT); time.sleep(60)\n')  # fmt: skip
+  done = tiny.command('-c', code, timeout=30)
+  assert (done.returncode, done.stdout) == (128 + signal.SIGINT, 'SIGTERM\n')
+
+
+@pytest.mark.parametrize('name', ['lm'])
+def test_a_language_model_run_prints_its_own_next_step(name, tmp_path):
+  done = cli.launch(f'--config=configs/{name}.py', '--tiny', f'--run_dir={tmp_path}/run', '--config.run.writers=')
+  assert done.returncode == DONE, done.stderr
+  assert f'  python -m gen_ai.sample {tmp_path}/run --n=64 --prompt="def "' in done.stdout.splitlines()
+  assert (tmp_path / 'run' / 'samples' / 'step_00000008.txt').read_text().startswith('def ')
+  assert json.loads((tmp_path / 'run' / 'summary.json').read_text())['final']['validation/loss_nats'] > 0

@@ -1,0 +1,144 @@
+"""python -m gen_ai.sample and python -m gen_ai.evaluate on finished runs: files, texts, seeds, steps, reports."""
+
+import json
+
+import cli
+import numpy as np
+import pytest
+import tiny
+from PIL import Image
+
+from gen_ai import record
+
+
+@pytest.fixture(scope='module')
+def vae(tmp_path_factory):
+  """A finished run of configs/vae.py, with a best checkpoint and an average of the parameters."""
+  path = tmp_path_factory.mktemp('sample') / 'vae'
+  tiny.run(tiny.config('vae'), path)
+  return path
+
+
+@pytest.fixture(scope='module')
+def lm(tmp_path_factory):
+  """A finished run of configs/lm.py."""
+  path = tmp_path_factory.mktemp('sample') / 'lm'
+  tiny.run(tiny.config('lm'), path)
+  return path
+
+
+def draw(run, out, *words):
+  """Samples written to `out`."""
+  done = cli.command('gen_ai.sample', run, f'--out={out}', *words)
+  assert done.returncode == 0, done.stderr
+  assert done.stdout.strip().endswith(str(out))
+  return np.load(out) if out.suffix == '.npy' else out
+
+
+def text(run, *words):
+  done = cli.command('gen_ai.sample', run, *words)
+  assert done.returncode == 0, done.stderr
+  return done.stdout
+
+
+def test_images_as_an_array_and_as_a_grid(vae, tmp_path):
+  images = draw(vae, tmp_path / 'new' / 'x.npy', '--n=6')
+  assert (images.dtype, images.shape) == (np.uint8, (6, 28, 28, 1))
+  assert len(np.unique(images)) > 2
+  with Image.open(draw(vae, tmp_path / 'my.grid.png', '--n=6')) as picture:
+    sheet = np.asarray(picture)
+    assert picture.mode == 'L'
+  assert sheet.shape == (2 * (56 + 2) + 2, 3 * (56 + 2) + 2)  # 3 columns of doubled digits, 2 pixels between them
+  np.testing.assert_array_equal(sheet[2:58:2, 60:116:2], images[1, :, :, 0])
+  assert sorted(p.name for p in tmp_path.iterdir()) == ['my.grid.png', 'new']
+
+
+def test_without_a_file_name_the_step_makes_one(vae, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  assert text(vae, '--n=1') == '1 samples of step 8: samples_step_8.png\n'
+  assert (tmp_path / 'samples_step_8.png').is_file()
+
+
+def test_seed_and_step_choose_what_is_drawn(vae, tmp_path):
+  fixed, again, seeded, same, early = (
+    draw(vae, tmp_path / f'{i}.npy', '--n=8', *words)
+    for i, words in enumerate([[], [], ['--seed=1'], ['--seed=1'], ['--step=4']])
+  )
+  np.testing.assert_array_equal(fixed, again)
+  np.testing.assert_array_equal(seeded, same)
+  assert not np.array_equal(fixed, seeded)
+  assert not np.array_equal(fixed, early)
+  with Image.open(draw(vae, tmp_path / 'x.png', '--n=8')) as mine, Image.open(
+    vae / 'samples' / 'step_00000008.png'
+  ) as trained:
+    assert np.abs(np.asarray(mine).astype(int) - np.asarray(trained)).max() <= 1, 'the run drew the same latents'
+
+
+def test_best_is_the_checkpoint_with_the_best_metric(vae):
+  rows = [row for row in record.read_metrics(vae) if row['kind'] == 'eval']
+  best = max(rows, key=lambda row: row['elbo_nats'])['step']
+  done = cli.command('gen_ai.evaluate', vae, '--step=best', '--split=validation')
+  assert f'{vae}, step {best}, validation split of mnist_5k: 500 images' in done.stdout
+
+
+def test_text_is_printed_and_starts_with_the_prompt(lm):
+  rule = '\n' + '-' * 40 + '\n'
+  texts = text(lm, '--n=3', '--prompt=for x').split(rule)
+  assert len(texts) == 3
+  assert all(t.startswith('for x') for t in texts)
+  assert len(set(texts)) == 3
+  assert all(t.startswith('def ') for t in text(lm, '--n=2').split(rule)), "the config's own prompt"
+  assert text(lm, '--n=3', '--prompt=for x', '--seed=5') != text(lm, '--n=3', '--prompt=for x')
+
+
+def test_text_as_files_and_sampling_settings(lm, tmp_path):
+  tokens = draw(lm, tmp_path / 'x.npy', '--n=2', '--config.sample.length=7', '--prompt=ab')
+  assert (tokens.dtype, tokens.shape) == (np.int32, (2, 9))
+  assert bytes(tokens[0, :2].astype(np.uint8)) == b'ab'
+  cold = draw(lm, tmp_path / 'cold.npy', '--n=2', '--config.sample.length=7', '--config.sample.temperature=0')
+  np.testing.assert_array_equal(cold[0], cold[1])
+  written = draw(lm, tmp_path / 'x.txt', '--n=2').read_text()
+  assert written == text(lm, '--n=2')
+  cli.refused(cli.command('gen_ai.sample', lm, '--out=x.png'), '.txt or .npy', 'texts')
+
+
+@pytest.mark.parametrize('split', ['train', 'validation', 'test'])
+def test_evaluate_prints_and_writes_a_report_with_its_protocol(vae, split, tmp_path):
+  out = tmp_path / 'report.json'
+  done = cli.command('gen_ai.evaluate', vae, f'--split={split}', f'--out={out}')
+  assert done.returncode == 0, done.stderr
+  report, about = json.loads(out.read_text()), record.read_run(vae)['data']
+  expected = {'run': str(vae), 'step': 8, 'split': split, 'examples': about['sizes'][split], 'data': 'mnist_5k',
+              'fingerprint': about['fingerprint'], 'ema': True, 'seed': 0}  # fmt: skip
+  assert {name: report[name] for name in expected} == expected
+  assert report.keys() == {*expected, 'metrics'}
+  for name, value in report['metrics'].items():
+    assert f'  {name:24} {value:.6g}\n' in done.stdout
+  if split == 'validation':  # the same protocol as in training: the same figures
+    [last] = [row for row in record.read_metrics(vae) if row['kind'] == 'eval' and row['step'] == 8]
+    assert report['metrics'] == pytest.approx({name: last[name] for name in report['metrics']}, rel=1e-5)
+
+
+def test_the_noise_of_an_evaluation_is_its_seed(vae):
+  plain, again, other = (
+    cli.command('gen_ai.evaluate', vae, *words).stdout for words in ([], [], ['--config.eval.seed=1'])
+  )
+  assert plain == again
+  assert plain.splitlines()[0] == other.splitlines()[0]
+  assert plain != other
+
+
+def test_text_is_evaluated_in_nats_and_bits(lm):
+  done = cli.command('gen_ai.evaluate', lm)
+  assert done.returncode == 0, done.stderr
+  assert 'blocks of 16 tokens' in done.stdout
+  values = dict(line.split() for line in done.stdout.splitlines()[1:])
+  assert float(values['bits_per_byte']) == pytest.approx(float(values['loss_nats']) / np.log(2), rel=1e-4)
+
+
+def test_commands_of_their_own_process_end_in_one_line(vae, tmp_path):
+  cli.refused(tiny.command('-m', 'gen_ai.sample', tmp_path / 'gone'), f'{tmp_path}/gone is not a run directory')
+  done = tiny.command('-m', 'gen_ai.evaluate', vae)
+  assert done.returncode == 0, done.stderr
+  assert done.stderr == ''
+  assert 'elbo_nats' in done.stdout

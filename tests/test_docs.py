@@ -1,0 +1,84 @@
+"""The commands of README.md and WORKSPACE.md run as they are written, in a copy of the checkout, made tiny."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+import tiny
+
+BLOCK = re.compile(r'```bash\n(.*?)```', re.DOTALL)
+# What `.ci/run` itself runs, or what would run this very suite.
+ELSEWHERE = ('pip install', 'python -m pytest', 'ruff check')
+
+
+def commands(document):
+  """The lines of all bash blocks, in order."""
+  text = (tiny.ROOT / document).read_text()
+  return [line for block in BLOCK.findall(text) for line in block.strip().splitlines()]
+
+
+def ci_runs(command):
+  """Whether `.ci/run` holds the parts of a command that this test leaves to it."""
+  script = (tiny.ROOT / '.ci' / 'run').read_text()
+  parts = [part.strip() for part in command.split('&&')]
+  return all(part in script or part.replace('pip install', '').strip() in script for part in parts)
+
+
+@pytest.fixture(scope='module')
+def checkout(tmp_path_factory):
+  """A copy of the tracked and new files."""
+  copy = tmp_path_factory.mktemp('checkout')
+  listed = subprocess.run(
+    ['git', 'ls-files', '-co', '--exclude-standard'], cwd=tiny.ROOT, capture_output=True, text=True
+  )
+  for name in listed.stdout.splitlines():
+    if (tiny.ROOT / name).is_file() and name.split('/')[0] not in ('tests', 'benchmarks'):
+      (copy / name).parent.mkdir(parents=True, exist_ok=True)
+      shutil.copy(tiny.ROOT / name, copy / name)
+  return copy
+
+
+@pytest.mark.slow
+def test_every_command_runs(checkout):
+  script = ['set -e']
+  for command in commands('README.md') + commands('WORKSPACE.md'):
+    if command.startswith(ELSEWHERE):
+      install, _, launch = command.partition(' && ')
+      if launch.startswith('python launch.py'):
+        script.append(launch)
+      elif not command.startswith('ruff'):
+        assert ci_runs(command.replace('$', '')), command
+      continue
+    script.append(command)
+  text = '\n'.join(script)
+  # Without --resume a run is made tiny; the cache is the suite's.
+  text = re.sub(r'python launch\.py (?=--config)', 'python launch.py --tiny ', text)
+  text = text.replace('python launch.py', f'python launch.py --compilation_cache={os.environ["GEN_AI_TEST_XLA"]}')
+  variables = {**os.environ, 'XLA_FLAGS': os.environ['GEN_AI_TEST_FLAGS'],
+               'PATH': f'{os.path.dirname(sys.executable)}:{os.environ["PATH"]}'}  # noqa: PTH120  # fmt: skip
+  done = subprocess.run(['bash', '-c', text], cwd=checkout, env=variables, capture_output=True, text=True, timeout=600)
+  assert done.returncode == 0, f'{text}\n{done.stdout}\n{done.stderr}'
+  assert 'is complete' in done.stdout
+  for made in ('grid.png', 'samples.npy', 'report.json'):
+    assert (checkout / made).stat().st_size > 0
+
+
+@pytest.mark.parametrize('document', ['README.md', 'WORKSPACE.md'])
+def test_links_and_files_that_the_documents_name_exist(document):
+  text = (tiny.ROOT / document).read_text()
+  for target in re.findall(r'\]\(([^)#]+)\)', text):
+    assert (tiny.ROOT / target).exists(), target
+  for target in re.findall(r'configs/\w+\.py|requirements/\w+\.txt', text):
+    assert (tiny.ROOT / target).exists(), target
+
+
+def test_every_config_says_what_it_claims_how_to_run_it_and_what_it_costs():
+  listed = tiny.launch('--list').stdout
+  for name in tiny.CONFIGS:
+    text = (tiny.ROOT / 'configs' / f'{name}.py').read_text()
+    assert all(word in text for word in ('Claim:', 'Command:', 'Cost:')), name
+    assert f'configs/{name}.py' in listed
+    assert f'configs/{name}.py' in (tiny.ROOT / 'README.md').read_text(), f'the README does not mention {name}'

@@ -1,0 +1,186 @@
+"""What may import what: light commands, training with the core packages alone, and rooms that look one way."""
+
+import ast
+import os
+
+import pytest
+import tiny
+
+HEAVY = ('jax', 'flax', 'optax', 'orbax', 'tensorflow', 'tensorflow_datasets', 'matplotlib', 'torch', 'grain', 'PIL',
+         'pandas', 'scipy', 'tensorboardX', 'rich')  # fmt: skip
+
+
+@pytest.mark.parametrize('code', [
+  'import gen_ai',
+  'import gen_ai.config, gen_ai.errors',
+  'import runpy; run = lambda: runpy.run_path("launch.py", run_name="__main__")\n'
+  'sys.argv = ["launch.py", "--help"]\ntry: run()\nexcept SystemExit: pass',
+  'import runpy; run = lambda: runpy.run_path("launch.py", run_name="__main__")\n'
+  'sys.argv = ["launch.py", "--list"]\ntry: run()\nexcept SystemExit: pass',
+  'import runpy; run = lambda: runpy.run_path("launch.py", run_name="__main__")\n'
+  'sys.argv = ["launch.py", "--config=configs/wgan.py", "--print_config"]\ntry: run()\nexcept SystemExit: pass',
+], ids=['gen_ai', 'config', 'help', 'list', 'print_config'])  # fmt: skip
+def test_light_commands_import_nothing_heavy(code):
+  probe = f'import sys\n{code}\nprint("heavy:", *sorted(set({HEAVY}) & set(sys.modules)))'
+  done = tiny.command('-c', probe)
+  assert done.stdout.splitlines()[-1] == 'heavy:', done
+
+
+CORE_ONLY = r"""
+import re, sys
+from importlib import metadata
+
+started_with = set(sys.modules)
+canonical = lambda name: re.sub('[-_.]+', '-', name).lower()
+
+# The core packages and, by what their metadata says, all that they need: anything else that is installed is hidden.
+seen, todo = set(), [(name, ()) for name in ('jax', 'flax', 'optax', 'orbax-checkpoint', 'absl-py', 'ml_collections', 'numpy')]
+while todo:
+  name, extras = todo.pop()
+  if (name, extras) in seen:
+    continue
+  seen.add((name, extras))
+  try:
+    needs = metadata.requires(name) or []
+  except metadata.PackageNotFoundError:  # for another platform or another Python
+    continue
+  for need in needs:
+    requirement, _, marker = need.partition(';')
+    if 'extra' not in marker or any(extra in re.findall('[\'"](.*?)[\'"]', marker) for extra in extras):
+      base, wanted = re.match(r'([A-Za-z0-9._-]+)(?:\[(.*?)\])?', requirement).groups()
+      todo.append((canonical(base), tuple((wanted or '').replace(' ', '').split(','))))
+allowed = {canonical(name) for name, _ in seen}
+owners = metadata.packages_distributions()
+hidden = {top for top, dists in owners.items() if not {canonical(d) for d in dists} & allowed}
+hidden |= {'tensorflow', 'tensorflow_datasets', 'torch', 'wandb', 'grain', 'PIL', 'tensorboardX', 'matplotlib', 'pandas'}
+assert not hidden & {'jax', 'jaxlib', 'flax', 'optax', 'orbax', 'absl', 'ml_collections', 'numpy'}
+
+class Without:
+  def __init__(self, finder):
+    self.finder = finder
+
+  def find_spec(self, name, *where):
+    return None if name.partition('.')[0] in hidden else self.finder.find_spec(name, *where)
+
+sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
+sys.path.insert(0, '.')
+
+import numpy as np
+from gen_ai import config as config_lib
+from gen_ai import worker
+from gen_ai.data import dataset as dataset_lib
+from gen_ai.errors import DONE
+
+noise = np.random.default_rng(0)
+arrays = {'train': {'image': noise.integers(0, 256, (160, 28, 28, 1), np.uint8), 'label': np.arange(160) % 10}}
+dataset_lib.load = lambda data: (
+  dataset_lib.from_text(data.name, {'train': 'def f(x): return x + 1\\n' * 200}, 'byte', data.block_size)
+  if data.name == 'python_stdlib' else dataset_lib.from_arrays(data.name, arrays)
+)
+worker.use_cache(sys.argv[2])
+for name in ('gan', 'lm'):
+  reference = f'configs/{name}.py'
+  config = config_lib.override(config_lib.load(reference), {**config_lib.tiny(reference), 'data.split': 'auto'})
+  origin = {'argv': sys.argv, 'config_file': reference, 'overrides': {}, 'cache': ''}
+  assert worker.work(config, f'{sys.argv[1]}/{name}', '', origin) == DONE
+print('hidden but there:', *sorted(hidden & set(sys.modules) - started_with))
+"""
+
+
+def test_training_needs_the_core_packages_only(tmp_path):
+  done = tiny.command('-W', 'ignore', '-c', CORE_ONLY, tmp_path, os.environ['GEN_AI_TEST_XLA'], env={'JAX_PLATFORMS': 'cpu'})
+  assert done.returncode == 0, done.stderr
+  assert done.stdout.splitlines()[-1] == 'hidden but there:'
+  assert 'the tensorboard writer is off' in done.stderr, 'the hiding works: its package is not a core one'
+  for name, last in (('gan', 'step_00000008.png'), ('lm', 'step_00000008.txt')):
+    assert (tmp_path / name / 'samples' / last).is_file()
+    assert (tmp_path / name / 'checkpoints' / '8').is_dir()
+
+
+# Room: the rooms of ours that it may look into. A room is a module of gen_ai, one of its folders, or a folder beside it.
+FOUNDATION = {'types', 'errors'}
+MAY_IMPORT = {
+  'types': set(), 'errors': set(),
+  'keys': {'types'},
+  'maths': {*FOUNDATION, 'maths'},
+  'nets': {*FOUNDATION, 'maths', 'nets'},
+  'optim': {*FOUNDATION, 'maths'},
+  'mesh': FOUNDATION,
+  'flops': set(),
+  'experiments': {*FOUNDATION, 'keys', 'maths', 'nets', 'optim'},
+  'configs': {'config', 'errors'},
+  'config': {'errors'},
+  'data': {*FOUNDATION, 'data'},
+  'program': {*FOUNDATION, 'config', 'flops', 'keys', 'mesh'},
+  'checkpoint': {*FOUNDATION, 'record'},
+}  # fmt: skip
+# The loop and all below it know no method: experiments are found by the name in a config (gen_ai.config.experiment).
+NEVER = {'engine': {'experiments', 'nets', 'maths', 'configs', 'optim'}, 'evaluation': {'experiments', 'nets', 'maths'},
+         'record': {'engine', 'program', 'data', 'checkpoint', 'worker'}}  # fmt: skip
+
+
+def room(path):
+  """The room of a file, or of a dotted name ('gen_ai.nets.mlp' -> 'nets')."""
+  parts = str(path).removesuffix('.py').replace('/', '.').split('.')
+  return (parts[1] if len(parts) > 1 else '') if parts[0] == 'gen_ai' else parts[0]
+
+
+def looked_into(file):
+  """Rooms of ours that `file` imports from, anywhere in it."""
+  rooms = set()
+  for node in ast.walk(ast.parse(file.read_text())):
+    if isinstance(node, ast.Import):
+      names = [alias.name for alias in node.names]
+    elif isinstance(node, ast.ImportFrom):
+      assert not node.level, f'{file}: relative import'
+      names = [f'{node.module}.{alias.name}' for alias in node.names]
+    else:
+      continue
+    rooms |= {room(name) for name in names if name.split('.')[0] in ('gen_ai', 'experiments', 'configs', 'launch')}
+  return rooms
+
+
+FILES = sorted(path.relative_to(tiny.ROOT) for folder in ('gen_ai', 'experiments', 'configs')
+               for path in (tiny.ROOT / folder).rglob('*.py'))  # fmt: skip
+
+
+def test_imports_point_one_way():
+  known = {room(path) for path in FILES}
+  assert known >= MAY_IMPORT.keys() | NEVER.keys(), 'a room moved: mend this test'
+  wrong = []
+  for path in FILES:
+    here, there = room(path), looked_into(tiny.ROOT / path)
+    bad = there - MAY_IMPORT[here] if here in MAY_IMPORT else there & NEVER.get(here, set())
+    wrong += [f'{path} imports {name}' for name in sorted(bad - {here, ''})]
+  assert not wrong
+
+
+def test_no_two_rooms_import_each_other():
+  graph = {}
+  for path in FILES:
+    graph.setdefault(room(path), set()).update(looked_into(tiny.ROOT / path) - {room(path), ''})
+  seen, done = [], set()
+
+  def walk(name):
+    assert name not in seen, ' -> '.join([*seen[seen.index(name):], name])
+    if name in done:
+      return
+    seen.append(name)
+    for other in sorted(graph.get(name, ())):
+      walk(other)
+    seen.pop()
+    done.add(name)
+
+  for name in sorted(graph):
+    walk(name)
+
+
+def test_heavy_optional_packages_are_imported_where_they_are_needed():
+  optional = {'tensorflow', 'tensorflow_datasets', 'grain', 'PIL', 'matplotlib', 'mlxtend', 'tensorboardX', 'wandb', 'torch'}
+  wrong = []
+  for path in FILES:
+    for node in ast.parse((tiny.ROOT / path).read_text()).body:
+      names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module] if isinstance(
+        node, ast.ImportFrom) else []  # fmt: skip
+      wrong += [f'{path}: {name}' for name in names if name.split('.')[0] in optional]
+  assert set(wrong) <= {'gen_ai/data/mnist_5k.py: tensorflow_datasets'}, 'a TFDS builder is a subclass of one of TFDS'

@@ -1,0 +1,49 @@
+"""Short trainings that must learn something: a wrong sign or a dead gradient passes every other test."""
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from gen_ai import config as config_lib
+from gen_ai.evaluation import Evaluator
+from gen_ai.maths.pixels import to_signed
+
+pytestmark = pytest.mark.slow
+
+
+def learn(reference, **overrides):
+  """(program, state, validation metrics) of a config at its own size but for `overrides`."""
+  flat = {path.replace('__', '.'): value for path, value in overrides.items()}
+  config = config_lib.override(config_lib.load(f'configs/{reference}.py'), {'run.log_every': 50, **flat})
+  program, feed = tiny.program(config), tiny.feed(config, tiny.program(config))
+  state, run = program.init(), None
+  for step in range(0, config.run.steps, 50):
+    rows = feed.chunk(step, 50)
+    run = run or program.trainer(feed, state, rows)
+    state, _ = run(state, rows)
+  return program, state, Evaluator(program, config, tiny.dataset(config).splits['validation'])(state)
+
+
+def test_vae_explains_digits():
+  _, _, metrics = learn('vae', run__steps=300, model__network='mlp', model__widths=(256, 128), model__latent=8,
+                        optim__ema_decay=0.0, optim__schedule='constant')  # fmt: skip
+  assert metrics['elbo_nats'] > -160, metrics  # 543 nats at the start, about 206 for independent pixels
+  assert metrics['kl_nats'] > 5, metrics
+
+
+def test_lm_predicts_python():
+  _, _, metrics = learn('lm', run__steps=200, model__layers=2, model__width=64, data__block_size=64)
+  assert metrics['loss_nats'] < 2.6, metrics  # log 256 = 5.5 at the start, about 3.2 for the frequency of bytes
+  assert metrics['bits_per_byte'] == pytest.approx(metrics['loss_nats'] / np.log(2), rel=1e-5)
+
+
+def test_gan_draws_what_looks_like_the_data_on_average():
+  program, state, _ = learn('wgan_gp', run__steps=300, loss__n_critic=2, optim__lr=5e-4)
+  config = config_lib.load('configs/wgan_gp.py')
+  real = to_signed(tiny.dataset(config).splits['train'].arrays()['image']).mean(0)
+  fake = np.asarray(program.sampler(state, 256)(state)).mean(0)
+  start = np.asarray(program.sampler(program.init(), 256)(program.init())).mean(0)
+  distance, before = (np.abs(x - real).mean() for x in (fake, start))
+  assert distance < 0.15 * before, (distance, before)
+  assert jax.numpy.corrcoef(real.ravel(), fake.ravel())[0, 1] > 0.9

@@ -1,0 +1,136 @@
+"""Two processes with two devices each, joined over loopback, are the run that one process with four devices is."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tiny
+
+from gen_ai import record
+from gen_ai.errors import DONE, REQUEUE
+
+# launch.py, with what it reads on the host written down, and a signal to itself before a chunk where the test says so.
+SPY = """
+import json, os, runpy, signal, sys
+from gen_ai.data import feed, source
+loaded, read, chunk = [], source.TextSource.read, feed.HostFeed.chunk
+
+def spy_read(self, index):
+  loaded.append(sorted(int(i) for i in index))
+  return read(self, index)
+
+def spy_chunk(self, step, steps):
+  if step == int(os.environ.get('SIGTERM_AT', -1)):
+    os.kill(os.getpid(), signal.SIGTERM)
+  return chunk(self, step, steps)
+
+source.TextSource.read, feed.HostFeed.chunk = spy_read, spy_chunk
+out = sys.argv.pop(1)
+try:
+  runpy.run_path('launch.py', run_name='__main__')
+finally:
+  with open(out, 'w') as file:
+    json.dump(loaded, file)
+"""
+
+
+def free_port():
+  with socket.socket() as s:
+    s.bind(('localhost', 0))
+    return s.getsockname()[1]
+
+
+def start(words, count=2, env=None, spy=None):
+  """`count` processes with two devices each, as one run: [(exit code, stdout, stderr)]."""
+  port, processes = free_port(), []
+  shared = [f'--compilation_cache={os.environ["GEN_AI_TEST_XLA"]}', f'--coordinator=localhost:{port}',
+            f'--num_processes={count}', *words]  # fmt: skip
+  for i in range(count):
+    script = ['-c', SPY, str(spy / f'{i}.json')] if spy else ['launch.py']
+    variables = {**os.environ, 'XLA_FLAGS': '--xla_force_host_platform_device_count=2', **(env or {}).get(i, {})}
+    command = [sys.executable, *script, *shared, f'--process_id={i}']
+    processes.append(subprocess.Popen(command, cwd=tiny.ROOT, env=variables, stdout=subprocess.PIPE,
+                                      stderr=subprocess.PIPE, text=True))  # fmt: skip
+  try:
+    ended = [process.communicate(timeout=240) for process in processes]
+  finally:
+    for process in processes:
+      process.kill()
+  return [(process.returncode, *texts) for process, texts in zip(processes, ended, strict=True)]
+
+
+def assert_rows_close(a, b, tolerance):
+  """The records of two runs agree."""
+  rows_a, rows_b = tiny.rows(a), tiny.rows(b)
+  assert [(row['step'], row['kind']) for row in rows_a] == [(row['step'], row['kind']) for row in rows_b]
+  for x, y in zip(rows_a, rows_b, strict=True):
+    assert x.keys() == y.keys()
+    names = [name for name in x if name not in ('step', 'kind')]
+    np.testing.assert_allclose([x[n] for n in names], [y[n] for n in names], rtol=tolerance, atol=tolerance, err_msg=str(x))
+
+
+@pytest.fixture(scope='module')
+def reference(tmp_path_factory):
+  """configs/lm.py on one process with four devices."""
+  path = tmp_path_factory.mktemp('alone') / 'lm'
+  assert tiny.run(tiny.config('lm'), path, devices=4)[0] == DONE
+  return path
+
+
+@pytest.mark.parametrize('layout', [['parallel=jit', 'data.feed=host'], ['parallel=pmap', 'data.feed=device']],
+                         ids=['jit', 'pmap'])  # fmt: skip
+def test_a_language_model_in_two_processes(layout, reference, tmp_path):
+  run = tmp_path / 'run'
+  words = ['--config=configs/lm.py', '--tiny', f'--run_dir={run}', '--config.run.writers=',
+           *(f'--config.{override}' for override in layout)]  # fmt: skip
+  host = 'data.feed=host' in layout
+  # The second process is told to stop during its second chunk; both must.
+  ended = start(words, env={1: {'SIGTERM_AT': '2'}} if host else None, spy=tmp_path)
+  for i, (code, out, err) in enumerate(ended):
+    assert code == (REQUEUE if host else DONE), (i, out, err)
+    assert 'Traceback' not in err
+    assert bool(out) == (i == 0), 'only the first process speaks'
+  status = record.read_status(run)
+  assert (status['state'], status['step']) == (('stopped', 4) if host else ('done', 8))
+  assert len(record.read_attempts(run)) == 2, 'only the first process writes'
+  if host:
+    assert_shares(tmp_path)
+    # What two processes saved one continues, with four devices or two.
+    config = tiny.config('lm', **{override.split('=')[0].replace('.', '__'): override.split('=')[1] for override in layout})
+    code, trainer = tiny.run(config, run, devices=4)
+    assert (code, trainer.step) == (DONE, 8)
+    assert record.read_attempts(run)[2]['step'] == 4
+  assert_rows_close(reference, run, 1e-4)
+
+
+def assert_shares(folder):
+  """Each process read only its half of every training batch, and the halves are the whole."""
+  config = tiny.config('lm')
+  plan = tiny.feed(config, tiny.program(config)).chunk(0, 4)
+  halves = []
+  for i in (0, 1):
+    batches = json.loads((folder / f'{i}.json').read_text())
+    train = [batch for batch in batches if len(batch) == config.data.batch_size // 2]
+    assert len(train) >= 4
+    assert not [batch for batch in batches if len(batch) == config.data.batch_size]
+    halves.append(train)
+  for step in range(4):
+    first, second = (sorted(plan[step][rows].tolist()) for rows in (slice(0, 8), slice(8, 16)))
+    assert first in halves[0]
+    assert second in halves[1]
+    assert first not in halves[1]
+
+
+def test_a_gan_in_two_processes_with_several_critic_batches_a_step(tmp_path):
+  code, _ = tiny.run(tiny.config('wgan_gp'), tmp_path / 'alone', devices=4)
+  assert code == DONE
+  words = ['--config=configs/wgan_gp.py', '--tiny', f'--run_dir={tmp_path}/run', '--config.run.writers=']
+  for code, out, err in start(words):
+    assert code == DONE, (out, err)
+  assert_rows_close(tmp_path / 'alone', tmp_path / 'run', 2e-3)
+  names = {p.name for p in (tmp_path / 'run' / 'samples').iterdir()}
+  assert names == {p.name for p in (tmp_path / 'alone' / 'samples').iterdir()}
