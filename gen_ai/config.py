@@ -195,7 +195,9 @@ def assign(config: ConfigDict, path: str, value: Any) -> None:
     value = tuple(value)
   kinds = {type(item) for item in current} if isinstance(current, tuple) else set()
   if type(value) is not type(current) or (kinds and not {type(item) for item in value} <= kinds):
-    raise UserError(f'config.{path}={value!r} is not of the type {type(current).__name__} that the file gives it: {current!r}.')
+    raise UserError(
+      f'config.{path}={value!r} is not of the type {type(current).__name__} that the file gives it: {current!r}.'
+    )
   section[name] = value
 
 

@@ -1,6 +1,7 @@
 """Several processes as one run: joining, agreeing, and keeping all but the first quiet."""
 
 import os
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -57,6 +58,22 @@ def agree(text: str) -> str:
   data = np.frombuffer(text.encode(), np.uint8)
   buffer[: len(data)] = data
   return bytes(multihost_utils.broadcast_one_to_all(buffer)).rstrip(b'\0').decode()
+
+
+def from_main(make: Callable[[], str]) -> str:
+  """What `make()` returns on process 0, on every process. Raises the UserError it raises there on all of them."""
+  if jax.process_count() == 1:
+    return make()
+  answer = ''
+  if is_main():
+    try:
+      answer = f'+{make()}'
+    except UserError as error:
+      answer = f'-{error}'
+  answer = agree(answer)
+  if answer.startswith('-'):
+    raise UserError(answer[1:])
+  return answer[1:]
 
 
 def any_process(flag: bool) -> bool:

@@ -96,14 +96,16 @@ def work(config: ConfigDict, run_dir: str, runs_dir: str, origin: Mapping[str, A
   with Stop() as stop, contextlib.ExitStack() as stack:
     dataset = dataset_lib.load(config.data)
     program = Program(config, config_lib.experiment(config).build, dataset.spec, make_layout(config))
-    path = _directory(run_dir, runs_dir, config.run.name)
+    path = Path(distributed.from_main(lambda: _directory(run_dir, runs_dir, config.run.name)))
     run = record.RunDir(path) if main else SilentRecord(path)
-    if isinstance(run, record.RunDir):
+
+    def begin() -> str:
       stack.enter_context(run.lease())
       _describe(run, config, dataset, origin)
       _header(display, path, config, dataset, program, origin['cache'])
-    recorded = record.read_run(path)['data']['fingerprint'] if main else ''
-    identity.check(dataset, distributed.agree(recorded), path)  # each process loads its own
+      return record.read_run(path)['data']['fingerprint']
+
+    identity.check(dataset, distributed.from_main(begin), path)  # each process loads its own
     mirrors = writers.open_writers(
       config.run.writers if main else '', path, record.dumps(config_lib.to_json(config)), 0
     )
@@ -119,18 +121,16 @@ def _finished(run_dir: str) -> bool:
   return status.is_file() and record.read_status(run_dir)['state'] == 'done'
 
 
-def _directory(run_dir: str, runs_dir: str, name: str) -> Path:
-  """The run's directory, made by process 0 where it is new; absolute, the same on every process."""
-  made = ''
-  if distributed.is_main():
-    if is_run(run_dir):
-      made = run_dir
-    else:
-      made = str((record.RunDir.make(run_dir) if run_dir else record.RunDir.create(runs_dir, name)).path)
-  return Path(distributed.agree(made))
+def _directory(run_dir: str, runs_dir: str, name: str) -> str:
+  """The run's directory, made where it is new."""
+  if is_run(run_dir):
+    return run_dir
+  return str((record.RunDir.make(run_dir) if run_dir else record.RunDir.create(runs_dir, name)).path)
 
 
-def _describe(run: record.RunDir, config: ConfigDict, dataset: dataset_lib.Dataset, origin: Mapping[str, Any]) -> None:
+def _describe(
+  run: record.RunDir | SilentRecord, config: ConfigDict, dataset: dataset_lib.Dataset, origin: Mapping[str, Any]
+) -> None:
   """config.json and run.json of a new run; a run that has them keeps them."""
   if (run.path / 'run.json').is_file():
     return

@@ -68,9 +68,10 @@ def test_seed_and_step_choose_what_is_drawn(vae, tmp_path):
   np.testing.assert_array_equal(seeded, same)
   assert not np.array_equal(fixed, seeded)
   assert not np.array_equal(fixed, early)
-  with Image.open(draw(vae, tmp_path / 'x.png', '--n=8')) as mine, Image.open(
-    vae / 'samples' / 'step_00000008.png'
-  ) as trained:
+  with (
+    Image.open(draw(vae, tmp_path / 'x.png', '--n=8')) as mine,
+    Image.open(vae / 'samples' / 'step_00000008.png') as trained,
+  ):
     assert np.abs(np.asarray(mine).astype(int) - np.asarray(trained)).max() <= 1, 'the run drew the same latents'
 
 

@@ -34,7 +34,8 @@ started_with = set(sys.modules)
 canonical = lambda name: re.sub('[-_.]+', '-', name).lower()
 
 # The core packages and, by what their metadata says, all that they need: anything else that is installed is hidden.
-seen, todo = set(), [(name, ()) for name in ('jax', 'flax', 'optax', 'orbax-checkpoint', 'absl-py', 'ml_collections', 'numpy')]
+core = ('jax', 'flax', 'optax', 'orbax-checkpoint', 'absl-py', 'ml_collections', 'numpy')
+seen, todo = set(), [(name, ()) for name in core]
 while todo:
   name, extras = todo.pop()
   if (name, extras) in seen:
@@ -52,7 +53,7 @@ while todo:
 allowed = {canonical(name) for name, _ in seen}
 owners = metadata.packages_distributions()
 hidden = {top for top, dists in owners.items() if not {canonical(d) for d in dists} & allowed}
-hidden |= {'tensorflow', 'tensorflow_datasets', 'torch', 'wandb', 'grain', 'PIL', 'tensorboardX', 'matplotlib', 'pandas'}
+hidden |= {'tensorflow', 'tensorflow_datasets', 'torch', 'grain', 'PIL', 'tensorboardX', 'wandb', 'matplotlib'}
 assert not hidden & {'jax', 'jaxlib', 'flax', 'optax', 'orbax', 'absl', 'ml_collections', 'numpy'}
 
 class Without:
@@ -88,7 +89,7 @@ print('hidden but there:', *sorted(hidden & set(sys.modules) - started_with))
 
 
 def test_training_needs_the_core_packages_only(tmp_path):
-  done = tiny.command('-W', 'ignore', '-c', CORE_ONLY, tmp_path, os.environ['GEN_AI_TEST_XLA'], env={'JAX_PLATFORMS': 'cpu'})
+  done = tiny.command('-c', CORE_ONLY, tmp_path, os.environ['GEN_AI_TEST_XLA'])
   assert done.returncode == 0, done.stderr
   assert done.stdout.splitlines()[-1] == 'hidden but there:'
   assert 'the tensorboard writer is off' in done.stderr, 'the hiding works: its package is not a core one'
@@ -97,7 +98,7 @@ def test_training_needs_the_core_packages_only(tmp_path):
     assert (tmp_path / name / 'checkpoints' / '8').is_dir()
 
 
-# Room: the rooms of ours that it may look into. A room is a module of gen_ai, one of its folders, or a folder beside it.
+# Room: the rooms of ours that it may look into. A room is a module of gen_ai, a folder of it, or a folder beside it.
 FOUNDATION = {'types', 'errors'}
 MAY_IMPORT = {
   'types': set(), 'errors': set(),
@@ -162,7 +163,7 @@ def test_no_two_rooms_import_each_other():
   seen, done = [], set()
 
   def walk(name):
-    assert name not in seen, ' -> '.join([*seen[seen.index(name):], name])
+    assert name not in seen, ' -> '.join([*seen[seen.index(name) :], name])
     if name in done:
       return
     seen.append(name)
@@ -176,11 +177,11 @@ def test_no_two_rooms_import_each_other():
 
 
 def test_heavy_optional_packages_are_imported_where_they_are_needed():
-  optional = {'tensorflow', 'tensorflow_datasets', 'grain', 'PIL', 'matplotlib', 'mlxtend', 'tensorboardX', 'wandb', 'torch'}
+  optional = {'tensorflow', 'tensorflow_datasets', 'grain', 'PIL', 'matplotlib', 'mlxtend', 'tensorboardX', 'wandb'}
   wrong = []
   for path in FILES:
     for node in ast.parse((tiny.ROOT / path).read_text()).body:
-      names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module] if isinstance(
-        node, ast.ImportFrom) else []  # fmt: skip
+      names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+      names += [node.module] if isinstance(node, ast.ImportFrom) else []
       wrong += [f'{path}: {name}' for name in names if name.split('.')[0] in optional]
-  assert set(wrong) <= {'gen_ai/data/mnist_5k.py: tensorflow_datasets'}, 'a TFDS builder is a subclass of one of TFDS'
+  assert not wrong

@@ -65,8 +65,13 @@ def start(path, name, *overrides):
            f'--config=configs/{name}.py', '--tiny', f'--run_dir={path}', '--config.run.steps=2000',
            '--config.run.eval_every=200', '--config.run.sample_every=1000', '--config.run.save_every=40',
            '--config.run.writers=', *overrides]  # fmt: skip
-  return subprocess.Popen(words, cwd=tiny.ROOT, env={**os.environ, 'XLA_FLAGS': os.environ['GEN_AI_TEST_FLAGS']}, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, text=True)  # fmt: skip
+  with log(path).open('a') as output:
+    variables = {**os.environ, 'XLA_FLAGS': os.environ['GEN_AI_TEST_FLAGS']}
+    return subprocess.Popen(words, cwd=tiny.ROOT, env=variables, stdout=output, stderr=subprocess.STDOUT)
+
+
+def log(path):
+  return path.with_suffix('.log')
 
 
 def wait_for_rows(path, count, process):
@@ -74,7 +79,7 @@ def wait_for_rows(path, count, process):
   while time.monotonic() < deadline:
     if (path / 'metrics.jsonl').exists() and len((path / 'metrics.jsonl').read_text().splitlines()) >= count:
       return
-    assert process.poll() is None, process.stdout.read()
+    assert process.poll() is None, log(path).read_text()
     time.sleep(0.01)
   raise AssertionError(f'no {count} rows after two minutes')
 
@@ -84,7 +89,7 @@ def wait_for_rows(path, count, process):
 def test_sigterm_and_sigkill_at_random_moments_lose_nothing(name, tmp_path):
   whole, broken = tmp_path / 'whole', tmp_path / 'broken'
   process = start(whole, name)
-  assert process.wait(timeout=300) == DONE, process.stdout.read()
+  assert process.wait(timeout=300) == DONE, log(whole).read_text()
   moments = random.Random(name)  # random, and the same in every run of the test
   for number, sign in enumerate((signal.SIGTERM, signal.SIGKILL, signal.SIGKILL)):
     process = start(broken, name)
@@ -92,9 +97,9 @@ def test_sigterm_and_sigkill_at_random_moments_lose_nothing(name, tmp_path):
     wait_for_rows(broken, rows + moments.randint(5, 120), process)
     process.send_signal(sign)
     code = process.wait(timeout=120)
-    assert code == (REQUEUE if sign == signal.SIGTERM else -signal.SIGKILL), (number, process.stdout.read())
+    assert code == (REQUEUE if sign == signal.SIGTERM else -signal.SIGKILL), (number, log(broken).read_text())
   process = start(broken, name)
-  assert process.wait(timeout=300) == DONE, process.stdout.read()
+  assert process.wait(timeout=300) == DONE, log(broken).read_text()
   assert len(record.read_attempts(broken)) >= 5
   config_overrides = {'run__steps': 2000, 'run__eval_every': 200, 'run__sample_every': 1000, 'run__save_every': 40}
   assert_same_run(tiny.config(name, **config_overrides), whole, broken)

@@ -1,0 +1,202 @@
+"""Optimisers, schedules, averages and accumulated gradients against closed forms."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from ml_collections import ConfigDict
+
+from gen_ai import config as config_lib
+from gen_ai import optim
+from gen_ai.errors import UserError
+from gen_ai.types import identity
+
+
+def section(**fields):
+  """config.optim with `fields` in place of its usual values."""
+  config = config_lib.common('lm', 'python_stdlib').optim
+  for name, value in fields.items():
+    assert name in config
+    config[name] = value
+  return config
+
+
+def shape(steps=100, **fields):
+  """The schedule at counts 0, 1, ..., steps."""
+  fn = optim.schedule_shape(section(**fields), steps)
+  return np.array([float(fn(jnp.int32(i))) for i in range(steps + 1)])
+
+
+def test_constant_and_warmup():
+  np.testing.assert_allclose(shape(schedule='constant'), 1.0)
+  warm = shape(schedule='constant', warmup_steps=10)
+  np.testing.assert_allclose(warm[:10], np.arange(1, 11) / 11, rtol=1e-6)
+  np.testing.assert_allclose(warm[10:], 1.0)
+
+
+def test_linear_and_cosine():
+  linear = shape(schedule='linear', end_factor=0.2, warmup_steps=20, decay_steps=60)
+  np.testing.assert_allclose(linear[20:61], np.linspace(1, 0.2, 41), rtol=1e-5)
+  np.testing.assert_allclose(linear[60:], 0.2, rtol=1e-5)
+  cosine = shape(schedule='cosine', end_factor=0.1)  # to run.steps, where decay_steps is 0
+  theirs = optax.cosine_decay_schedule(1.0, 100, alpha=0.1)
+  np.testing.assert_allclose(cosine, [float(theirs(i)) for i in range(101)], rtol=1e-5)
+
+
+def test_the_schedule_is_nanogpts():
+  """Its get_lr(it), written down from its README's CPU command: lr 1e-3, min_lr 1e-4, 100 warm-up, 2000 decay steps."""
+  peak, least, warmup, decay = 1e-3, 1e-4, 100, 2000
+
+  def nanogpt(it):
+    if it < warmup:
+      return peak * (it + 1) / (warmup + 1)
+    if it > decay:
+      return least
+    ratio = (it - warmup) / (decay - warmup)
+    return least + 0.5 * (1.0 + math.cos(math.pi * ratio)) * (peak - least)
+
+  fn = optim.schedule_shape(config_lib.load('configs/lm_shakespeare.py').optim, 2000)
+  for it in (0, 1, 50, 99, 100, 101, 700, 1999, 2000, 2001, 5000):
+    assert peak * float(fn(jnp.int32(it))) == pytest.approx(nanogpt(it), rel=1e-4), it
+
+
+@pytest.mark.parametrize(('fields', 'message'), [
+  ({'schedule': 'exponential'}, "config.optim.schedule='exponential' is none of constant, cosine, linear"),
+  ({'schedule': 'cosine', 'warmup_steps': 100}, 'warmup_steps=100 leaves no update'),
+  ({'name': 'adagrad'}, "config.optim.name='adagrad' is none of adam,"),
+  *[({'name': name, 'weight_decay': 0.1}, f'weight_decay is set, but {name} has none')
+    for name in ('adam', 'sgd', 'rmsprop')],
+])  # fmt: skip
+def test_mistakes(fields, message):
+  with pytest.raises(UserError, match=message.replace('.', r'\.')):
+    optim.optimiser(section(**fields), 100)
+
+
+TARGET = {'kernel': jnp.linspace(-1.0, 1.0, 12).reshape(3, 4), 'bias': jnp.array([0.5, -0.5])}
+
+
+def distance(params):
+  return sum(jnp.sum((params[name] - TARGET[name]) ** 2) for name in TARGET)
+
+
+@pytest.mark.parametrize('name', optim.OPTIMISERS)
+def test_every_optimiser_descends_with_a_traced_learning_rate(name):
+  floats = ('lr', 'b1', 'b2', 'eps')
+  base = section(name=name)
+  traces = []
+
+  @jax.jit
+  def descend(values):
+    traces.append(1)
+    rule = optim.optimiser(ConfigDict({**base.to_dict(), **values}), 200)
+
+    def body(carry, _):
+      params, state = carry
+      change, state = rule.update(jax.grad(distance)(params), state, params)
+      return (jax.tree.map(jnp.add, params, change), state), None
+
+    start = jax.tree.map(jnp.zeros_like, TARGET)
+    return distance(jax.lax.scan(body, (start, rule.init(start)), None, 200)[0][0])
+
+  values = {field: np.float32(base[field]) for field in floats}
+  before = float(distance(jax.tree.map(jnp.zeros_like, TARGET)))
+  ends = [float(descend({**values, 'lr': np.float32(lr)})) for lr in (1e-5, 1e-2)]
+  assert ends[1] < 0.3 * before
+  assert ends[1] < 0.9 * ends[0], 'the learning rate does not reach the update'
+  assert len(traces) == 1
+
+
+def first_change(params, grads, **fields):
+  rule = optim.optimiser(section(**fields), 100)
+  return rule.update(grads, rule.init(params), params)[0]
+
+
+@pytest.mark.parametrize('name', ['adamw', 'lion', 'muon'])
+def test_weight_decay_applies_to_matrices_only(name):
+  zero = jax.tree.map(jnp.zeros_like, TARGET)
+  change = first_change(TARGET, zero, name=name, lr=0.1, weight_decay=0.5)
+  np.testing.assert_allclose(change['kernel'], -0.1 * 0.5 * TARGET['kernel'], rtol=1e-5, atol=1e-7)
+  np.testing.assert_array_equal(change['bias'], 0.0)
+
+
+def test_clipping_bounds_the_global_norm():
+  grads = {'kernel': jnp.full((3, 4), 3.0), 'bias': jnp.array([4.0, -2.0])}
+  norm = float(optax.tree.norm(grads))
+  for clip, expected in ((1.0, 1.0), (100.0, norm), (0.0, norm)):
+    change = first_change(TARGET, grads, name='sgd', b1=0.0, lr=1.0, clip_norm=clip)
+    assert float(optax.tree.norm(change)) == pytest.approx(expected, rel=1e-5)
+    np.testing.assert_allclose(change['kernel'][0, 0] / change['bias'][0], 3 / 4, rtol=1e-5)
+
+
+def test_momentum_and_plain_sgd():
+  grads = {'w': jnp.array([1.0])}
+  for momentum, second in ((0.0, -0.1), (0.9, -0.19)):
+    rule = optim.optimiser(section(name='sgd', b1=momentum, lr=0.1), 10)
+    state = rule.init(grads)
+    _, state = rule.update(grads, state, grads)
+    change, _ = rule.update(grads, state, grads)
+    assert float(change['w'][0]) == pytest.approx(second)
+
+
+def test_a_second_network_has_its_own_pace_and_counts_in_steps():
+  grads = {'w': jnp.array([1.0])}
+  plain = section(name='sgd', b1=0.0, lr=0.1, schedule='linear', warmup_steps=0)
+  slow = optim.optimiser(plain, 4, lr_factor=0.5, updates_per_step=2)
+  state, seen = slow.init(grads), []
+  for _ in range(6):
+    change, state = slow.update(grads, state, grads)
+    seen.append(-float(change['w'][0]))
+  np.testing.assert_allclose(seen, [0.05, 0.05, 0.0375, 0.0375, 0.025, 0.025], rtol=1e-5)
+
+
+def test_average_by_hand():
+  average, new = {'w': jnp.array([1.0])}, {'w': jnp.array([5.0])}
+  # After update 1 the rate is 1 - 2/11, after update 8 it is 1 - 9/18, and late 1 - decay.
+  for step, decay, expected in ((1, 0.999, 1 + 4 * 9 / 11), (8, 0.999, 3.0), (8, 0.25, 4.0), (10**6, 0.999, 1.004)):
+    result = optim.ema_update(average, new, decay, jnp.int32(step))
+    assert float(result['w'][0]) == pytest.approx(expected, rel=1e-5)
+  mixed = optim.ema_update(average, {'w': jnp.array([5.0], jnp.bfloat16)}, 0.5, jnp.int32(100))
+  assert mixed['w'].dtype == jnp.float32
+
+
+def test_micro_batches_partition_the_batch():
+  batch = {'x': jnp.arange(24).reshape(12, 2), 'y': jnp.arange(12)}
+  parts = optim.split_batch(batch, 3)
+  assert parts['x'].shape == (3, 4, 2)
+  assert sorted(np.ravel(parts['y'])) == list(range(12))
+  np.testing.assert_array_equal(parts['y'][1], [1, 4, 7, 10])
+  np.testing.assert_array_equal(parts['x'][..., 0], 2 * parts['y'])
+
+
+@pytest.mark.parametrize('reduce', [identity, lambda tree: jax.tree.map(lambda x: 2 * x, tree)], ids=['jit', 'reduced'])
+def test_accumulated_gradients_and_metrics_are_those_of_the_whole_batch(reduce):
+  x = jax.random.normal(jax.random.key(0), (12, 3))
+  params = {'w': jnp.array([1.0, -2.0, 0.5])}
+
+  def loss_fn(params, stats, batch, key):
+    error = batch['x'] @ params['w'] - 1
+    loss = jnp.mean(error**2)
+    return loss, ({'loss': loss, 'error': error.mean()}, {'seen': stats['seen'] + len(batch['x'])})
+
+  stats = {'seen': jnp.int32(0)}
+  whole = optim.gradients(loss_fn, params, stats, {'x': x}, jax.random.key(1), 1, reduce)
+  parts = optim.gradients(loss_fn, params, stats, {'x': x}, jax.random.key(1), 4, reduce)
+  assert jax.tree.structure(whole) == jax.tree.structure(parts)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), whole, parts)
+  expected = 2 * (2 * x.T @ (x @ params['w'] - 1) / 12 if reduce is not identity else x.T @ (x @ params['w'] - 1) / 12)
+  np.testing.assert_allclose(parts[0]['w'], expected, rtol=1e-4)
+  assert int(parts[2]['seen']) == 12, 'statistics go from one micro-batch to the next'
+
+
+def test_micro_batches_draw_noise_of_their_own():
+  def loss_fn(params, stats, batch, key):
+    noise = jax.random.normal(key, ())
+    return params['w'] * noise, ({'square': noise**2}, stats)
+
+  params, batch = {'w': jnp.float32(1)}, {'x': jnp.ones(4)}
+  _, metrics, _ = optim.gradients(loss_fn, params, (), batch, jax.random.key(0), 2, identity)
+  noise = [jax.random.normal(jax.random.fold_in(jax.random.key(0), i)) for i in (0, 1)]
+  assert float(metrics['square']) == pytest.approx(float((noise[0] ** 2 + noise[1] ** 2) / 2), rel=1e-5)
