@@ -17,10 +17,11 @@ from gen_ai import distributed, samples
 from gen_ai.checkpoint import Checkpoints
 from gen_ai.data.dataset import Dataset
 from gen_ai.data.feed import make_feed
-from gen_ai.errors import DIVERGED, DONE, FAILED, REQUEUE, Diverged
+from gen_ai.errors import DIVERGED, DONE, FAILED, REQUEUE, Diverged, UserError
 from gen_ai.evaluation import Evaluator
 from gen_ai.program import Program, finite, first_bad
 from gen_ai.progress import Display, duration, number
+from gen_ai.record import read_metrics
 from gen_ai.stop import Stop
 from gen_ai.types import State
 from gen_ai.writers import Writers
@@ -44,19 +45,25 @@ class Trainer:
     program: its compiled programs.
     display: what the user sees.
     stop: asked between chunks.
-    writers: mirrors of the record.
+    open_writers: opens the mirrors of the record, given the step from which this attempt goes on.
   """
 
   def __init__(self, config: ConfigDict, dataset: Dataset, program: Program, record: Any, checkpoint_dir: Path,
-               display: Display, stop: Stop, writers: Writers):  # fmt: skip
+               display: Display, stop: Stop, open_writers: Callable[[int], Writers]):  # fmt: skip
     self.config, self.dataset, self.program, self.record = config, dataset, program, record
-    self.display, self.stop, self.writers = display, stop, writers
+    self.display, self.stop = display, stop
+    self._open_writers = open_writers
+    self.writers = Writers({})
     self.feed = make_feed(
       dataset.splits['train'], config.data, config.run.log_every, program.layout.local_rows(program.batch_size),
       program.batches_per_step,
     )  # fmt: skip
     self.evaluate = Evaluator(self.program, config, dataset.splits['validation'])
     name, _, mode = config.eval.best.rpartition(':')
+    known = self.evaluate.metric_names()
+    if name and name not in known:
+      raise UserError(f"config.eval.best='{config.eval.best}' names no metric of config.experiment="
+                      f"'{config.experiment}', which evaluates {', '.join(known)}.")  # fmt: skip
     self.checkpoints = Checkpoints(checkpoint_dir, config.run.keep, (name, mode) if name else None)
     self._finite = jax.jit(finite)
     self._sample: Callable[[State], Any] | None = None
@@ -66,7 +73,6 @@ class Trainer:
     self.last_eval: dict[str, float] = {}
     self._evaluated: dict[str, float] | None = None  # after this very step: only such figures may rank a checkpoint
     self.last_train: dict[str, float] = {}
-    self.best: dict[str, float] = {}
     self.step = 0
     self.saved_step = -1
     self._trained_seconds = 0.0
@@ -76,11 +82,14 @@ class Trainer:
 
   def start(self) -> State:
     """The state to go on from: the newest sound checkpoint, or init."""
+    state = None
     if self.checkpoints.steps():
-      self.step, state = self.checkpoints.restore(self.program.abstract_state())
+      self.step, restored = self.checkpoints.restore(self.program.abstract_state())
       self.saved_step = self.step
-      return self.program.layout.adopt(state)
-    return self.program.init()
+      state = self.program.layout.adopt(restored)
+      self.display.say(f'resumed    at step {self.step:,}')
+    self.writers = self._open_writers(self.step)
+    return self.program.init() if state is None else state
 
   def run(self, state: State) -> int:
     """Trains to the last update or to a requested stop; returns the exit code.
@@ -253,23 +262,34 @@ class Trainer:
   # The end.
 
   def summary(self) -> dict[str, Any]:
-    """Final figures for summary.json."""
-    stats = {name: asdict(s) for name, s in self.program.compile_stats.items()}
+    """Figures for summary.json: last and best metrics and wall seconds over all attempts, costs of this one."""
+    rows = read_metrics(self.record.path)
+    last = {kind: [row for row in rows if row['kind'] == kind][-1:] for kind in ('train', 'eval')}
+    clocked = ('step', 'kind', 'attempt', 'seconds', 'examples_per_second', 'input_stall_percent')
+    stats = self.program.compile_stats
     speed = self._trained_steps * self.program.batch_size / self._trained_seconds if self._trained_seconds else 0.0
-    train = self.program.compile_stats.get('train')
-    per_step = train.flops / self.config.run.log_every if train else 0.0
     return {
       'step': self.step,
-      'final': {**{f'train/{k}': v for k, v in self.last_train.items()},
-                **{f'validation/{k}': v for k, v in self.last_eval.items()}},
-      'examples_per_second': speed,
+      'final': {f'{kind}/{k}': v for kind in last for row in last[kind] for k, v in row.items() if k not in clocked},
+      'best': self._best(rows),
+      'seconds': rows[-1]['seconds'] if rows else 0.0,
       'train_seconds': self._trained_seconds,
-      'compile': stats,
-      'compile_seconds': sum(s.seconds for s in self.program.compile_stats.values()),
-      'flops_per_step': per_step,
+      'examples_per_second': speed,
+      'compile': {name: asdict(s) for name, s in stats.items()},
+      'compile_seconds': sum(s.seconds for s in stats.values()),
+      'flops_per_step': stats['train'].flops / self.config.run.log_every if 'train' in stats else 0.0,
       'parameters': self.program.parameter_count(),
       'peak_memory_bytes': peak_memory(),
-    }  # fmt: skip
+    }
+
+  def _best(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Step and value of the best evaluation by config.eval.best; {} without one."""
+    metric, _, mode = self.config.eval.best.rpartition(':')
+    rows = [row for row in rows if row['kind'] == 'eval' and metric in row]
+    if not rows:
+      return {}
+    row = (min if mode == 'min' else max)(rows, key=lambda row: row[metric])
+    return {'metric': metric, 'step': row['step'], 'value': row[metric]}
 
 
 def peak_memory() -> int:

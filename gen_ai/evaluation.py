@@ -38,6 +38,10 @@ class Evaluator:
     }
     return {name: float(total / count) for name, (total, count) in totals.items()}
 
+  def metric_names(self) -> list[str]:
+    """What an evaluation will hold; nothing is compiled for it."""
+    return self._program.metric_names(self._source.read(self._index[0]), self._mask[0])
+
   def _rows(self):
     """All batches in one dispatch where the data is on the device, one after the other where the host reads it."""
     index, mask = self._index[:, self._local], self._mask[:, self._local]

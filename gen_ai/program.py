@@ -378,6 +378,11 @@ class Program:
     self.compile_stats['eval'] = stats
     return lambda state, rows: compiled(self.floats, state, key, resident, self.layout.put_rows(rows))
 
+  def metric_names(self, batch: Mapping[str, np.ndarray], mask: np.ndarray) -> list[str]:
+    """Names of the metrics that eval_step gives for a batch like this."""
+    eval_step = self._make(self.floats, identity).eval_step
+    return sorted(jax.eval_shape(eval_step, self.shapes, {**batch, 'mask': mask}, self.eval_key))
+
   def sampler(self, state: State, n: int, seed: int | None = None) -> Callable[[State], Array]:
     """Compiles sampling; returns state -> samples [n, ...] of fixed latents, the same for every run of one shape."""
     key = keys.stream(self.eval_key if seed is None else keys.root(seed), 'sample')

@@ -91,7 +91,7 @@ def work(config: ConfigDict, run_dir: str, runs_dir: str, origin: Mapping[str, A
   display = Display(config.run.steps, quiet=not main)
   if is_run(run_dir) and _finished(run_dir):
     display.say(f'{run_dir} is complete: its {config.run.steps:,} steps are done.')
-    _next_steps(display, config, Path(run_dir))
+    _next_steps(display, Path(run_dir))
     return DONE
   with Stop() as stop, contextlib.ExitStack() as stack:
     dataset = dataset_lib.load(config.data)
@@ -106,9 +106,11 @@ def work(config: ConfigDict, run_dir: str, runs_dir: str, origin: Mapping[str, A
       return record.read_run(path)['data']['fingerprint']
 
     identity.check(dataset, distributed.from_main(begin), path)  # each process loads its own
-    mirrors = writers.open_writers(
-      config.run.writers if main else '', path, record.dumps(config_lib.to_json(config)), 0
-    )
+    names, text = config.run.writers if main else '', record.dumps(config_lib.to_json(config))
+
+    def mirrors(step: int) -> writers.Writers:
+      return writers.open_writers(names, path, text, step)
+
     trainer = engine.Trainer(config, dataset, program, run, path / 'checkpoints', display, stop, mirrors)
     code = engine.train(trainer)
     if main:
@@ -167,17 +169,16 @@ def _footer(display: Display, trainer: engine.Trainer, path: Path, code: int) ->
               f'({summary["examples_per_second"]:,.0f} examples/s): {figures}')  # fmt: skip
   if trainer.last_sample:
     display.say(f'samples    {trainer.last_sample}')
-  _next_steps(display, trainer.config, path)
+  _next_steps(display, path)
 
 
-def _next_steps(display: Display, config: ConfigDict, path: Path) -> None:
-  out = (
-    '--out=grid.png'
-    if identity.spec_from_json(record.read_run(path)['data']['spec']).kind == 'image'
-    else '--prompt="def "'
-  )
+def _next_steps(display: Display, path: Path) -> None:
+  run = record.read_run(path)
+  image = identity.spec_from_json(run['data']['spec']).kind == 'image'
   display.say('next')
-  display.say(f'  python -m gen_ai.sample {path} --n=64 {out}')
+  display.say(f'  python -m gen_ai.sample {path} --n=64 {"--out=grid.png" if image else "--prompt=TEXT"}')
   display.say(f'  python -m gen_ai.evaluate {path} --split=test')
-  display.say(f'  python launch.py --config=configs/{config.run.name}.py --config.run.seed=1')
+  file = run['config_file']
+  argument = f':{file["argument"]}' if file['argument'] else ''
+  display.say(f'  python launch.py --config={file["path"]}{argument} --config.run.seed=1')
   display.say('  python launch.py --list')

@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-# Before JAX is imported anywhere in this process. Compiling is most of what the suite does: half the time without LLVM's
-# optimiser.
+# Before JAX is imported anywhere in this process. Compiling is most of what the suite does, and takes half the time
+# without LLVM's optimiser.
 os.environ['GEN_AI_TEST_FLAGS'] = '--xla_backend_optimization_level=0'
 os.environ['XLA_FLAGS'] = f'{os.environ["GEN_AI_TEST_FLAGS"]} --xla_force_host_platform_device_count=8'
 os.environ['JAX_PLATFORMS'] = 'cpu'

@@ -125,9 +125,10 @@ def assert_shares(folder):
 
 
 def test_a_gan_in_two_processes_with_several_critic_batches_a_step(tmp_path):
-  code, _ = tiny.run(tiny.config('wgan_gp'), tmp_path / 'alone', devices=4)
+  code, _ = tiny.run(tiny.config('gan', loss__n_critic=3), tmp_path / 'alone', devices=4)
   assert code == DONE
-  words = ['--config=configs/wgan_gp.py', '--tiny', f'--run_dir={tmp_path}/run', '--config.run.writers=']
+  words = ['--config=configs/gan.py', '--tiny', f'--run_dir={tmp_path}/run', '--config.run.writers=',
+           '--config.loss.n_critic=3']  # fmt: skip
   for code, out, err in start(words):
     assert code == DONE, (out, err)
   assert_rows_close(tmp_path / 'alone', tmp_path / 'run', 2e-3)

@@ -74,7 +74,7 @@ def run(config, path, devices=1, stop=None):
     rec.write_run({'data': identity.describe(dataset(config))})
   with Stop() as signals, rec.lease():
     display = Display(config.run.steps, quiet=True)
-    arguments = (rec, path / 'checkpoints', display, stop or signals, open_writers('', path, ''))
+    arguments = (rec, path / 'checkpoints', display, stop or signals, lambda step: open_writers('', path, '', step))
     trainer = engine.Trainer(config, dataset(config), program(config, devices), *arguments)
     return engine.train(trainer), trainer
 
