@@ -1,6 +1,8 @@
 """Several processes as one run: joining, agreeing, and keeping all but the first quiet."""
 
 import os
+import socket
+import time
 from collections.abc import Callable
 
 import jax
@@ -12,11 +14,32 @@ from gen_ai.errors import UserError
 # Variables from which jax.distributed finds a cluster by itself (Slurm, Open MPI, TPU pods, Kubernetes).
 CLUSTER = ('SLURM_STEP_NUM_TASKS', 'OMPI_COMM_WORLD_SIZE', 'TPU_WORKER_HOSTNAMES', 'MEGASCALE_NUM_SLICES')
 
+PATIENCE = 300.0  # seconds that process 0 has to come up, as JAX itself gives the others
+
 
 def _several(variable: str) -> bool:
   """Whether the environment variable speaks of more than one process."""
   value = os.environ.get(variable, '')
   return int(value) > 1 if value.isdigit() else ',' in value
+
+
+def _wait_for(coordinator: str) -> None:
+  """Waits until process 0 listens: JAX kills a process that it cannot join, with a stack trace and no exception.
+
+  Raises:
+    UserError: nobody listens there.
+  """
+  host, _, port = coordinator.rpartition(':')
+  deadline = time.monotonic() + PATIENCE
+  while True:
+    try:
+      socket.create_connection((host.strip('[]'), int(port)), timeout=5).close()
+      return
+    except (OSError, OverflowError) as error:
+      if time.monotonic() > deadline:
+        raise UserError(f'Process 0 does not answer at --coordinator={coordinator} ({error}): start it as well, or '
+                        'mend the address.') from error  # fmt: skip
+    time.sleep(0.2)
 
 
 def initialise(coordinator: str, num_processes: int, process_id: int) -> None:
@@ -35,6 +58,8 @@ def initialise(coordinator: str, num_processes: int, process_id: int) -> None:
       raise UserError(f'--coordinator={coordinator} must be the HOST:PORT of process 0, such as localhost:9876.')
     if num_processes < 1 or not 0 <= process_id < num_processes:
       raise UserError(f'--coordinator={coordinator} needs --num_processes=N and --process_id=0..N-1, one id a process.')
+    if process_id > 0:
+      _wait_for(coordinator)
     try:
       jax.distributed.initialize(coordinator, num_processes, process_id)
     except RuntimeError as error:

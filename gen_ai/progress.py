@@ -21,7 +21,7 @@ def duration(seconds: float) -> str:
 
 def number(value: float) -> str:
   """Four significant digits, without an exponent where that is legible."""
-  return f'{value:.4g}'
+  return f'{value:.0f}' if 1e4 <= abs(value) < 1e7 else f'{value:.4g}'
 
 
 class Display:

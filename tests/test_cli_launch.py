@@ -14,7 +14,7 @@ import pytest
 import tiny
 
 from gen_ai import config as config_lib
-from gen_ai import record
+from gen_ai import progress, record, worker
 from gen_ai.errors import DONE, REQUEUE
 
 GAN = '--config=configs/gan.py'
@@ -73,6 +73,7 @@ def test_a_run_from_its_first_line_to_its_last_and_what_follows(tmp_path):
   assert f'samples    {path}/samples/step_00000008.png' in lines
   assert f'  python -m gen_ai.sample {path} --n=64 --out=grid.png' in lines
   assert f'  python -m gen_ai.evaluate {path} --split=test' in lines
+  assert '  python launch.py --config=configs/gan.py --config.run.seed=1' in lines
   assert (path / 'samples' / 'step_00000008.png').is_file()
 
   # The record.
@@ -97,11 +98,35 @@ def test_a_run_from_its_first_line_to_its_last_and_what_follows(tmp_path):
   assert {file: file.stat().st_mtime_ns for file in cli.files(path)} == before
 
 
-def test_run_dir_makes_a_run_and_continues_it(tmp_path):
+class StopAt:
+  """A Stop that is asked twice before it says yes, as a signal at that moment would."""
+
+  def __init__(self):
+    self.left = 2
+
+  @property
+  def requested(self):
+    self.left -= 1
+    return 'SIGTERM' if self.left < 0 else ''
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *exception):
+    pass
+
+
+def test_run_dir_makes_a_run_and_continues_it(tmp_path, monkeypatch):
   path = tmp_path / 'deep' / 'run'
   words = [GAN, '--tiny', '--config.run.writers=', f'--run_dir={path}']
-  code, trainer = tiny.run(tiny.config('gan'), path, devices=8, stop=Now(2))
-  assert (code, trainer.step) == (REQUEUE, 4)
+  with monkeypatch.context() as patch:
+    patch.setattr(worker, 'Stop', StopAt)
+    done = cli.launch(*words)
+  assert done.returncode == REQUEUE, done.stderr
+  lines = done.stdout.splitlines()
+  assert lines[-2:] == [
+    'stopped by SIGTERM at step 4; the run is saved. Continue it with', f'  python launch.py --resume={path}',
+  ]  # fmt: skip
   done = cli.launch(*words)
   assert done.returncode == DONE, done.stderr
   assert [row['step'] for row in record.read_metrics(path) if row['kind'] == 'train'] == [2, 4, 6, 8]
@@ -109,18 +134,6 @@ def test_run_dir_makes_a_run_and_continues_it(tmp_path):
     ('start', 0), ('end', 4), ('start', 4), ('end', 8),
   ]  # fmt: skip
   assert 'step 2/8' not in done.stdout
-
-
-class Now:
-  """A Stop that says yes when asked for the time after `chunks`."""
-
-  def __init__(self, chunks):
-    self.left = chunks
-
-  @property
-  def requested(self):
-    self.left -= 1
-    return 'SIGTERM' if self.left < 0 else ''
 
 
 LONG = ['--tiny', '--config.run.steps=200000', '--config.run.writers=', '--config.run.eval_every=0',
@@ -209,6 +222,15 @@ def test_a_second_interrupt_kills_at_once():
 def test_a_language_model_run_prints_its_own_next_step(name, tmp_path):
   done = cli.launch(f'--config=configs/{name}.py', '--tiny', f'--run_dir={tmp_path}/run', '--config.run.writers=')
   assert done.returncode == DONE, done.stderr
-  assert f'  python -m gen_ai.sample {tmp_path}/run --n=64 --prompt="def "' in done.stdout.splitlines()
+  assert f'  python -m gen_ai.sample {tmp_path}/run --n=64 --prompt=TEXT' in done.stdout.splitlines()
   assert (tmp_path / 'run' / 'samples' / 'step_00000008.txt').read_text().startswith('def ')
   assert json.loads((tmp_path / 'run' / 'summary.json').read_text())['final']['validation/loss_nats'] > 0
+
+
+def test_figures_are_legible():
+  assert [progress.duration(s) for s in (0.4, 59.4, 59.6, 200, 3599, 7500)] == [
+    '0s', '59s', '1m 00s', '3m 20s', '59m 59s', '2h 05m',
+  ]  # fmt: skip
+  assert [progress.number(x) for x in (1.23456, 12345.6, 0.000012345, float('nan'))] == [
+    '1.235', '12346', '1.234e-05', 'nan',
+  ]  # fmt: skip

@@ -9,8 +9,8 @@ import sys
 import pytest
 import tiny
 
-from gen_ai import record
-from gen_ai.errors import DONE, FAILED, REQUEUE
+from gen_ai import distributed, record
+from gen_ai.errors import DONE, FAILED, REQUEUE, UserError
 
 # launch.py, with what it reads on the host written down, and a signal to itself before a chunk where the test says so.
 SPY = """
@@ -143,3 +143,17 @@ def test_what_stops_the_first_process_stops_the_second(tmp_path):
     assert code == FAILED
     assert 'Traceback' not in err
     assert err.startswith('error: cannot make the run directory')
+
+
+@pytest.mark.parametrize('address', ['localhost:{port}', 'no.such.host.invalid:9876', 'localhost:99999'])
+def test_a_coordinator_that_does_not_answer(address, monkeypatch):
+  monkeypatch.setattr(distributed, 'PATIENCE', 0.3)
+  address = address.format(port=free_port())
+  with pytest.raises(UserError, match=f'Process 0 does not answer at --coordinator={address}'):
+    distributed.initialise(address, 2, 1)
+
+
+def test_one_process_agrees_with_itself():
+  assert distributed.agree('text') == distributed.from_main(lambda: 'text') == 'text'
+  assert [distributed.any_process(flag) for flag in (True, False)] == [True, False]
+  assert distributed.is_main()
