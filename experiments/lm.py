@@ -40,6 +40,12 @@ def check(config: ConfigDict, spec: Spec) -> None:
     raise UserError(f"experiment 'lm' models text, but config.data.name='{config.data.name}' holds images.")
   if config.model.width % config.model.heads:
     raise UserError(f'config.model.width={config.model.width} does not divide into {config.model.heads} heads.')
+  for path, value, limit in (
+    ('model.dropout', config.model.dropout, 1.0),
+    ('sample.temperature', config.sample.temperature, math.inf),
+  ):
+    if not isinstance(value, jax.core.Tracer) and not 0 <= value < limit:
+      raise UserError(f'config.{path}={value} must be at least 0{" and below 1" if limit == 1.0 else ""}.')
   if config.sample.length < 1 or config.sample.top_k < 0:
     raise UserError('config.sample.length must be at least 1 and config.sample.top_k at least 0.')
 

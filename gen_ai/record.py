@@ -173,8 +173,8 @@ class RunDir:
           raise
 
   @classmethod
-  def make(cls, path: str | os.PathLike) -> 'RunDir':
-    """A new run directory at `path`.
+  def make(cls, path: str | os.PathLike, adopt: bool = False) -> 'RunDir':
+    """A new run directory at `path`; with `adopt` also one left by a process that was killed before its first record.
 
     Raises:
       UserError: there is something at `path` already, or it cannot be written or the disk is full.
@@ -183,9 +183,9 @@ class RunDir:
     with disk_errors(run.path, run.path):
       try:
         run.path.parent.mkdir(parents=True, exist_ok=True)
-        run.path.mkdir()
+        run.path.mkdir(exist_ok=adopt and run._is_stillborn())
         for folder in (run.samples, run.checkpoints, run.logs):
-          folder.mkdir()
+          folder.mkdir(exist_ok=adopt)
       except (FileExistsError, NotADirectoryError) as error:
         raise UserError(f'cannot make the run directory {run.path}: {error.filename} is in the way') from error
     return run
@@ -200,6 +200,11 @@ class RunDir:
     if missing:
       raise UserError(f'{path} is not a run directory: it has no {" and no ".join(missing)}')
     return cls(path)
+
+  def _is_stillborn(self) -> bool:
+    """Whether the directory holds nothing but what is made before config.json, the first thing worth keeping."""
+    before = {'samples', 'checkpoints', 'logs', 'run.json', 'uncommitted.patch', 'lease.json', '.lease.lock'}
+    return self.path.is_dir() and {entry.name for entry in self.path.iterdir()} <= before
 
   def lease(self, **options: Any) -> Lease:
     """The right to write here, as a context manager (see `gen_ai.lease.Lease`)."""

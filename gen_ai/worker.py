@@ -127,22 +127,23 @@ def _directory(run_dir: str, runs_dir: str, name: str) -> str:
   """The run's directory, made where it is new."""
   if is_run(run_dir):
     return run_dir
-  return str((record.RunDir.make(run_dir) if run_dir else record.RunDir.create(runs_dir, name)).path)
+  return str((record.RunDir.make(run_dir, adopt=True) if run_dir else record.RunDir.create(runs_dir, name)).path)
 
 
 def _describe(
   run: record.RunDir | SilentRecord, config: ConfigDict, dataset: dataset_lib.Dataset, origin: Mapping[str, Any]
 ) -> None:
   """config.json and run.json of a new run; a run that has them keeps them."""
-  if (run.path / 'run.json').is_file():
+  if is_run(str(run.path)):
     return
   about = provenance.collect(
     argv=origin['argv'], config_file=origin['config_file'], overrides=origin['overrides'],
     config=config_lib.to_json(config), devices=[str(d) for d in jax.devices()], data=identity.describe(dataset),
     run_dir=run.path,
   )  # fmt: skip
-  run.write_config(config_lib.to_json(config))
+  (run.path / 'run.json').unlink(missing_ok=True)  # of a process that was killed before it wrote the config
   run.write_run(about)
+  run.write_config(config_lib.to_json(config))  # last: it makes the directory a run
 
 
 def _header(display: Display, path: Path, config: ConfigDict, dataset: dataset_lib.Dataset, program: Program,

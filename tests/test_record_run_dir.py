@@ -235,3 +235,12 @@ def test_many_run_directories_live_in_one_process(tmp_path):
   for number, run in enumerate(runs):
     run.append_metrics({'step': number + 1, 'kind': 'train'})
   assert [[row['step'] for row in record.read_metrics(run.path)] for run in runs] == [[1], [2], [3]]
+
+
+def test_a_directory_left_before_its_first_record_is_taken_and_no_other(tmp_path):
+  made = RunDir.make(tmp_path / 'run')
+  (made.path / 'run.json').write_text('{}')
+  assert RunDir.make(tmp_path / 'run', adopt=True).path == made.path
+  (made.path / 'notes.txt').write_text('mine')
+  with pytest.raises(UserError, match='is in the way'):
+    RunDir.make(tmp_path / 'run', adopt=True)
