@@ -17,7 +17,7 @@ def get_config(data: str = 'mnist_5k'):
   """The run, on the images of `data`."""
   config = common('gan', data)
   config.run.name = 'wgan'
-  config.run.steps = 2400
+  config.run.steps = 3200
   config.run.log_every = 50
   config.run.eval_every = 400
   config.run.sample_every = 400
