@@ -1,4 +1,4 @@
-"""WGAN on 5,000 MNIST digits: digits that a person recognises, in 4 minutes on 2 CPU cores. The default main job.
+"""WGAN on 5,000 MNIST digits: digits that a person recognises, in 3 minutes on 2 CPU cores. The default main job.
 
 Claim: the best digits of what was tried in equal time (a minute each, 2 cores, one seed; Frechet distance of 2,000
   samples in the first 64 principal components of the pixels, lower is better). With 32 channels, 2 critic updates a
@@ -7,7 +7,7 @@ Claim: the best digits of what was tried in equal time (a minute each, 2 cores, 
   clipping, the original WGAN, is `--config.loss.constraint=clip --config.optim.name=rmsprop --config.optim.lr=5e-5`;
   the published penalty recipe is configs/wgan_gp.py.
 Command: python launch.py --config=configs/wgan.py            (or configs/wgan.py:fashion_mnist)
-Cost: about 4 minutes on 2 CPU cores.
+Cost: about 3 minutes on 2 CPU cores.
 """
 
 from gen_ai.config import TINY, common
