@@ -107,7 +107,9 @@ class Trainer:
     clock, waited = time.perf_counter(), self.feed.stall_seconds
     while self.step < total:
       if distributed.any_process(bool(self.stop.requested)):
-        return self._leave(state, pending)
+        if pending:
+          self._report(*pending, clock, waited)
+        return self._leave(state)
       rows = self.feed.chunk(self.step, chunk)
       assert self._run_chunk is not None
       state, metrics = self._run_chunk(state, rows)
@@ -123,8 +125,6 @@ class Trainer:
         pending = None
         self._act(state, due)
         clock, waited = time.perf_counter(), self.feed.stall_seconds
-    if self.step != self.saved_step:
-      self._act(state, {'eval', 'sample', 'save'})
     self.checkpoints.wait()
     return DONE
 
@@ -147,10 +147,8 @@ class Trainer:
     if 'save' in due:
       self._save(state)
 
-  def _leave(self, state: State, pending: tuple[int, Any] | None) -> int:
-    """A requested stop: what is pending is recorded and the state saved."""
-    if pending:
-      self._report(*pending, time.perf_counter(), self.feed.stall_seconds)
+  def _leave(self, state: State) -> int:
+    """A requested stop: the state is saved, so that this or another machine goes on from here."""
     if self.step > 0 and self.step != self.saved_step:
       self._save(state)
     self.checkpoints.wait()

@@ -6,6 +6,7 @@ import numpy as np
 
 from gen_ai import pictures
 from gen_ai.maths.pixels import to_uint8
+from gen_ai.record import disk_errors, write_atomic
 from gen_ai.types import Spec
 
 
@@ -23,5 +24,6 @@ def write(stem: Path, spec: Spec, samples: np.ndarray, columns: int | None = Non
     return path
   path = stem.with_name(f'{stem.name}.txt')
   rule = '\n' + '-' * 40 + '\n'
-  path.write_text(rule.join(texts(spec, samples)) + '\n', encoding='utf-8')
+  with disk_errors(path, path.parent.parent):
+    write_atomic(path, rule.join(texts(spec, samples)) + '\n')
   return path

@@ -53,6 +53,8 @@ def test_a_stopped_and_resumed_run_equals_an_undisturbed_one(name, tmp_path):
   code, trainer = tiny.run(config, tmp_path / 'halved', stop=StopAt(3))
   assert (code, trainer.step) == (REQUEUE, 3 * config.run.log_every)
   assert record.read_status(tmp_path / 'halved')['state'] == 'stopped'
+  speeds = [row['examples_per_second'] for row in record.read_metrics(tmp_path / 'halved') if row['kind'] == 'train']
+  assert max(speeds) < 1e7, 'the last row before a stop is timed like the others'
   code, trainer = tiny.run(config, tmp_path / 'halved')
   assert code == DONE
   assert_same_run(config, tmp_path / 'whole', tmp_path / 'halved')
