@@ -18,8 +18,6 @@ from gen_ai.program import Program, make_layout
 from gen_ai.progress import Display, duration, number
 from gen_ai.stop import Stop
 
-DEFAULT_CACHE = '~/.cache/gen_ai/xla'
-
 
 def use_cache(path: str) -> None:
   """Compiled programs are kept under `path` and found there by the next run; '' switches that off."""
