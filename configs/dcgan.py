@@ -1,10 +1,10 @@
 """DCGAN (arXiv 1511.06434): convolutional generator and discriminator with batch norm, non-saturating loss.
 
-Claim: the published optimiser (Adam 2e-4, b1 0.5), weight init N(0, 0.02) and norms learn digits in minutes on a
-  CPU at a quarter of the published width. R1 instead: `--config.loss.constraint=r1
-  --config.model.d_norm=group`.
+Claim: the published optimiser (Adam 2e-4, b1 0.5), weight init N(0, 0.02) and norms, at a quarter of the published
+  width. How good its digits get at this length has not been measured. R1 instead:
+  `--config.loss.constraint=r1 --config.model.d_norm=group`.
 Command: python launch.py --config=configs/dcgan.py            (or configs/dcgan.py:cifar10)
-Cost: about 5 minutes on 2 CPU cores.
+Cost: minutes on 2 CPU cores; not measured.
 """
 
 from gen_ai.config import TINY, common

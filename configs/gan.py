@@ -1,9 +1,10 @@
 """GAN of the founding note: MLP generator and discriminator on MNIST digits.
 
-Claim: the note's networks (G 100-256-512-1024-784, D 784-1024-512-256-1, ReLU) with its loss, optimiser and batch learn
-  rough digits; the non-saturating form of its cross-entropy is used, as Goodfellow et al. 2014 (arXiv 1406.2661) do.
+Claim: the note's networks (G 100-256-512-1024-784, D 784-1024-512-256-1, ReLU), its loss, optimiser and batch; of its
+  cross-entropy the non-saturating form, as in Goodfellow et al. 2014 (arXiv 1406.2661). How good its digits get at this
+  length has not been measured.
 Command: python launch.py --config=configs/gan.py            (or configs/gan.py:fashion_mnist)
-Cost: about 4 minutes on 2 CPU cores.
+Cost: about 4 minutes on 2 CPU cores (estimated from its steps a second).
 """
 
 from gen_ai.config import TINY, common
