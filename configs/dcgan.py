@@ -7,14 +7,15 @@ Command: python launch.py --config=configs/dcgan.py            (or configs/dcgan
 Cost: minutes on 2 CPU cores; not measured.
 """
 
-from gen_ai.config import TINY, common
+from gen_ai.config import TINY
+from gen_ai.gan_fields import adversarial
 from gen_ai.space import choice, log_uniform
 from gen_ai.space import sweep_seed as sweep_seed
 
 
 def get_config(data: str = 'mnist_5k'):
   """The run, on the images of `data`."""
-  config = common('gan', data)
+  config = adversarial(data)
   config.run.name = 'dcgan'
   config.run.steps = 3000
   config.run.eval_every = 500
@@ -22,26 +23,10 @@ def get_config(data: str = 'mnist_5k'):
   config.run.save_every = 500
   config.data.batch_size = 64
 
-  config.model = {
-    'network': 'dcgan',  # 'mlp' | 'dcgan'
-    'latent': 100,  # dimensions of z
-    'g_widths': (256, 512, 1024),  # hidden layers of the MLP generator
-    'd_widths': (1024, 512, 256),  # hidden layers of the MLP discriminator
-    'width': 32,  # channels of the dcgan at half resolution, doubled at each halving
-    'g_activation': 'relu',
-    'd_activation': 'leaky_relu',
-    'g_norm': 'batch',  # dcgan: 'none' | 'batch' | 'group'
-    'd_norm': 'batch',  # dcgan: 'none' | 'batch' | 'group'
-    'weight_init': 'normal',  # dcgan: 'normal' (0.02, as published) | 'lecun'
-  }
-  config.loss = {
-    'kind': 'non_saturating',  # 'minimax' | 'non_saturating' | 'least_squares' | 'hinge' | 'wasserstein'
-    'constraint': 'none',  # of the discriminator: 'none' | 'clip' | 'gradient_penalty' | 'r1'
-    'penalty': 10.0,  # weight of gradient_penalty or r1
-    'clip': 0.01,  # largest absolute weight (clip)
-    'n_critic': 1,  # discriminator updates in one step
-    'd_lr_factor': 1.0,  # the discriminator's learning rate over the generator's
-  }
+  config.model.network = 'dcgan'
+  config.model.d_activation = 'leaky_relu'
+  config.model.g_norm = 'batch'
+  config.model.d_norm = 'batch'
   config.optim.lr = 2e-4
   config.optim.b1 = 0.5
   config.optim.ema_decay = 0.995

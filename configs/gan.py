@@ -7,40 +7,23 @@ Command: python launch.py --config=configs/gan.py            (or configs/gan.py:
 Cost: about 4 minutes on 2 CPU cores (estimated from its steps a second).
 """
 
-from gen_ai.config import TINY, common
+from gen_ai.config import TINY
+from gen_ai.gan_fields import adversarial
 from gen_ai.space import log_uniform, uniform
 from gen_ai.space import sweep_seed as sweep_seed
 
 
 def get_config(data: str = 'mnist_5k'):
   """The run, on the images of `data`."""
-  config = common('gan', data)
+  config = adversarial(data)
   config.run.steps = 6000
   config.run.eval_every = 1000
   config.run.sample_every = 1000
   config.run.save_every = 1000
   config.data.batch_size = 128
 
-  config.model = {
-    'network': 'mlp',  # 'mlp' | 'dcgan'
-    'latent': 100,  # dimensions of z
-    'g_widths': (256, 512, 1024),  # hidden layers of the MLP generator
-    'd_widths': (1024, 512, 256),  # hidden layers of the MLP discriminator
-    'width': 32,  # channels of the dcgan at full resolution, doubled at each halving
-    'g_activation': 'relu',
-    'd_activation': 'relu',
-    'g_norm': 'none',  # dcgan: 'none' | 'batch' | 'group'
-    'd_norm': 'none',  # dcgan: 'none' | 'batch' | 'group'
-    'weight_init': 'normal',  # dcgan: 'normal' (0.02, as published) | 'lecun'
-  }
-  config.loss = {
-    'kind': 'non_saturating',  # 'minimax' | 'non_saturating' | 'least_squares' | 'hinge' | 'wasserstein'
-    'constraint': 'none',  # of the critic: 'none' | 'clip' | 'gradient_penalty' | 'r1'
-    'penalty': 10.0,  # weight of gradient_penalty or r1
-    'clip': 0.01,  # largest absolute weight (clip)
-    'n_critic': 1,  # discriminator updates in one step
-    'd_lr_factor': 1.0,  # the discriminator's learning rate over the generator's
-  }
+  config.model.g_widths = (256, 512, 1024)
+  config.model.d_widths = (1024, 512, 256)
   config.optim.lr = 2e-4
   return config
 

@@ -10,14 +10,15 @@ Command: python launch.py --config=configs/wgan.py            (or configs/wgan.p
 Cost: about 3 minutes on 2 CPU cores.
 """
 
-from gen_ai.config import TINY, common
+from gen_ai.config import TINY
+from gen_ai.gan_fields import adversarial
 from gen_ai.space import log_uniform
 from gen_ai.space import sweep_seed as sweep_seed
 
 
 def get_config(data: str = 'mnist_5k'):
   """The run, on the images of `data`."""
-  config = common('gan', data)
+  config = adversarial(data)
   config.run.name = 'wgan'
   config.run.steps = 3200
   config.run.log_every = 50
@@ -26,26 +27,15 @@ def get_config(data: str = 'mnist_5k'):
   config.run.save_every = 400
   config.data.batch_size = 64
 
-  config.model = {
-    'network': 'dcgan',  # 'mlp' | 'dcgan'
-    'latent': 64,  # dimensions of z
-    'g_widths': (256, 512, 1024),  # hidden layers of the MLP generator
-    'd_widths': (1024, 512, 256),  # hidden layers of the MLP discriminator
-    'width': 24,  # channels of the dcgan at half resolution, doubled at each halving
-    'g_activation': 'relu',
-    'd_activation': 'leaky_relu',
-    'g_norm': 'batch',  # dcgan: 'none' | 'batch' | 'group'
-    'd_norm': 'none',  # dcgan: 'none' | 'batch' | 'group'
-    'weight_init': 'lecun',  # dcgan: 'normal' (0.02, as published) | 'lecun'
-  }
-  config.loss = {
-    'kind': 'wasserstein',  # 'minimax' | 'non_saturating' | 'least_squares' | 'hinge' | 'wasserstein'
-    'constraint': 'gradient_penalty',  # of the critic: 'none' | 'clip' | 'gradient_penalty' | 'r1'
-    'penalty': 10.0,  # weight of gradient_penalty or r1
-    'clip': 0.01,  # largest absolute weight (clip)
-    'n_critic': 2,  # critic updates in one step, each on a batch of its own
-    'd_lr_factor': 1.0,  # the critic's learning rate over the generator's
-  }
+  config.model.network = 'dcgan'
+  config.model.latent = 64  # dimensions of z
+  config.model.width = 24  # channels of the dcgan at half resolution, doubled at each halving
+  config.model.d_activation = 'leaky_relu'
+  config.model.g_norm = 'batch'
+  config.model.weight_init = 'lecun'
+  config.loss.kind = 'wasserstein'
+  config.loss.constraint = 'gradient_penalty'
+  config.loss.n_critic = 2  # critic updates in one step, each on a batch of its own
   config.optim.lr = 1e-3
   config.optim.schedule = 'linear'
   config.optim.b1 = 0.5

@@ -6,14 +6,15 @@ Command: python launch.py --config=configs/wgan_gp.py            (or configs/wga
 Cost: about 3 minutes on 2 CPU cores (estimated from its steps a second).
 """
 
-from gen_ai.config import TINY, common
+from gen_ai.config import TINY
+from gen_ai.gan_fields import adversarial
 from gen_ai.space import log_uniform
 from gen_ai.space import sweep_seed as sweep_seed
 
 
 def get_config(data: str = 'mnist_5k'):
   """The run, on the images of `data`."""
-  config = common('gan', data)
+  config = adversarial(data)
   config.run.name = 'wgan_gp'
   config.run.steps = 4000
   config.run.eval_every = 1000
@@ -21,26 +22,13 @@ def get_config(data: str = 'mnist_5k'):
   config.run.save_every = 1000
   config.data.batch_size = 64
 
-  config.model = {
-    'network': 'mlp',  # 'mlp' | 'dcgan'
-    'latent': 100,  # dimensions of z
-    'g_widths': (128, 256, 512, 1024),  # hidden layers of the MLP generator
-    'd_widths': (512, 256),  # hidden layers of the MLP discriminator
-    'width': 32,  # channels of the dcgan at half resolution, doubled at each halving
-    'g_activation': 'leaky_relu',
-    'd_activation': 'leaky_relu',
-    'g_norm': 'none',  # dcgan: 'none' | 'batch' | 'group'
-    'd_norm': 'none',  # dcgan: 'none' | 'batch' | 'group'
-    'weight_init': 'normal',  # dcgan: 'normal' (0.02, as published) | 'lecun'
-  }
-  config.loss = {
-    'kind': 'wasserstein',  # 'minimax' | 'non_saturating' | 'least_squares' | 'hinge' | 'wasserstein'
-    'constraint': 'gradient_penalty',  # of the critic: 'none' | 'clip' | 'gradient_penalty' | 'r1'
-    'penalty': 10.0,  # weight of gradient_penalty or r1
-    'clip': 0.01,  # largest absolute weight (clip)
-    'n_critic': 5,  # critic updates in one step, each on a batch of its own
-    'd_lr_factor': 1.0,  # the critic's learning rate over the generator's
-  }
+  config.model.g_widths = (128, 256, 512, 1024)
+  config.model.d_widths = (512, 256)
+  config.model.g_activation = 'leaky_relu'
+  config.model.d_activation = 'leaky_relu'
+  config.loss.kind = 'wasserstein'
+  config.loss.constraint = 'gradient_penalty'
+  config.loss.n_critic = 5  # critic updates in one step, each on a batch of its own
   config.optim.lr = 2e-4
   config.optim.b1 = 0.5
   config.optim.b2 = 0.999

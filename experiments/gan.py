@@ -1,217 +1,351 @@
 """Generative adversarial networks on images: n_critic discriminator updates, then one generator update, a step.
 
-Losses and constraints are in `gen_ai.maths.adversarial`. State: params {'g', 'd'}, opt_state {'g', 'd'}, stats
-{'g', 'd'} (batch-norm averages) and, with config.optim.ema_decay, ema {'params', 'stats'} of the generator:
-averaged weights need averages of the moments that belong to them.
+Losses and constraints are in `gen_ai.maths.adversarial`, networks in `experiments._gan_networks`. State: params
+{'g', 'd'}, opt_state {'g', 'd'}, stats {'g', 'd'} (batch-norm averages, spectral vectors, mean styles), 'ada' (the
+controller of adaptive augmentation) and 'path' (mean path length) where they are used; with config.optim.ema_decay or
+ema_halflife, ema {'params', 'stats'} of the generator: averaged weights need averages of the moments that belong to
+them.
+
+Regularisers that are computed every k-th update only ("lazily", arXiv 1912.04958, section 3.1) weigh k times as much.
+Deviation: the optimiser's constants are not adjusted for that. Under conditions both players see the labels of the
+batch; samples have labels drawn evenly over the classes.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
+import optax
 from ml_collections import ConfigDict
 
+from experiments._gan_networks import (
+  Networks,
+  check_networks,
+  discriminate,
+  generate,
+  networks,
+  pairs_won,
+  refresh,
+  singular_values,
+)
 from gen_ai import keys
 from gen_ai.errors import UserError
-from gen_ai.maths import adversarial
+from gen_ai.maths import adversarial, augment
+from gen_ai.maths.path_length import path_length, path_length_mean, path_length_penalty
 from gen_ai.maths.pixels import to_signed
 from gen_ai.maths.switch import is_off
-from gen_ai.nets.dcgan import DCGANDiscriminator, DCGANGenerator
-from gen_ai.nets.mlp import MLPDiscriminator, MLPGenerator
+from gen_ai.nets.players import CONDITIONS, Scores
 from gen_ai.optim import ema_update, gradients, optimiser, split_batch
-from gen_ai.types import (
-  Array,
-  Batch,
-  Key,
-  Method,
-  Metrics,
-  PyTree,
-  Reduce,
-  Spec,
-  State,
-  SumCount,
-  compute_dtype,
-  identity,
-)
+from gen_ai.types import Array, Batch, Key, Method, Metrics, PyTree, Reduce, Spec, State, SumCount, identity
 
-CONSTRAINTS = ('none', 'clip', 'gradient_penalty', 'r1')
-
-
-class Networks(NamedTuple):
-  """The two players."""
-
-  generator: nn.Module  # (z [B, Z], train) -> x [B, H, W, C]
-  discriminator: nn.Module  # (x, train) -> logits [B]
-
-
-def networks(config: ConfigDict, spec: Spec, reduce: Reduce) -> Networks:
-  """The networks that config.model describes. Raises UserError for an unknown one or an image size it cannot take."""
-  model, dtype = config.model, compute_dtype(config.precision)
-  if model.network == 'mlp':
-    return Networks(
-      MLPGenerator(spec.image_shape, model.g_widths, activation=model.g_activation, dtype=dtype),
-      MLPDiscriminator(model.d_widths, activation=model.d_activation, dtype=dtype),
-    )
-  if model.network == 'dcgan':
-    shared = {'weight_init': model.weight_init, 'reduce': reduce, 'dtype': dtype}
-    return Networks(
-      DCGANGenerator(spec.image_shape, model.width, norm=model.g_norm, activation=model.g_activation, **shared),
-      DCGANDiscriminator(model.width, norm=model.d_norm, activation=model.d_activation, **shared),
-    )
-  raise UserError(f"config.model.network='{model.network}' is none of mlp, dcgan.")
-
-
-def forward(net: nn.Module, params: PyTree, stats: PyTree, x: Array, train: bool) -> tuple[Array, PyTree]:
-  """(output, new stats) of a network; without `train` the stats are used and stay as they are."""
-  out, changed = net.apply({'params': params, **stats}, x, train, mutable=list(stats) if train else [])
-  return out, {**stats, **changed}
+CONSTRAINTS = ('none', 'clip', 'gradient_penalty', 'dragan', 'r1', 'r1_r2')
+PENALTIES = ('gradient_penalty', 'dragan', 'r1', 'r1_r2')
 
 
 class Updates(NamedTuple):
-  """The two halves of a training step, each (state, batch, key) -> (state, metrics)."""
+  """The two halves of a training step, each (state, batch, key) -> (state, metrics).
 
-  discriminator: Callable[[State, Batch, Key], tuple[State, Metrics]]
+  A batch is what `draws` makes of images: {'image', 'z', 'noise', 'eps', 'seen'} and, under conditions, {'label'}.
+  """
+
+  discriminator: Callable[..., tuple[State, Metrics]]  # takes `number`, of the update within its step, too
   generator: Callable[[State, Batch, Key], tuple[State, Metrics]]
 
 
-def updates(config: ConfigDict, nets: Networks, reduce: Reduce) -> Updates:
-  """The discriminator's update on a batch {'image', 'z', 'eps'} and the generator's on {'z'}."""
+def lazily(due: Array, every: int, fn: Callable[[], Array]) -> Array:
+  """`every` times the scalar fn() where it is `due`, else 0, so that its mean over updates is fn's own."""
+  return fn() if every == 1 else every * jax.lax.cond(due, fn, lambda: jnp.float32(0.0))
+
+
+def draws(config: ConfigDict, rows: Batch, key: Key, name: str) -> Batch:
+  """Everything random that an update on `rows` needs, a row an image, so that micro-batches and devices share it."""
+  B = rows['image'].shape[0]
+  return {
+    **rows,
+    'z': jax.random.normal(keys.stream(key, f'z_{name}'), (B, config.model.latent)),
+    'noise': jax.random.split(keys.stream(key, f'noise_{name}'), B),
+    'eps': jax.random.uniform(keys.stream(key, 'eps'), (B,)),
+    'seen': jax.random.split(keys.stream(key, f'seen_{name}'), B),
+  }
+
+
+def seen(config: ConfigDict, stats: PyTree, x: Array, keys_: Key) -> Array:
+  """`x` as config.augment shows it to the discriminator."""
+  if config.augment.kind == 'diffaugment':
+    return augment.diff_augment(x, keys_, tuple(config.augment.policy.split(',')))
+  if config.augment.kind == 'ada':
+    return augment.ada_augment(x, keys_, stats['ada'].p, tuple(config.augment.groups.split(',')))
+  return x
+
+
+def penalty_fn(config: ConfigDict, critic: Callable[[Array], Array], real: Array, fake: Array, batch: Batch) -> Array:
+  """The penalty that config.loss.constraint names, without its weight."""
+  kind = config.loss.constraint
+  if kind == 'gradient_penalty':
+    return adversarial.gradient_penalty(critic, real, fake, batch['eps'])
+  if kind == 'dragan':
+    noise = jax.vmap(lambda k: jax.random.uniform(keys.stream(k, 'dragan'), real.shape[1:]))(batch['noise'])
+    return adversarial.dragan_penalty(critic, real, noise)
+  r1 = adversarial.r1_penalty(critic, real)
+  return r1 if kind == 'r1' else r1 + adversarial.r2_penalty(critic, fake)
+
+
+def class_loss(scores: Scores, label: Array) -> Array:
+  """Cross-entropy in nats of the classes that an auxiliary discriminator tells."""
+  return optax.softmax_cross_entropy_with_integer_labels(scores.classes, label).mean()
+
+
+def d_updates(config: ConfigDict, nets: Networks, reduce: Reduce) -> Callable[..., tuple[State, Metrics]]:
+  """The discriminator's update."""
   loss, optim = config.loss, config.optim
-  g_rule = optimiser(optim, config.run.steps)
-  d_rule = optimiser(optim, config.run.steps, loss.d_lr_factor, loss.n_critic)
+  rule = optimiser(optim, config.run.steps, loss.d_lr_factor, loss.n_critic)
+  penalised = loss.constraint in PENALTIES and not is_off(loss.penalty)
 
-  def penalty(params: PyTree, stats: PyTree, real: Array, fake: Array, eps: Array) -> Array:
-    def critic(x: Array) -> Array:
-      return forward(nets.discriminator, params, stats, x, True)[0]
+  def update(state: State, batch: Batch, key: Key, number: int | Array = 0) -> tuple[State, Metrics]:
+    due = (state.step * loss.n_critic + number) % loss.penalty_every == 0
+    spectra = refresh(nets.discriminator, state.params['d'], state.stats['d'], batch['image'].shape[1:])
 
-    if loss.constraint == 'gradient_penalty':
-      return adversarial.gradient_penalty(critic, real, fake, eps)
-    return adversarial.r1_penalty(critic, real)
-
-  def d_update(state: State, batch: Batch, key: Key) -> tuple[State, Metrics]:
     def loss_fn(params: PyTree, stats: PyTree, batch: Batch, key: Key):
-      real = to_signed(batch['image'])
-      fake, _ = forward(nets.generator, state.params['g'], state.stats['g'], batch['z'], True)
-      real_logits, stats = forward(nets.discriminator, params, stats, real, True)
-      fake_logits, stats = forward(nets.discriminator, params, stats, fake, True)
-      adversary = adversarial.discriminator_loss(loss.kind, real_logits, fake_logits)
-      metrics = {'loss_d': adversary, 'logit_real': real_logits.mean(), 'logit_fake': fake_logits.mean()}
-      total = adversary
-      if loss.constraint in ('gradient_penalty', 'r1') and not is_off(loss.penalty):
-        metrics['penalty'] = penalty(params, stats, real, fake, batch['eps'])
+      label, real = batch.get('label'), to_signed(batch['image'])
+      fake, _ = generate(nets.generator, state.params['g'], state.stats['g'], batch, True)
+
+      def scores(stats: PyTree, x: Array, name: str) -> tuple[Scores, PyTree]:
+        x = seen(config, state.stats, x, jax.vmap(lambda k: keys.stream(k, name))(batch['seen']))
+        return discriminate(nets.discriminator, params, stats, x, label, True)
+
+      of_real, stats = scores(stats, real, 'real')
+      of_fake, stats = scores(stats, fake, 'fake')
+      total = adversarial.discriminator_loss(loss.kind, of_real.logits, of_fake.logits)
+      metrics = {'loss_d': total, 'logit_real': of_real.logits.mean(), 'logit_fake': of_fake.logits.mean(),
+                 'pairs_won_d': pairs_won(of_real.logits, of_fake.logits).mean()}  # fmt: skip
+      if config.augment.kind == 'ada':
+        metrics['sign_real'] = jnp.sign(of_real.logits).mean()
+      if config.model.condition == 'auxiliary':
+        metrics['class_nats_real'] = class_loss(of_real, label)
+        total = total + loss.auxiliary * (metrics['class_nats_real'] + class_loss(of_fake, label))
+      if penalised:
+        critic = lambda x: scores(stats, x, 'real')[0].logits  # noqa: E731
+        metrics['penalty'] = lazily(due, loss.penalty_every, lambda: penalty_fn(config, critic, real, fake, batch))
         total = total + loss.penalty * metrics['penalty']
       return total, (metrics, stats)
 
-    grads, metrics, stats = gradients(
-      loss_fn, state.params['d'], state.stats['d'], batch, key, optim.accumulate, reduce
-    )  # fmt: skip
-    change, opt_state = d_rule.update(grads, state.opt_state['d'], state.params['d'])
+    grads, metrics, stats = gradients(loss_fn, state.params['d'], spectra, batch, key, optim.accumulate, reduce)
+    change, opt_state = rule.update(grads, state.opt_state['d'], state.params['d'])
     params = jax.tree.map(jnp.add, state.params['d'], change)
     if loss.constraint == 'clip':
       params = adversarial.clip_weights(params, loss.clip)
+    metrics = {**metrics, 'grad_norm_d': optax.tree.norm(grads)}
+    sigmas = singular_values(stats)
+    if sigmas:
+      metrics |= {'sigma_max_d': jnp.stack(sigmas).max(), 'sigma_min_d': jnp.stack(sigmas).min()}
+    new = {**state.stats, 'd': stats}
+    if config.augment.kind == 'ada':
+      new['ada'] = augment.ada_step(
+        new['ada'], metrics['sign_real'], config.data.batch_size, config.augment.interval, config.augment.target,
+        config.augment.speed,
+      )  # fmt: skip
+      metrics['augment_p'] = new['ada'].p
     return state._replace(
-      params={**state.params, 'd': params}, opt_state={**state.opt_state, 'd': opt_state},
-      stats={**state.stats, 'd': stats},
+      params={**state.params, 'd': params}, opt_state={**state.opt_state, 'd': opt_state}, stats=new,
     ), metrics  # fmt: skip
 
-  def g_update(state: State, batch: Batch, key: Key) -> tuple[State, Metrics]:
+  return update
+
+
+def path_lengths(config: ConfigDict, nets: Networks, params: PyTree, stats: PyTree, batch: Batch) -> Array:
+  """Path lengths [B / 2] of every second image: the penalty is dear, and half a batch is enough (appendix B)."""
+  half = jax.tree.map(lambda leaf: leaf[::2], batch)
+  variables = {'params': params, **stats}
+  w: Any = nets.generator.apply(variables, half['z'], half.get('label'), method='mapping')
+  layers = nets.generator.num_layers  # type: ignore[attr-defined]
+  ws = jnp.broadcast_to(w[:, None], (w.shape[0], layers, w.shape[1]))
+
+  def synthesise(ws: Array) -> Array:
+    x: Any = nets.generator.apply(variables, ws, half['noise'], method='synthesis')
+    return x
+
+  shape = jax.eval_shape(synthesise, ws).shape[1:]
+  y = jax.vmap(lambda k: jax.random.normal(keys.stream(k, 'path'), shape))(half['noise'])
+  return path_length(synthesise, ws, y)
+
+
+def g_updates(config: ConfigDict, nets: Networks, reduce: Reduce) -> Callable[[State, Batch, Key], Any]:
+  """The generator's update."""
+  loss, optim = config.loss, config.optim
+  rule = optimiser(optim, config.run.steps)
+  paths = not is_off(loss.path_length)
+
+  def update(state: State, batch: Batch, key: Key) -> tuple[State, Metrics]:
+    due = state.step % loss.path_every == 0
+    spectra = refresh(nets.generator, state.params['g'], state.stats['g'], batch['z'].shape[1:])
+
     def loss_fn(params: PyTree, stats: PyTree, batch: Batch, key: Key):
-      fake, stats = forward(nets.generator, params, stats, batch['z'], True)
-      logits, _ = forward(nets.discriminator, state.params['d'], state.stats['d'], fake, True)
-      value = adversarial.generator_loss(loss.kind, logits)
-      return value, ({'loss_g': value}, stats)
+      label = batch.get('label')
 
-    grads, metrics, stats = gradients(
-      loss_fn, state.params['g'], state.stats['g'], batch, key, optim.accumulate, reduce
-    )  # fmt: skip
-    change, opt_state = g_rule.update(grads, state.opt_state['g'], state.params['g'])
+      def scores(x: Array, name: str) -> Scores:
+        x = seen(config, state.stats, x, jax.vmap(lambda k: keys.stream(k, name))(batch['seen']))
+        return discriminate(nets.discriminator, state.params['d'], state.stats['d'], x, label, True)[0]
+
+      fake, new = generate(nets.generator, params, stats, batch, True)
+      of_fake = scores(fake, 'fake')
+      relative = loss.kind in adversarial.RELATIVISTIC
+      real_logits = scores(to_signed(batch['image']), 'real').logits if relative else None
+      total = adversarial.generator_loss(loss.kind, of_fake.logits, real_logits)
+      metrics = {'loss_g': total}
+      if config.model.condition == 'auxiliary':
+        metrics['class_nats_fake'] = class_loss(of_fake, label)
+        total = total + loss.auxiliary * metrics['class_nats_fake']
+      if paths:
+        lengths = jax.lax.cond(due, lambda: path_lengths(config, nets, params, stats, batch),
+                               lambda: jnp.zeros((-(-batch['z'].shape[0] // 2),)))  # fmt: skip
+        penalty = jnp.where(due, path_length_penalty(lengths, state.stats['path']), 0.0)
+        metrics |= {'path_length': lengths.mean(), 'path_penalty': loss.path_every * penalty}
+        total = total + loss.path_length * metrics['path_penalty']
+      return total, (metrics, new)
+
+    grads, metrics, stats = gradients(loss_fn, state.params['g'], spectra, batch, key, optim.accumulate, reduce)
+    change, opt_state = rule.update(grads, state.opt_state['g'], state.params['g'])
     params = jax.tree.map(jnp.add, state.params['g'], change)
+    new = {**state.stats, 'g': stats}
+    if paths:
+      new['path'] = jnp.where(due, path_length_mean(new['path'], metrics['path_length']), new['path'])
+      metrics = {**metrics, 'path_length': new['path']}
     return state._replace(
-      params={**state.params, 'g': params}, opt_state={**state.opt_state, 'g': opt_state},
-      stats={**state.stats, 'g': stats},
-    ), metrics  # fmt: skip
+      params={**state.params, 'g': params}, opt_state={**state.opt_state, 'g': opt_state}, stats=new,
+    ), {**metrics, 'grad_norm_g': optax.tree.norm(grads)}  # fmt: skip
 
-  return Updates(d_update, g_update)
+  return update
+
+
+def updates(config: ConfigDict, nets: Networks, reduce: Reduce) -> Updates:
+  """Both players' updates."""
+  return Updates(d_updates(config, nets, reduce), g_updates(config, nets, reduce))
+
+
+def _one_of(path: str, value: str, choices: tuple[str, ...]) -> None:
+  if value not in choices:
+    raise UserError(f"config.{path}='{value}' is none of {', '.join(choices)}.")
 
 
 def check(config: ConfigDict, spec: Spec) -> None:
-  """Raises UserError for a loss, a constraint or data that this family does not know."""
+  """Raises UserError for a loss, a constraint, a condition or data that this family does not know."""
+  loss, model = config.loss, config.model
   if spec.kind != 'image':
     raise UserError(f"experiment 'gan' draws images, but config.data.name='{config.data.name}' is text.")
-  if config.loss.kind not in adversarial.KINDS:
-    raise UserError(f"config.loss.kind='{config.loss.kind}' is none of {', '.join(adversarial.KINDS)}.")
-  if config.loss.constraint not in CONSTRAINTS:
-    raise UserError(f"config.loss.constraint='{config.loss.constraint}' is none of {', '.join(CONSTRAINTS)}.")
-  if config.loss.constraint in ('gradient_penalty', 'r1') and config.model.d_norm == 'batch':
-    raise UserError(f"config.loss.constraint='{config.loss.constraint}' is defined example by example, but "
+  _one_of('loss.kind', loss.kind, adversarial.KINDS)
+  _one_of('loss.constraint', loss.constraint, CONSTRAINTS)
+  _one_of('model.condition', model.condition, CONDITIONS)
+  _one_of('augment.kind', config.augment.kind, ('none', 'diffaugment', 'ada'))
+  for part in config.augment.policy.split(','):
+    _one_of('augment.policy', part, augment.POLICIES)
+  for part in config.augment.groups.split(','):
+    _one_of('augment.groups', part, augment.GROUPS)
+  if model.condition != 'none' and spec.num_classes < 2:
+    raise UserError(f"config.model.condition='{model.condition}' needs labels, but config.data.name="
+                    f"'{config.data.name}' has none: choose a labelled data set, or config.model.condition=none."
+                    )  # fmt: skip
+  if loss.constraint in PENALTIES and model.d_norm == 'batch':
+    raise UserError(f"config.loss.constraint='{loss.constraint}' is defined example by example, but "
                     "config.model.d_norm='batch' couples the examples of a batch: use 'group' or 'none'.")  # fmt: skip
-  if config.loss.n_critic < 1:
-    raise UserError(f'config.loss.n_critic={config.loss.n_critic} must be at least 1.')
+  for path, value in (('loss.n_critic', loss.n_critic), ('loss.penalty_every', loss.penalty_every),
+                      ('loss.path_every', loss.path_every), ('augment.interval', config.augment.interval),
+                      ('augment.speed', config.augment.speed)):  # fmt: skip
+    if value < 1:
+      raise UserError(f'config.{path}={value} must be at least 1.')
+  if not is_off(loss.path_length) and model.network != 'stylegan2':
+    raise UserError(f"config.loss.path_length={loss.path_length} is a penalty on styles, but config.model.network="
+                    f"'{model.network}' has none: set it to 0.0.")  # fmt: skip
+  if not is_off(config.optim.ema_halflife) and not is_off(config.optim.ema_decay):
+    raise UserError('config.optim.ema_halflife and config.optim.ema_decay say the same thing twice: set one to 0.0.')
+  check_networks(config, spec)
 
 
 def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
-  """The GAN of `config`; see `gen_ai.types.Method`."""
+  """The GAN of `config`; see `gen_ai.types.Method`. Conditional ones have a view 'classes', a row a class."""
   check(config, spec)
   nets = networks(config, spec, reduce)
   update = updates(config, nets, reduce)
-  n_critic, latent = config.loss.n_critic, config.model.latent
-  averaged = not is_off(config.optim.ema_decay)
+  n_critic, latent, optim = config.loss.n_critic, config.model.latent, config.optim
+  conditional = config.model.condition != 'none'
+  averaged = not (is_off(optim.ema_decay) and is_off(optim.ema_halflife))
+  fields = ('image', 'label') if conditional else ('image',)
 
   def init(key: Key) -> State:
-    z = jnp.zeros((2, latent))
-    g = dict(nets.generator.init(keys.stream(key, 'generator'), z, True))
-    d = dict(nets.discriminator.init(keys.stream(key, 'discriminator'), jnp.zeros((2, *spec.shape)), True))
+    label = jnp.zeros((2,), jnp.int32) if conditional else None
+    # Noise at initialisation: networks that take any make its parameters then.
+    noise = jax.random.split(key, 2)
+    g = dict(nets.generator.init(keys.stream(key, 'generator'), jnp.zeros((2, latent)), train=True, label=label,
+                                 noise=noise))  # fmt: skip
+    d = dict(nets.discriminator.init(keys.stream(key, 'discriminator'), jnp.zeros((2, *spec.shape)), train=True,
+                                     label=label))  # fmt: skip
     params = {'g': g.pop('params'), 'd': d.pop('params')}
-    rules = {'g': optimiser(config.optim, config.run.steps), 'd': optimiser(config.optim, config.run.steps)}
-    opt_state = {name: rule.init(params[name]) for name, rule in rules.items()}
+    rule = optimiser(optim, config.run.steps)
+    opt_state = {name: rule.init(params[name]) for name in ('g', 'd')}
     # Copies: the programs donate the state, and one buffer cannot be given away twice.
     ema = jax.tree.map(jnp.copy, {'params': params['g'], 'stats': g}) if averaged else ()
-    return State(jnp.int32(0), params, opt_state, ema, {'g': g, 'd': d})
+    stats: dict[str, Any] = {'g': g, 'd': d}
+    if config.augment.kind == 'ada':
+      stats['ada'] = augment.ada_start()
+    if not is_off(config.loss.path_length):
+      stats['path'] = jnp.float32(0.0)
+    return State(jnp.int32(0), params, opt_state, ema, stats)
 
   def train_step(state: State, batch: Batch, key: Key) -> tuple[State, Metrics]:
-    B = batch['image'].shape[0]
-    draws = {
-      'image': batch['image'],
-      'z': jax.random.normal(keys.stream(key, 'z_d'), (B, latent)),
-      'eps': jax.random.uniform(keys.stream(key, 'eps'), (B,)),
-    }
+    parts = split_batch({name: batch[name] for name in fields}, n_critic)
+    every = draws(config, {name: batch[name] for name in fields}, key, 'd')
 
     def d_update(state: State, part: tuple[Batch, Array]):
       micro, number = part
-      return update.discriminator(state, micro, keys.stream(key, 'd', number))
+      return update.discriminator(state, micro, keys.stream(key, 'd', number), number)
 
     if n_critic == 1:
-      state, metrics = d_update(state, (draws, jnp.int32(0)))
+      state, metrics = d_update(state, (every, jnp.int32(0)))
     else:
-      state, each = jax.lax.scan(d_update, state, (split_batch(draws, n_critic), jnp.arange(n_critic)))
+      state, each = jax.lax.scan(d_update, state, (split_batch(every, n_critic), jnp.arange(n_critic)))
       metrics = jax.tree.map(lambda x: x[-1], each)  # the critic as the generator meets it
-    z = jax.random.normal(keys.stream(key, 'z_g'), (B // n_critic, latent))
-    state, g_metrics = update.generator(state, {'z': z}, keys.stream(key, 'g'))
+    own = draws(config, jax.tree.map(lambda x: x[-1], parts), key, 'g')
+    state, g_metrics = update.generator(state, own, keys.stream(key, 'g'))
     step = state.step + 1
     ema = state.ema
     if averaged:
       now = {'params': state.params['g'], 'stats': state.stats['g']}
-      ema = ema_update(ema, now, config.optim.ema_decay, step)
+      images = config.data.batch_size * n_critic
+      decay = optim.ema_decay if is_off(optim.ema_halflife) else 0.5 ** (images / optim.ema_halflife)
+      ema = ema_update(ema, now, decay, step)
     return state._replace(step=step, ema=ema), {**metrics, **g_metrics}
 
-  def generate(state: State, z: Array) -> Array:
+  def settled(state: State, own: Batch) -> Array:
     source = state.ema if averaged else {'params': state.params['g'], 'stats': state.stats['g']}
-    return forward(nets.generator, source['params'], source['stats'], z, False)[0]
+    return jnp.clip(generate(nets.generator, source['params'], source['stats'], own, False)[0], -1.0, 1.0)
 
   def eval_step(state: State, batch: Batch, key: Key) -> SumCount:
-    mask = batch['mask']
-    z = keys.normal_per_example(keys.stream(key, 'z'), batch['index'], (latent,))
+    mask, index = batch['mask'], batch['index']
+    own = {'z': keys.normal_per_example(keys.stream(key, 'z'), index, (latent,)),
+           'noise': keys.per_example(keys.stream(key, 'noise'), index)}  # fmt: skip
+    own |= {'label': batch['label']} if conditional else {}
 
-    def logits(x: Array) -> Array:
-      return forward(nets.discriminator, state.params['d'], state.stats['d'], x, False)[0]
+    def scores(x: Array) -> Scores:
+      return discriminate(nets.discriminator, state.params['d'], state.stats['d'], x, own.get('label'), False)[0]
 
-    real, fake = logits(to_signed(batch['image'])), logits(generate(state, z))
-    per_example = {'logit_real': real, 'logit_fake': fake, 'logit_gap': real - fake}
+    real, fake = scores(to_signed(batch['image'])), scores(settled(state, own))
+    per_example = {'logit_real': real.logits, 'logit_fake': fake.logits, 'logit_gap': real.logits - fake.logits,
+                   'pairs_won_d': pairs_won(real.logits, fake.logits)}  # fmt: skip
+    if config.model.condition == 'auxiliary':
+      for name, said in (('real', real), ('fake', fake)):
+        per_example[f'class_accuracy_{name}'] = (said.classes.argmax(1) == batch['label']).astype(jnp.float32)
     return {name: ((value * mask).sum(), mask.sum()) for name, value in per_example.items()}
 
   def sample(state: State, key: Key, n: int) -> Array:
-    return generate(state, jax.random.normal(key, (n, latent)))
+    own = {'z': jax.random.normal(key, (n, latent)), 'noise': jax.random.split(keys.stream(key, 'noise'), n)}
+    if conditional:
+      own['label'] = jax.random.randint(keys.stream(key, 'label'), (n,), 0, spec.num_classes)
+    return settled(state, own)
 
-  return Method(init, train_step, eval_step, sample, batches_per_step=n_critic)
+  def classes(state: State, batch: Batch, key: Key) -> Array:
+    z = jnp.tile(jax.random.normal(keys.stream(key, 'z'), (8, latent)), (spec.num_classes, 1))
+    noise = jnp.tile(jax.random.split(keys.stream(key, 'noise'), 8), spec.num_classes)
+    return settled(state, {'z': z, 'noise': noise, 'label': jnp.repeat(jnp.arange(spec.num_classes), 8)})
+
+  views = {'classes': classes} if conditional else {}
+  return Method(init, train_step, eval_step, sample, batches_per_step=n_critic, views=views)

@@ -281,7 +281,7 @@ def validate(config: ConfigDict) -> None:
 
 def experiment(config: ConfigDict) -> ModuleType:
   """The module of experiments/ that `config.experiment` names."""
-  names = sorted(p.stem for p in (SOURCE / 'experiments').glob('*.py') if p.stem != '__init__')
+  names = sorted(p.stem for p in (SOURCE / 'experiments').glob('*.py') if not p.stem.startswith('_'))
   if config.experiment not in names:
     raise UserError(f"No experiment '{config.experiment}'.{nearest(config.experiment, names)} "
                     f'There are {", ".join(names)}.')  # fmt: skip

@@ -41,12 +41,17 @@ def copy_dense(module, dense):
       module.bias.copy_(torch.from_numpy(np.array(dense['bias'])))
 
 
-def copy_mlp(net, params):
+def copy_mlp(net, dense):
   linear = [module for module in net if hasattr(module, 'weight')]
-  dense = params['MLP_0']
   assert len(linear) == len(dense)
-  for i, module in enumerate(linear):
-    copy_dense(module, dense[f'Dense_{i}'])
+  for module, params in zip(linear, dense, strict=True):
+    copy_dense(module, params)
+
+
+def copy_gan(theirs, params):
+  body, trunk = params['g']['body']['MLP_0'], params['d']['trunk']
+  copy_mlp(theirs.generator, [body[f'Dense_{i}'] for i in range(len(body))])
+  copy_mlp(theirs.critic, [*(trunk[f'Dense_{i}'] for i in range(len(trunk))), params['d']['score']])
 
 
 def copy_transformer(net, params):
@@ -85,8 +90,7 @@ def test_both_gans_have_the_same_losses_at_the_same_weights(method):
   ours, theirs = sides(method)
   config = methods.method_config(method, tiny=True)
   params = ours.init().params
-  copy_mlp(theirs.generator, params['g'])
-  copy_mlp(theirs.critic, params['d'])
+  copy_gan(theirs, params)
   draw = np.random.default_rng(1)
   z = draw.normal(size=(config.data.batch_size, config.model.latent)).astype(np.float32)
   real = draw.uniform(-1, 1, (len(z), 28, 28, 1)).astype(np.float32)
@@ -96,7 +100,7 @@ def test_both_gans_have_the_same_losses_at_the_same_weights(method):
   fake = nets.generator.apply({'params': params['g']}, z, True)
 
   def critic(x):
-    return nets.discriminator.apply({'params': params['d']}, x, True)
+    return nets.discriminator.apply({'params': params['d']}, x, True).logits
 
   d_loss = adversarial.discriminator_loss(config.loss.kind, critic(real), critic(fake))
   if config.loss.constraint == 'gradient_penalty':

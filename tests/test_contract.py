@@ -208,7 +208,7 @@ def test_samples_depend_on_the_latents_alone(name):
 @every_config
 def test_accumulated_gradients_equal_one_batch(name):
   # Where batch norm couples a batch, micro-batches are another (documented) computation.
-  coupled = {'model__g_norm': 'none', 'model__d_norm': 'none'}
+  coupled = {'model__g_norm': 'none', 'model__d_norm': 'none', 'model__group': 1}
   config = tiny.config(name)
   free = {k: v for k, v in coupled.items() if k.replace('__', '.') in config_lib.flatten(config)}
   whole, one = tiny.train(tiny.config(name, **free, **SGD), 1, 4)

@@ -9,6 +9,7 @@ import tiny
 from experiments import gan
 from gen_ai import config as config_lib
 from gen_ai.errors import UserError
+from gen_ai.maths import adversarial
 from gen_ai.types import identity
 
 GANS = [name for name in tiny.CONFIGS if tiny.config(name).experiment == 'gan']
@@ -18,20 +19,27 @@ def same(a, b):
   return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
+def made_batch(config, spec, n=8):
+  """What one update gets."""
+  image = np.random.default_rng(0).integers(0, 256, (n, *spec.shape), np.uint8)
+  rows = {'image': jnp.asarray(image)}
+  if config.model.condition != 'none':
+    rows['label'] = jnp.arange(n) % spec.num_classes
+  return gan.draws(config, rows, jax.random.key(1), 'd')
+
+
 @pytest.mark.parametrize('name', GANS)
 def test_each_update_leaves_the_other_player_untouched(name):
   config = tiny.config(name)
   spec = tiny.dataset(config).spec
   state = gan.build(config, spec).init(jax.random.key(0))
   update = gan.updates(config, gan.networks(config, spec, identity), identity)
-  image = np.random.default_rng(0).integers(0, 256, (8, *spec.shape), np.uint8)
-  z = jax.random.normal(jax.random.key(1), (8, config.model.latent))
-  batch = {'image': jnp.asarray(image), 'z': z, 'eps': jnp.linspace(0.1, 0.9, 8)}
-  after, _ = update.discriminator(state, batch, jax.random.key(2))
+  batch = made_batch(config, spec)
+  after, _ = jax.jit(update.discriminator)(state, batch, jax.random.key(2))
   for part in ('params', 'opt_state', 'stats'):
     assert same(getattr(after, part)['g'], getattr(state, part)['g']), part
   assert not same(after.params['d'], state.params['d'])
-  after, _ = update.generator(state, {'z': z}, jax.random.key(2))
+  after, _ = jax.jit(update.generator)(state, batch, jax.random.key(2))
   for part in ('params', 'opt_state', 'stats'):
     assert same(getattr(after, part)['d'], getattr(state, part)['d']), part
   assert not same(after.params['g'], state.params['g'])
@@ -53,12 +61,128 @@ def test_weights_are_clipped():
   assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(state.params['g'])) > 0.01
 
 
-@pytest.mark.parametrize('kind', ['minimax', 'non_saturating', 'least_squares', 'hinge', 'wasserstein'])
-@pytest.mark.parametrize('constraint', ['none', 'r1'])
-def test_every_loss_trains_with_every_constraint(kind, constraint):
+@pytest.mark.parametrize(('kind', 'constraint'), [
+  *((kind, 'r1') for kind in adversarial.KINDS), *(('hinge', constraint) for constraint in gan.CONSTRAINTS),
+])  # fmt: skip
+def test_every_loss_and_every_constraint_trains(kind, constraint):
   _, metrics = tiny.train(tiny.config('gan', loss__kind=kind, loss__constraint=constraint, run__steps=4))
   assert all(np.isfinite(value).all() for value in metrics.values())
-  assert ('penalty' in metrics) == (constraint == 'r1')
+  assert ('penalty' in metrics) == (constraint in gan.PENALTIES)
+
+
+def change(update, state, batch, player, step=0):
+  """How one update of plain gradient descent changes a player."""
+  after, metrics = update(state._replace(step=jnp.int32(step)), batch, jax.random.key(2))
+  return jax.tree.map(jnp.subtract, after.params[player], state.params[player]), metrics
+
+
+# A large step: weights under an equalised learning rate are large, and a small one would drown in their rounding.
+SGD = {'optim__name': 'sgd', 'optim__b1': 0.0, 'optim__lr': 1e4}
+
+
+@pytest.mark.parametrize(('name', 'player', 'every', 'weight'), [
+  ('dcgan', 'd', 'loss__penalty_every', {'loss__constraint': 'r1', 'model__d_norm': 'none'}),
+  ('stylegan2', 'g', 'loss__path_every', {'loss__path_length': 2.0}),
+])  # fmt: skip
+def test_lazy_regularisation_equals_eager_in_expectation(name, player, every, weight):
+  changes, shares = {}, {}
+  for interval in (1, 3):
+    config = tiny.config(name, **SGD, **weight, **{every: interval})
+    spec = tiny.dataset(config).spec
+    update = gan.updates(config, gan.networks(config, spec, identity), identity)
+    update = jax.jit(update.discriminator if player == 'd' else update.generator)
+    state = gan.build(config, spec).init(jax.random.key(0))
+    results = [change(update, state, made_batch(config, spec), player, step) for step in range(interval)]
+    changes[interval] = jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *(c for c, _ in results))
+    shares[interval] = [float(m['penalty' if player == 'd' else 'path_penalty']) for _, m in results]
+  assert shares[1][0] > 0 and shares[3][1:] == [0.0, 0.0]
+  assert shares[3][0] == pytest.approx(3 * shares[1][0], rel=1e-5)
+  for a, b in zip(jax.tree.leaves(changes[1]), jax.tree.leaves(changes[3]), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * np.abs(a).max(initial=1e-6))
+
+
+def test_the_half_life_of_the_average_is_in_images():
+  # Batches of 16 and a half-life of 64 images: a quarter of a halving an update, when the first updates are over.
+  config = tiny.config('gan', optim__ema_halflife=64.0, run__steps=40)
+  spec = tiny.dataset(config).spec
+  method = gan.build(config, spec)
+  state = method.init(jax.random.key(0))
+  state = state._replace(step=jnp.int32(10_000))
+  batch = {'image': jnp.zeros((16, *spec.shape), jnp.uint8), 'index': jnp.arange(16)}
+  after, _ = method.train_step(state, batch, jax.random.key(1))
+  decay = 0.5**0.25
+  for old, new, mean in zip(
+    *map(jax.tree.leaves, (state.params['g'], after.params['g'], after.ema['params'])), strict=True
+  ):
+    np.testing.assert_allclose(mean, decay * old + (1 - decay) * new, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize('condition', ['concat', 'projection', 'auxiliary'])
+@pytest.mark.parametrize('network', ['mlp', 'dcgan', 'stylegan2'])
+def test_every_condition_trains_with_every_kind_of_network(condition, network):
+  small = {
+    'model__g_widths': (8,),
+    'model__d_widths': (8,),
+    'model__style': 4,
+    'model__mapping_layers': 1,
+    'model__max_width': 4,
+  }
+  config = tiny.config('gan', model__condition=condition, model__network=network, model__width=4, run__steps=2, **small)
+  state, metrics = tiny.train(config)
+  assert all(np.isfinite(value).all() for value in metrics.values())
+  assert ('class_nats_real' in metrics) == (condition == 'auxiliary')
+  spec = tiny.dataset(config).spec
+  method = gan.build(config, spec)
+  rows = np.asarray(method.views['classes'](state, {}, jax.random.key(0))).reshape(spec.num_classes, 8, -1)
+  assert np.abs(rows[0] - rows[1]).max() > 1e-4, 'the label changes the image'
+
+
+def test_labels_are_needed_where_they_are_used():
+  config = tiny.config('cgan')
+  unlabelled = tiny.dataset(config).spec._replace(num_classes=0)
+  with pytest.raises(UserError, match="condition='projection' needs labels.*mnist_5k.*condition=none"):
+    gan.build(config, unlabelled)
+
+
+def test_the_controller_of_augmentation_moves_while_training():
+  # The discriminator is right about all reals soon: the probability rises by interval * batch / speed at every move.
+  config = tiny.config('gan', augment__kind='ada', augment__interval=2, augment__speed=320, augment__target=-1.0)
+  _, metrics = tiny.train(config)
+  p = metrics['augment_p']
+  assert p[0] == 0.0 and p[-1] > 0.0
+  np.testing.assert_allclose(np.unique(np.diff(p).round(6)), [0.0, 0.1], atol=1e-6)
+
+
+@pytest.mark.parametrize('kind', ['diffaugment', 'ada'])
+def test_augmented_penalties_are_finite(kind):
+  config = tiny.config('gan', augment__kind=kind, loss__constraint='r1', run__steps=4)
+  _, metrics = tiny.train(config)
+  assert all(np.isfinite(value).all() for value in metrics.values())
+
+
+def test_singular_values_are_recorded_and_used():
+  _, metrics = tiny.train(tiny.config('sngan'))
+  assert (metrics['sigma_max_d'] >= metrics['sigma_min_d']).all()
+  assert (metrics['sigma_min_d'] > 0).all()
+  assert not any(name.startswith('sigma') for name in tiny.train(tiny.config('gan'))[1])
+
+
+@pytest.mark.parametrize(('overrides', 'message'), [
+  ({'model.attention': True}, 'attention=True is for network resnet'),
+  ({'model.d_norm': 'batch'}, "d_norm='batch' is for network dcgan or resnet"),
+  ({'loss.path_length': 1.0}, 'penalty on styles'),
+  ({'loss.penalty_every': 0}, 'at least 1'),
+  ({'optim.ema_halflife': 10.0, 'optim.ema_decay': 0.9}, 'ema_halflife.*ema_decay'),
+  ({'augment.kind': 'flip'}, 'none of none, diffaugment, ada'),
+  ({'augment.policy': 'color,colour'}, "'colour' is none of"),
+  ({'model.network': 'stylegan2', 'data.image_size': 30}, '30x30 images.*multiples of 4'),
+])  # fmt: skip
+def test_what_does_not_fit_is_refused_by_name(overrides, message):
+  config = config_lib.override(tiny.config('gan'), overrides)
+  size = config.data.image_size or 28
+  spec = tiny.dataset(tiny.config('gan')).spec._replace(shape=(size, size, 1))
+  with pytest.raises(UserError, match=message):
+    jax.eval_shape(gan.build(config, spec).init, jax.random.key(0))
 
 
 def test_samples_come_from_averaged_weights_and_their_moments():

@@ -21,6 +21,7 @@ HAND = {
   'least_squares': ((REAL - 1) ** 2 / 2 + FAKE**2 / 2, (FAKE - 1) ** 2 / 2),
   'hinge': (np.maximum(0, 1 - REAL) + np.maximum(0, 1 + FAKE), -FAKE),
   'wasserstein': (FAKE - REAL, -FAKE),
+  'relativistic': (-log_sigmoid(REAL - FAKE), -log_sigmoid(FAKE - REAL)),
 }
 
 
@@ -29,14 +30,14 @@ def test_losses_against_hand_formulas(kind):
   discriminator, generator = HAND[kind]
   real, fake = jnp.asarray(REAL), jnp.asarray(FAKE)
   np.testing.assert_allclose(adversarial.discriminator_loss(kind, real, fake), discriminator.mean(), rtol=1e-5)
-  np.testing.assert_allclose(adversarial.generator_loss(kind, fake), generator.mean(), rtol=1e-5)
+  np.testing.assert_allclose(adversarial.generator_loss(kind, fake, real), generator.mean(), rtol=1e-5)
 
 
 @pytest.mark.parametrize('kind', adversarial.KINDS)
 @pytest.mark.parametrize('logit', [-1e4, 1e4])
 def test_losses_of_extreme_logits_are_finite(kind, logit):
   def both(real, fake):
-    return adversarial.discriminator_loss(kind, real, fake) + adversarial.generator_loss(kind, fake)
+    return adversarial.discriminator_loss(kind, real, fake) + adversarial.generator_loss(kind, fake, real)
 
   logits = jnp.full((2,), logit)
   value, gradients = jax.value_and_grad(both, (0, 1))(logits, logits)
@@ -49,8 +50,13 @@ def test_losses_of_bfloat16_are_float32():
 
 
 def test_unknown_loss_lists_the_known_ones():
-  with pytest.raises(UserError, match="'wgan'.*minimax, non_saturating, least_squares, hinge, wasserstein"):
+  with pytest.raises(UserError, match="'wgan'.*minimax, non_saturating, least_squares, hinge, wasserstein, relativistic"):
     adversarial.generator_loss('wgan', jnp.ones(2))
+
+
+def test_a_relativistic_generator_needs_real_logits():
+  with pytest.raises(ValueError, match='real_logits'):
+    adversarial.generator_loss('relativistic', jnp.ones(2))
 
 
 def test_penalties_of_a_linear_critic():
@@ -70,6 +76,33 @@ def test_penalties_of_a_quadratic_critic():
   mixed = eps[:, None] * real.reshape(5, -1) + (1 - eps[:, None]) * fake.reshape(5, -1)
   expected = ((np.linalg.norm(mixed, axis=1) - 1) ** 2).mean()
   np.testing.assert_allclose(adversarial.gradient_penalty(critic_fn, real, fake, eps), expected, rtol=1e-5)
+
+
+def test_dragan_looks_around_real_examples():
+  real, noise = jax.random.normal(jax.random.key(0), (5, 3)), jax.random.uniform(jax.random.key(1), (5, 3))
+  critic_fn = lambda x: (x**2).sum(1) / 2  # noqa: E731, its gradient is x
+  around = np.asarray(real) + 0.5 * np.asarray(real).std() * np.asarray(noise)
+  expected = ((np.linalg.norm(around, axis=1) - 1) ** 2).mean()
+  np.testing.assert_allclose(adversarial.dragan_penalty(critic_fn, real, noise), expected, rtol=1e-5)
+
+
+def test_r1_and_r2_and_their_parameter_gradients_against_finite_differences():
+  with jax.enable_x64(True):
+    keys = jax.random.split(jax.random.key(0), 4)
+    params = (jax.random.normal(keys[0], (3, 4)), jax.random.normal(keys[1], (4,)))
+    real, fake = jax.random.normal(keys[2], (2, 5, 3))
+
+    def critic_fn(params, x):
+      return jnp.tanh(x @ params[0]) @ params[1]
+
+    for penalty_fn, x in ((adversarial.r1_penalty, real), (adversarial.r2_penalty, fake)):
+      penalty = lambda params: penalty_fn(lambda x: critic_fn(params, x), x)  # noqa: B023, E731
+      slopes = [(critic_fn(params, x + 1e-5 * e) - critic_fn(params, x - 1e-5 * e)) / 2e-5 for e in jnp.eye(3)]
+      np.testing.assert_allclose(penalty(params), 0.5 * sum(s**2 for s in slopes).mean(), rtol=1e-8)
+      direction = jax.tree.map(lambda p: jax.random.normal(keys[3], p.shape), params)
+      moved = [penalty(jax.tree.map(lambda p, d, h=h: p + h * d, params, direction)) for h in (1e-5, -1e-5)]
+      along = sum((g * d).sum() for g, d in zip(jax.grad(penalty)(params), direction, strict=True))
+      np.testing.assert_allclose(along, (moved[0] - moved[1]) / 2e-5, rtol=1e-7)
 
 
 def test_gradient_penalty_and_its_parameter_gradient_against_finite_differences():

@@ -11,14 +11,24 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from gen_ai.errors import UserError
 from gen_ai.nets import dcgan, mlp, pyramid, vae
 from gen_ai.nets.activation import activation_fn
+from gen_ai.nets.players import Critic
+
+
+def mlp_discriminator(widths=(1024, 512, 256)):
+  return Critic(mlp.MLPFeatures(widths), flat=True)
+
+
+def dcgan_discriminator(width=64, weight_init='normal', **options):
+  return Critic(pyramid.Downsample(width, weight_init=weight_init, **options), weight_init=weight_init)
+
 
 IMAGES = [(28, 28, 1), (32, 32, 3), (64, 64, 3)]
 TINY = {
   'mlp_generator': lambda shape: mlp.MLPGenerator(shape, (8,)),
-  'mlp_discriminator': lambda shape: mlp.MLPDiscriminator((8,)),
+  'mlp_discriminator': lambda shape: mlp_discriminator((8,)),
   'dcgan_generator': lambda shape: dcgan.DCGANGenerator(shape, width=2, norm='group'),
   'dcgan_resize_generator': lambda shape: dcgan.DCGANGenerator(shape, width=2, norm='none', upsample='resize'),
-  'dcgan_discriminator': lambda shape: dcgan.DCGANDiscriminator(width=2, norm='group'),
+  'dcgan_discriminator': lambda shape: dcgan_discriminator(width=2, norm='group'),
   'mlp_encoder': lambda shape: vae.MLPEncoder(5, (8,)),
   'mlp_decoder': lambda shape: vae.MLPDecoder(shape, 2, (8,)),
   'conv_encoder': lambda shape: vae.ConvEncoder(5, width=2),
@@ -66,9 +76,9 @@ def test_examples_are_independent_also_when_split_over_devices(name):
 
 
 def test_one_lane_of_a_run_axis_equals_a_run_alone():
-  module = dcgan.DCGANDiscriminator(width=2)
+  module = dcgan_discriminator(width=2)
   x = jax.random.normal(jax.random.key(0), (3, 2, 16, 16, 1))
-  run = jax.jit(lambda key, x: module.apply(module.init(key, x, train=True), x, train=True))
+  run = jax.jit(lambda key, x: module.apply(module.init(key, x, train=True), x, train=True).logits)
   keys = jax.random.split(jax.random.key(1), 3)
   np.testing.assert_allclose(jax.jit(jax.vmap(run))(keys, x)[1], run(keys[1], x[1]), rtol=1e-4, atol=1e-6)
 
@@ -78,16 +88,16 @@ def test_the_founding_note_has_its_parameters():
   discriminator = 784 * 1024 + 1024 + 1024 * 512 + 512 + 512 * 256 + 256 + 256 + 1
   assert (generator, discriminator) == (1_486_352, 1_460_225)
   assert count(mlp.MLPGenerator((28, 28, 1)), jnp.zeros((1, 100))) == generator
-  assert count(mlp.MLPDiscriminator(), jnp.zeros((1, 28, 28, 1))) == discriminator
+  assert count(mlp_discriminator(), jnp.zeros((1, 28, 28, 1))) == discriminator
 
 
 def test_the_convolutional_pair_has_its_parameters():
   generator = 100 * 6272 + 2 * 128 + 16 * 128 * 64 + 2 * 64 + 16 * 64 * 1 + 1  # norms have scale and bias
   discriminator = 16 * 64 + 64 + 16 * 64 * 128 + 128 + 6272 + 1
   assert count(dcgan.DCGANGenerator((28, 28, 1)), jnp.zeros((1, 100))) == generator
-  assert count(dcgan.DCGANDiscriminator(), jnp.zeros((1, 28, 28, 1))) == discriminator
+  assert count(dcgan_discriminator(), jnp.zeros((1, 28, 28, 1))) == discriminator
   normed = discriminator - 128 + 2 * 128  # of the second layer alone
-  assert count(dcgan.DCGANDiscriminator(norm='group'), jnp.zeros((1, 28, 28, 1))) == normed
+  assert count(dcgan_discriminator(norm='group'), jnp.zeros((1, 28, 28, 1))) == normed
 
 
 def test_generators_stay_in_range_and_use_relu_between_layers():
@@ -102,9 +112,9 @@ def test_generators_stay_in_range_and_use_relu_between_layers():
 
 @pytest.mark.parametrize(('name', 'std'), [('normal', 0.02), ('lecun', (6272**-0.5))])
 def test_initial_weights(name, std):
-  module = dcgan.DCGANDiscriminator(weight_init=name)
+  module = dcgan_discriminator(weight_init=name)
   init = jax.jit(partial(module.init, train=True))
-  kernel = init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))['params']['Dense_0']['kernel']
+  kernel = init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))['params']['score']['kernel']
   np.testing.assert_allclose(kernel.std(), std, rtol=0.05)
 
 
@@ -124,7 +134,7 @@ def test_batch_norm_couples_examples_in_training_only():
 def test_bfloat16_networks_keep_float32_parameters_and_results():
   for module, x in (
     (dcgan.DCGANGenerator((16, 16, 1), width=2, dtype=jnp.bfloat16), jnp.ones((2, 6))),
-    (dcgan.DCGANDiscriminator(width=2, norm='batch', dtype=jnp.bfloat16), jnp.ones((2, 16, 16, 1))),
+    (dcgan_discriminator(width=2, norm='batch', dtype=jnp.bfloat16), jnp.ones((2, 16, 16, 1))),
   ):
     y, variables = jax.eval_shape(partial(module.init_with_output, train=True), jax.random.key(0), x)
     assert {leaf.dtype for leaf in jax.tree.leaves((y, variables))} == {jnp.dtype('float32')}
@@ -140,7 +150,7 @@ def test_stages(sides, stages):
 @pytest.mark.parametrize('sides', [(8, 8), (30, 30), (28, 30), (27, 27)])
 def test_sides_that_do_not_halve_are_refused_with_those_that_do(sides):
   with pytest.raises(UserError, match=f'{sides[0]}x{sides[1]} images.*multiples of 4 and at least 16.*28, 32 or 64'):
-    dcgan.DCGANDiscriminator().init(jax.random.key(0), jnp.zeros((1, *sides, 1)), train=True)
+    dcgan_discriminator().init(jax.random.key(0), jnp.zeros((1, *sides, 1)), train=True)
   with pytest.raises(UserError, match='multiples of 4'):
     dcgan.DCGANGenerator((*sides, 1)).init(jax.random.key(0), jnp.zeros((1, 6)), train=True)
 

@@ -62,6 +62,37 @@ def test_a_stopped_and_resumed_run_equals_an_undisturbed_one(name, tmp_path):
   assert len(record.read_metrics(tmp_path / 'halved')) == config.run.steps // config.run.log_every + 2
 
 
+# In a process of its own, with this one's devices and flags, so that equal means bit for bit.
+TINY_RUN = """
+import sys
+sys.path.insert(0, 'tests')
+import tiny
+steps, every = map(int, sys.argv[3:])
+tiny.run(tiny.config(sys.argv[1], run__steps=steps, run__save_every=every), sys.argv[2])
+"""
+
+
+@every_config
+def test_a_killed_and_resumed_run_equals_an_undisturbed_one(name, tmp_path):
+  steps, every = 40, 4
+  config = tiny.config(name, run__steps=steps, run__save_every=every)
+  code, _ = tiny.run(config, tmp_path / 'whole')
+  assert code == DONE
+  words = [sys.executable, '-c', TINY_RUN, name, str(tmp_path / 'killed'), str(steps), str(every)]
+  cache = {'JAX_COMPILATION_CACHE_DIR': os.environ['GEN_AI_TEST_XLA'],
+           'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.2'}  # fmt: skip
+  options = {'cwd': tiny.ROOT, 'env': {**os.environ, **cache}, 'stderr': subprocess.PIPE, 'text': True}
+  process = subprocess.Popen(words, **options)
+  wait_for_rows(tmp_path / 'killed', random.Random(name).randint(3, 12), process)
+  process.kill()
+  process.communicate()
+  assert process.returncode == -signal.SIGKILL, 'it was killed in time'
+  done = subprocess.run(words, timeout=300, **options)
+  assert done.returncode == DONE, done.stderr
+  assert_same_run(config, tmp_path / 'whole', tmp_path / 'killed')
+  assert len(record.read_attempts(tmp_path / 'killed')) >= 2
+
+
 def start(path, name, *overrides):
   words = [sys.executable, 'launch.py', f'--compilation_cache={os.environ["GEN_AI_TEST_XLA"]}',
            f'--config=configs/{name}.py', '--tiny', f'--run_dir={path}', '--config.run.steps=800',
@@ -81,7 +112,7 @@ def wait_for_rows(path, count, process):
   while time.monotonic() < deadline:
     if (path / 'metrics.jsonl').exists() and len((path / 'metrics.jsonl').read_text().splitlines()) >= count:
       return
-    assert process.poll() is None, log(path).read_text()
+    assert process.poll() is None, log(path).read_text() if log(path).exists() else 'it ended before'
     time.sleep(0.01)
   raise AssertionError(f'no {count} rows after two minutes')
 

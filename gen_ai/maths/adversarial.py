@@ -14,33 +14,40 @@ from gen_ai.types import Array, PyTree
 
 CriticFn = Callable[[Array], Array]
 
-# kind: (discriminator loss of real and fake logits, generator loss of fake logits), both per example and minimised.
-_LOSSES: dict[str, tuple[Callable[[Array, Array], Array], Callable[[Array], Array]]] = {
+LossFn = Callable[[Array, Array], Array]  # (real logits, fake logits) -> per example
+
+# kind: (discriminator loss, generator loss), both minimised.
+_LOSSES: dict[str, tuple[LossFn, LossFn]] = {
   'minimax': (
     lambda real, fake: jax.nn.softplus(-real) + jax.nn.softplus(fake),
-    lambda fake: -jax.nn.softplus(fake),
+    lambda _, fake: -jax.nn.softplus(fake),
   ),
   'non_saturating': (
     lambda real, fake: jax.nn.softplus(-real) + jax.nn.softplus(fake),
-    lambda fake: jax.nn.softplus(-fake),
+    lambda _, fake: jax.nn.softplus(-fake),
   ),
   'least_squares': (
     lambda real, fake: 0.5 * ((real - 1.0) ** 2 + fake**2),
-    lambda fake: 0.5 * (fake - 1.0) ** 2,
+    lambda _, fake: 0.5 * (fake - 1.0) ** 2,
   ),
   'hinge': (
     lambda real, fake: jax.nn.relu(1.0 - real) + jax.nn.relu(1.0 + fake),
-    lambda fake: -fake,
+    lambda _, fake: -fake,
   ),
   'wasserstein': (
     lambda real, fake: fake - real,
-    lambda fake: -fake,
+    lambda _, fake: -fake,
+  ),
+  'relativistic': (
+    lambda real, fake: jax.nn.softplus(fake - real),
+    lambda real, fake: jax.nn.softplus(real - fake),
   ),
 }
 KINDS = tuple(_LOSSES)
+RELATIVISTIC = ('relativistic',)  # kinds whose generator loss looks at real logits, too
 
 
-def _losses(kind: str) -> tuple[Callable[[Array, Array], Array], Callable[[Array], Array]]:
+def _losses(kind: str) -> tuple[LossFn, LossFn]:
   if kind not in _LOSSES:
     raise UserError(f'unknown adversarial loss {kind!r}; choose one of: {", ".join(KINDS)}')
   return _LOSSES[kind]
@@ -58,6 +65,8 @@ def discriminator_loss(kind: str, real_logits: Array, fake_logits: Array) -> Arr
   least_squares: 1/2 (real - 1)^2 + 1/2 fake^2 (arXiv 1611.04076, eq. 9: a = 0, b = c = 1).
   hinge: max(0, 1 - real) + max(0, 1 + fake) (arXiv 1705.02894).
   wasserstein: fake - real (arXiv 1701.07875, eq. 3 with its sign turned).
+  relativistic: -log sigmoid(real - fake), row by row in pairs (arXiv 1807.00734, section 4; R3GAN, arXiv 2501.05441,
+    eq. 2).
 
   Args:
     kind: one of `KINDS`.
@@ -74,24 +83,30 @@ def discriminator_loss(kind: str, real_logits: Array, fake_logits: Array) -> Arr
   return loss_fn(_float32(real_logits), _float32(fake_logits)).mean()
 
 
-def generator_loss(kind: str, fake_logits: Array) -> Array:
+def generator_loss(kind: str, fake_logits: Array, real_logits: Array | None = None) -> Array:
   """What the generator minimises: sources as in `discriminator_loss`.
 
   minimax: log(1 - sigmoid(fake)). non_saturating: -log sigmoid(fake). least_squares: 1/2 (fake - 1)^2.
-  hinge, wasserstein: -fake.
+  hinge, wasserstein: -fake. relativistic: -log sigmoid(fake - real).
 
   Args:
     kind: one of `KINDS`.
     fake_logits: [B] scores of generated examples.
+    real_logits: [B] scores of real ones, for kinds of `RELATIVISTIC`; others do not look at them.
 
   Returns:
     float32 [], the mean over the batch.
 
   Raises:
     UserError: unknown kind.
+    ValueError: a relativistic kind without real logits.
   """
   _, loss_fn = _losses(kind)
-  return loss_fn(_float32(fake_logits)).mean()
+  if real_logits is None:
+    if kind in RELATIVISTIC:
+      raise ValueError(f'the generator loss {kind!r} compares with the logits of real examples: give real_logits')
+    real_logits = fake_logits
+  return loss_fn(_float32(real_logits), _float32(fake_logits)).mean()
 
 
 def _squared_gradient_norm(critic_fn: CriticFn, x: Array) -> Array:
@@ -119,8 +134,28 @@ def gradient_penalty(critic_fn: CriticFn, real: Array, fake: Array, eps: Array) 
     float32 [], the mean over the batch.
   """
   eps = _float32(eps).reshape(eps.shape + (1,) * (real.ndim - 1))
-  mixed = eps * real + (1.0 - eps) * fake
-  return ((_safe_sqrt(_squared_gradient_norm(critic_fn, mixed)) - 1.0) ** 2).mean()
+  return _unit_slope_penalty(critic_fn, eps * real + (1.0 - eps) * fake)
+
+
+def _unit_slope_penalty(critic_fn: CriticFn, x: Array) -> Array:
+  """Mean of (||grad D(x)||_2 - 1)^2."""
+  return ((_safe_sqrt(_squared_gradient_norm(critic_fn, x)) - 1.0) ** 2).mean()
+
+
+def dragan_penalty(critic_fn: CriticFn, real: Array, noise: Array) -> Array:
+  """DRAGAN's two-sided penalty (||grad D(x + delta)||_2 - 1)^2 around real examples (arXiv 1705.07215, section 2.3).
+
+  delta = noise * std / 2, std over the whole batch and all pixels, as in the authors' code; without its lambda.
+
+  Args:
+    critic_fn: x [B, ...] -> logits [B].
+    real: [B, ...].
+    noise: of the shape of `real`, uniform in [0, 1].
+
+  Returns:
+    float32 [], the mean over the batch.
+  """
+  return _unit_slope_penalty(critic_fn, real + 0.5 * jax.lax.stop_gradient(real.std()) * noise)
 
 
 def r1_penalty(critic_fn: CriticFn, real: Array) -> Array:

@@ -18,6 +18,7 @@ from jax import lax
 
 from gen_ai.errors import UserError
 from gen_ai.maths.lowering import has_run_axis
+from gen_ai.nets.spectral import normalise_spectrum
 from gen_ai.types import Array
 
 LOWERINGS = ('auto', 'direct', 'patches')
@@ -174,12 +175,14 @@ class Conv(nn.Module):
   lowering: str = 'auto'
   dtype: Any = jnp.float32  # of the computation
   param_dtype: Any = jnp.float32
+  spectral: bool = False  # see gen_ai.nets.spectral
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
     """[B, H, W, C] -> [B, H', W', features]."""
     shape = (*self.kernel_size, x.shape[-1], self.features)
     kernel = self.param('kernel', self.kernel_init, shape, self.param_dtype)
+    kernel = normalise_spectrum(self, kernel) if self.spectral else kernel
     y = conv(x.astype(self.dtype), kernel.astype(self.dtype), self.strides, self.padding, self.lowering)
     if self.use_bias:
       y = y + self.param('bias', nn.initializers.zeros, (self.features,), self.param_dtype).astype(self.dtype)

@@ -1,4 +1,4 @@
-"""Multilayer perceptrons, and the generator and discriminator of the original GAN built of them."""
+"""Multilayer perceptrons, and the generator and the trunk of the discriminator of the original GAN built of them."""
 
 import math
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from gen_ai.nets.activation import activation_fn
+from gen_ai.nets.spectral import Dense
 from gen_ai.types import Array
 
 
@@ -42,15 +43,18 @@ class MLPGenerator(nn.Module):
     return jnp.tanh(x.astype(jnp.float32)).reshape(-1, *self.shape)
 
 
-class MLPDiscriminator(nn.Module):
-  """Image to one unbounded score."""
+class MLPFeatures(nn.Module):
+  """Trunk of a discriminator: dense layers of the given widths, each with its activation."""
 
   widths: Sequence[int] = (1024, 512, 256)
   activation: str = 'relu'
+  spectral: bool = False  # see gen_ai.nets.spectral
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
-    """[B, H, W, C] -> float32 [B]. `train` changes nothing: every discriminator is called alike."""
-    logits = MLP((*self.widths, 1), self.activation, self.dtype)(x.reshape(x.shape[0], -1))
-    return logits[:, 0].astype(jnp.float32)
+    """[B, D] -> [B, widths[-1]]. `train` changes nothing: every trunk is called alike."""
+    activation = activation_fn(self.activation)
+    for width in self.widths:
+      x = activation(Dense(width, self.spectral, dtype=self.dtype)(x))
+    return x

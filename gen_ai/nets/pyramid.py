@@ -53,6 +53,7 @@ class Downsample(nn.Module):
   lowering: str = 'auto'
   reduce: Reduce = identity
   dtype: Any = jnp.float32
+  spectral: bool = False  # see gen_ai.nets.spectral
 
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
@@ -68,6 +69,7 @@ class Downsample(nn.Module):
         kernel_init=kernel_init(self.weight_init),
         lowering=self.lowering,
         dtype=self.dtype,
+        spectral=self.spectral,
       )(x)
       x = activation(normalise(norm, x, train, self.reduce, self.dtype))
     return x
