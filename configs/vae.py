@@ -6,38 +6,26 @@ Command: python launch.py --config=configs/vae.py            (or configs/vae.py:
 Cost: about 3 minutes on 2 CPU cores (estimated from a run of half the steps).
 """
 
-from gen_ai.config import TINY, common
+from gen_ai.config import TINY
 from gen_ai.space import choice, log_uniform
 from gen_ai.space import sweep_seed as sweep_seed
+from gen_ai.vae_fields import variational
 
 
 def get_config(data: str = 'mnist_5k'):
   """The run, on the images of `data`."""
-  config = common('vae', data)
+  config = variational(data)
   config.run.steps = 4000
   config.run.eval_every = 500
   config.run.sample_every = 500
   config.run.save_every = 500
   config.data.batch_size = 64
 
-  config.model = {
-    'network': 'conv',  # 'mlp' | 'conv'
-    'latent': 16,  # dimensions of z
-    'widths': (512, 256),  # hidden layers of the MLP encoder; the decoder's are the same reversed
-    'width': 32,  # channels of the conv networks at half resolution
-    'activation': 'silu',
-  }
-  config.loss = {
-    'likelihood': 'bernoulli' if 'mnist_5k' in data else 'discretised_logistic',  # or 'gaussian'
-    'binarise': 'dynamic',  # bernoulli: 'dynamic' (anew at every step) | 'static' (once)
-    'kl_weight': 1.0,  # beta
-  }
   config.optim.lr = 1e-3
   config.optim.schedule = 'cosine'
   config.optim.warmup_steps = 100
   config.optim.end_factor = 0.05
   config.optim.ema_decay = 0.999
-  config.eval.best = 'elbo_nats:max'
   return config
 
 
@@ -63,12 +51,12 @@ def space():
   return {
     'optim.lr': log_uniform(1e-4, 1e-2),
     'optim.end_factor': choice(0.01, 0.05, 0.2),
-    'model.latent': choice(8, 16),
+    'optim.warmup_steps': choice(50, 100, 200),
   }
 
 
 def tiny():
   """Seconds instead of minutes."""
   return {
-    **TINY, 'model.latent': 4, 'model.width': 4,
+    **TINY, 'model.latents': (4,), 'model.width': 4,
   }  # fmt: skip

@@ -1,10 +1,16 @@
-"""Variational autoencoder on images (Kingma & Welling 2014, arXiv 1312.6114).
+"""Variational autoencoders on images: one or several stochastic layers, beta and free bits, importance weights, labels.
 
-The bound is E_q[log p(x|z)] - KL(q(z|x) || N(0, I)), with one draw of z and the analytic KL of appendix B.
+The bound of one layer is E_q[log p(x|z)] - KL(q(z|x) || N(0, I)) with the analytic KL (Kingma & Welling 2014, arXiv
+1312.6114, appendix B). Several layers are a chain x -> h1 -> h2 ... upwards and back (IWAE, arXiv 1509.00519, section
+5); all but the top KL are then estimated from the draws. With k draws the bound is their mean ELBO, or IWAE's.
+
+State: params {'encoder', 'decoder'}, and for layer n > 1 'up_n' (q(h_n | h_(n-1))) and 'down_n' (p(h_(n-1) | h_n));
+stats are the running moments of posterior means that tell active units.
 """
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +19,18 @@ from ml_collections import ConfigDict
 
 from gen_ai import keys
 from gen_ai.errors import UserError
-from gen_ai.maths import densities
+from gen_ai.maths import bounds, densities, latents
 from gen_ai.maths.pixels import to_signed, to_unit
 from gen_ai.maths.switch import is_off
-from gen_ai.nets.vae import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
+from gen_ai.nets.vae import (
+  ConvDecoder,
+  ConvEncoder,
+  MLPDecoder,
+  MLPEncoder,
+  MLPMoments,
+  ResidualDecoder,
+  ResidualEncoder,
+)
 from gen_ai.optim import ema_update, gradients, optimiser
 from gen_ai.types import (
   Array,
@@ -33,160 +47,413 @@ from gen_ai.types import (
   identity,
 )
 
-LIKELIHOODS = ('bernoulli', 'gaussian', 'discretised_logistic')
-BINARISE = ('dynamic', 'static')
+CHOICES = {
+  'model.network': ('mlp', 'conv', 'resnet'),
+  'loss.likelihood': ('bernoulli', 'gaussian', 'discretised_logistic'),
+  'loss.binarise': ('dynamic', 'static'),
+  'loss.bound': ('elbo', 'iwae'),
+  'loss.gradient': ('plain', 'dreg'),
+}
 MIN_LOG_SCALE = -7.0  # about a sixth of a grey level: below it the densities of a flat image grow without bound
+REACH = 3.0  # standard deviations that a traversal goes to either side
+COLUMNS = 8  # of a view
 
 
-def networks(config: ConfigDict, spec: Spec) -> tuple[nn.Module, nn.Module]:
-  """(encoder: x -> mean and log_std [B, Z], decoder: z -> [B, H, W, C])."""
+def coders(config: ConfigDict, spec: Spec) -> tuple[nn.Module, nn.Module]:
+  """(encoder: x, context -> mean and log_std [B, Z], decoder: z and context -> [B, H, W, C])."""
   model, dtype = config.model, compute_dtype(config.precision)
+  first, shared = model.latents[0], {'activation': model.activation, 'dtype': dtype}
   if model.network == 'mlp':
     return (
-      MLPEncoder(model.latent, model.widths, activation=model.activation, dtype=dtype),
-      MLPDecoder(spec.image_shape, widths=model.widths[::-1], activation=model.activation, dtype=dtype),
+      MLPEncoder(first, model.widths, **shared),
+      MLPDecoder(spec.image_shape, widths=model.widths[::-1], **shared),
     )
   if model.network == 'conv':
-    return (
-      ConvEncoder(model.latent, model.width, activation=model.activation, dtype=dtype),
-      ConvDecoder(spec.image_shape, width=model.width, activation=model.activation, dtype=dtype),
-    )
-  raise UserError(f"config.model.network='{model.network}' is none of mlp, conv.")
+    return ConvEncoder(first, model.width, **shared), ConvDecoder(spec.image_shape, width=model.width, **shared)
+  return ResidualEncoder(first, model.width, **shared), ResidualDecoder(spec.image_shape, width=model.width, **shared)
 
 
 def check(config: ConfigDict, spec: Spec) -> None:
-  """Raises UserError for a likelihood or data that this family does not know."""
+  """Raises UserError for a setting, a combination or data that this family does not know."""
+  loss, model = config.loss, config.model
   if spec.kind != 'image':
-    raise UserError(f"experiment 'vae' models images, but config.data.name='{config.data.name}' is text.")
-  for field, value, choices in (('likelihood', config.loss.likelihood, LIKELIHOODS),
-                                ('binarise', config.loss.binarise, BINARISE)):  # fmt: skip
-    if value not in choices:
-      raise UserError(f"config.loss.{field}='{value}' is none of {', '.join(choices)}.")
+    raise UserError(
+      f"experiment '{config.experiment}' models images, but config.data.name='{config.data.name}' is text."
+    )
+  for path, choices in CHOICES.items():
+    section, name = path.split('.')
+    if config[section][name] not in choices:
+      raise UserError(f"config.{path}='{config[section][name]}' is none of {', '.join(choices)}.")
+  if not model.latents:
+    raise UserError(
+      'config.model.latents=() leaves no latent: give a size a stochastic layer, as in (16,) or (100,50).'
+    )
+  if loss.draws < 1:
+    raise UserError(f'config.loss.draws={loss.draws} must be at least 1.')
+  if loss.gradient == 'dreg' and loss.bound != 'iwae':
+    raise UserError("config.loss.gradient='dreg' is an estimator for config.loss.bound='iwae'; here it is "
+                    f"'{loss.bound}': set config.loss.gradient=plain.")  # fmt: skip
+  if not is_off(loss.free_bits) and loss.bound != 'elbo':
+    raise UserError('config.loss.free_bits is a floor of KL terms, of which config.loss.bound='
+                    f"'{loss.bound}' has none: set it to 0.0.")  # fmt: skip
+  if model.conditional and spec.num_classes < 2:
+    raise UserError(f"config.model.conditional=true needs labels, but config.data.name='{config.data.name}' has none: "
+                    'choose a labelled data set, or config.model.conditional=false.')  # fmt: skip
 
 
-def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
-  """The VAE of `config`; see `gen_ai.types.Method`. Its view 'reconstructions' shows inputs above outputs."""
-  check(config, spec)
-  encoder, decoder = networks(config, spec)
-  likelihood, latent, dims = config.loss.likelihood, config.model.latent, math.prod(spec.shape)
-  rule = optimiser(config.optim, config.run.steps)
-  averaged = not is_off(config.optim.ema_decay)
+class Likelihood(NamedTuple):
+  """What an image is to a model, by config.loss.likelihood."""
 
-  def targets(batch: Batch, key: Key) -> Array:
+  kind: str
+  binarise: str
+  dims: int
+
+  def targets(self, batch: Batch, key: Key) -> Array:
     """What the decoder is asked to explain: a binary image, or x in [-1, 1]."""
     x = to_signed(batch['image'])
-    if likelihood == 'gaussian':  # a density needs continuous data
+    if self.kind == 'gaussian':  # a density needs continuous data
       return densities.dequantise(keys.per_example(keys.stream(key, 'dequantise'), batch['index']), x)
-    if likelihood == 'discretised_logistic':
+    if self.kind == 'discretised_logistic':
       return x
     # A static image is drawn once and for all: its noise depends on the example alone.
-    source = keys.root(0) if config.loss.binarise == 'static' else key
+    source = keys.root(0) if self.binarise == 'static' else key
     return densities.binarise(
       keys.per_example(keys.stream(source, 'binarise'), batch['index']), to_unit(batch['image'])
     )
 
-  def inputs(target: Array) -> Array:
-    return 2.0 * target - 1.0 if likelihood == 'bernoulli' else target
+  def inputs(self, target: Array) -> Array:
+    """What the encoder sees, in [-1, 1]."""
+    return 2.0 * target - 1.0 if self.kind == 'bernoulli' else target
 
-  def log_prob(params: PyTree, raw: Array, target: Array) -> Array:
+  def log_prob(self, log_scale: Array | None, raw: Array, target: Array) -> Array:
     """log p(x|z) in nats [B], of raw decoder outputs."""
-    if likelihood == 'bernoulli':
+    if self.kind == 'bernoulli':
       return densities.bernoulli_log_prob(raw, target)
-    log_scale = jnp.maximum(params['log_scale'], MIN_LOG_SCALE)
-    if likelihood == 'gaussian':
-      return densities.density_to_level_log_prob(densities.normal_log_prob(target, raw, log_scale), dims)
+    assert log_scale is not None
+    log_scale = jnp.maximum(log_scale, MIN_LOG_SCALE)
+    if self.kind == 'gaussian':
+      return densities.density_to_level_log_prob(densities.normal_log_prob(target, raw, log_scale), self.dims)
     return densities.discretised_logistic_log_prob(target, raw, log_scale)
 
-  def encode(params: PyTree, x: Array) -> tuple[Array, Array]:
-    moments: Any = encoder.apply({'params': params['encoder']}, x)
-    return moments
+  def picture(self, raw: Array) -> Array:
+    """Decoder outputs as x in [-1, 1]: the mean image."""
+    return 2.0 * jax.nn.sigmoid(raw) - 1.0 if self.kind == 'bernoulli' else jnp.clip(raw, -1.0, 1.0)
 
-  def decode(params: PyTree, z: Array) -> Array:
-    raw: Any = decoder.apply({'params': params['decoder']}, z)
-    return raw
+  @property
+  def measure(self) -> str:
+    """What a figure in nats is of: unlike ones do not compare."""
+    observed = {
+      'bernoulli': f'binarised ({self.binarise})', 'gaussian': 'uniformly dequantised',
+      'discretised_logistic': '256 levels as they are',
+    }  # fmt: skip
+    return f'{self.kind} likelihood, {observed[self.kind]}'
 
-  def elbo(params: PyTree, target: Array, eps: Array) -> tuple[Array, Array]:
-    """(log p(x|z), KL), each in nats [B]."""
-    mean, log_std = encode(params, inputs(target))
-    raw = decode(params, mean + jnp.exp(log_std) * eps)
-    return log_prob(params, raw, target), densities.normal_kl(mean, log_std)
+
+class Terms(NamedTuple):
+  """A bound's parts for k draws of each example, in nats [B, k]."""
+
+  reconstruction: Array  # log p(x | h1)
+  divergences: list[Array]  # a layer each: log q - log p of the draw, or the analytic KL
+  analytic: Array | None  # KL of every unit of a single layer, [B, Z]
+  means: Array  # of the posterior, all layers side by side: [B, k, sum of Z]
+
+  @property
+  def kl(self) -> Array:
+    """Sum over layers, [B, k]."""
+    return jnp.sum(jnp.stack(self.divergences), 0)
+
+
+class Chain:
+  """The stochastic layers between image and top latent, as functions of parameters.
+
+  Args:
+    config: of the run.
+    spec: of the images.
+  """
+
+  def __init__(self, config: ConfigDict, spec: Spec):
+    model, dtype = config.model, compute_dtype(config.precision)
+    self.sizes, self.shape = tuple(model.latents), spec.shape
+    self.classes = spec.num_classes if model.conditional else 0
+    self.encoder, self.decoder = coders(config, spec)
+    widths, activation = tuple(model.top_widths), model.activation
+    self.up = {f'up_{n}': MLPMoments(self.sizes[n - 1], widths, activation, dtype) for n in self._upper}
+    self.down = {f'down_{n}': MLPMoments(self.sizes[n - 2], widths, activation, dtype) for n in self._upper}
+    self.likelihood = Likelihood(config.loss.likelihood, config.loss.binarise, math.prod(spec.shape))
+
+  @property
+  def _upper(self) -> range:
+    """Numbers of the layers above the first."""
+    return range(2, len(self.sizes) + 1)
+
+  def init(self, key: Key) -> PyTree:
+    """Parameters of all networks."""
+    context = jnp.zeros((2, self.classes)) if self.classes else None
+    params = {
+      'encoder': self.encoder.init(keys.stream(key, 'encoder'), jnp.zeros((2, *self.shape)), context)['params'],
+      'decoder': self.decoder.init(keys.stream(key, 'decoder'), jnp.zeros((2, self.sizes[0] + self.classes)))['params'],
+    }
+    for n in self._upper:
+      for name, net, size in ((f'up_{n}', self.up, self.sizes[n - 2]), (f'down_{n}', self.down, self.sizes[n - 1])):
+        params[name] = net[name].init(keys.stream(key, name), jnp.zeros((2, size)))['params']
+    if self.likelihood.kind != 'bernoulli':
+      params['log_scale'] = jnp.float32(-1.0)
+    return params
+
+  def context(self, label: Array | None) -> Array | None:
+    """One-hot labels [B, classes] of a conditional model."""
+    return jax.nn.one_hot(label, self.classes) if self.classes else None
+
+  def posterior(self, params: PyTree, x: Array, context: Array | None, eps: Sequence[Array]):
+    """([h_l], [(mean, log_std)_l]) of draws by noise eps [B, k, Z_l] a layer; moments of layer 1 are [B, 1, Z]."""
+    first: Any = self.encoder.apply({'params': params['encoder']}, x, context)
+    moments = [tuple(m[:, None] for m in first)]
+    h = [moments[0][0] + jnp.exp(moments[0][1]) * eps[0]]
+    for n in self._upper:
+      mean, log_std = self.posterior_above(params, n, h[-1])
+      moments.append((mean, log_std))
+      h.append(mean + jnp.exp(log_std) * eps[n - 1])
+    return h, moments
+
+  def posterior_above(self, params: PyTree, layer: int, below: Array) -> tuple[Array, Array]:
+    """Moments of q(h_layer | h_(layer-1)), [..., Z]."""
+    found: Any = self.up[f'up_{layer}'].apply({'params': params[f'up_{layer}']}, below)
+    return found
+
+  def prior_below(self, params: PyTree, layer: int, above: Array) -> tuple[Array, Array]:
+    """Moments of p(h_(layer-1) | h_layer), [..., Z]."""
+    found: Any = self.down[f'down_{layer}'].apply({'params': params[f'down_{layer}']}, above)
+    return found
+
+  def decode(self, params: PyTree, h: Array, context: Array | None) -> Array:
+    """Raw decoder outputs [..., H, W, C] of h1 [..., Z]; leading axes are those of `context` and perhaps draws."""
+    lead = h.shape[:-1]
+    if context is not None:
+      context = context.reshape(context.shape[0], *(1,) * (len(lead) - 1), -1)
+      h = jnp.concatenate([h, jnp.broadcast_to(context, (*lead, context.shape[-1]))], -1)
+    raw: Any = self.decoder.apply({'params': params['decoder']}, h.reshape(-1, h.shape[-1]))
+    return raw.reshape(*lead, *raw.shape[1:])
+
+  def descend(self, params: PyTree, top: Array, eps: Sequence[Array] | None = None) -> Array:
+    """h1 [..., Z] of a top latent: by the means of the priors, or by draws with noise eps, a layer each."""
+    h = top
+    for n in reversed(self._upper):
+      mean, log_std = self.prior_below(params, n, h)
+      h = mean if eps is None else mean + jnp.exp(log_std) * eps[n - 2]
+    return h
+
+  def terms(self, params: PyTree, target: Array, context: Array | None, eps: Sequence[Array], analytic: bool,
+            model: PyTree | None = None, density: PyTree | None = None, hold: bool = False) -> Terms:  # fmt: skip
+    """The bound's parts.
+
+    Args:
+      params: of the posterior that draws.
+      target: see `Likelihood.targets`. context: see `context`. eps: [B, k, Z_l] a layer.
+      analytic: the KL of the top layer in closed form; with one layer that is the whole of it.
+      model: parameters of decoder and priors; `params` by default.
+      density: parameters of the posterior whose density is taken; `params` by default.
+      hold: whether the draws are constants to a gradient.
+    """
+    model, density = params if model is None else model, params if density is None else density
+    h, moments = self.posterior(params, self.likelihood.inputs(target), context, eps)
+    if hold:
+      h = jax.lax.stop_gradient(h)
+    if density is not params or hold:  # the same moments, as functions of what the density may move
+      first: Any = self.encoder.apply({'params': density['encoder']}, self.likelihood.inputs(target), context)
+      moments = [tuple(m[:, None] for m in first)]
+      moments += [self.posterior_above(density, n, h[n - 2]) for n in self._upper]
+    raw, scale = self.decode(model, h[0], context), model.get('log_scale')
+    reconstruction = jax.vmap(lambda raw: self.likelihood.log_prob(scale, raw, target), 1, 1)(raw)
+    divergences, units = [], None
+    for n in range(1, len(self.sizes) + 1):
+      mean, log_std = moments[n - 1]
+      top = n == len(self.sizes)
+      if top and analytic:
+        units = 0.5 * (mean**2 + jnp.expm1(2.0 * log_std) - 2.0 * log_std)
+        divergence = jnp.broadcast_to(units.sum(-1), reconstruction.shape)
+      else:
+        prior = (jnp.zeros(()), jnp.zeros(())) if top else self.prior_below(model, n + 1, h[n])
+        divergence = bounds.log_density(h[n - 1], mean, log_std) - bounds.log_density(h[n - 1], *prior)
+      divergences.append(divergence)
+    k = reconstruction.shape[1]
+    means = jnp.concatenate([jnp.broadcast_to(m, (m.shape[0], k, m.shape[2])) for m, _ in moments], -1)
+    return Terms(reconstruction, divergences, units, means)
+
+
+def objective(config: ConfigDict, chain: Chain, params: PyTree, draws: Batch, beta: Array) -> tuple[Array, Metrics]:
+  """(what training minimises, metrics with 'posterior_mean' and 'posterior_square' [Z] beside the scalars).
+
+  Args:
+    config: of the run. chain: of it. params: differentiated.
+    draws: {'target', 'eps_l' [B, k, Z_l] a layer, and 'label' under conditions}.
+    beta: weight of the KL, warm-up included.
+  """
+  loss, eps = config.loss, [draws[f'eps_{n + 1}'] for n in range(len(chain.sizes))]
+  context = chain.context(draws.get('label'))
+  iwae = loss.bound == 'iwae'
+  terms = chain.terms(params, draws['target'], context, eps, analytic=not iwae)
+  elbo = (terms.reconstruction - terms.kl).mean()
+  metrics = {'elbo_nats': elbo, 'kl_nats': terms.kl.mean(),
+             'posterior_mean': terms.means.mean((0, 1)), 'posterior_square': (terms.means**2).mean((0, 1))}  # fmt: skip
+  if not iwae:
+    kl = terms.kl.mean()
+    if not is_off(loss.free_bits):
+      if len(chain.sizes) == 1 and terms.analytic is not None:
+        kl = bounds.floor_of_bits(terms.analytic[:, 0], loss.free_bits)
+      else:  # of a chain, a floor for each layer as a whole
+        groups = jnp.stack([d.mean(1) for d in terms.divergences], -1)
+        kl = bounds.floor_of_bits(groups, loss.free_bits * jnp.asarray(chain.sizes, jnp.float32))
+    value = beta * kl - terms.reconstruction.mean()
+    return value, {'loss_nats': value, **metrics}
+  bound = bounds.importance_bound(terms.reconstruction - beta * terms.kl).mean()
+  metrics |= {'loss_nats': -bound, 'iwae_nats': bounds.importance_bound(terms.reconstruction - terms.kl).mean()}
+  if loss.gradient == 'plain':
+    return -bound, metrics
+  constant = jax.lax.stop_gradient(params)
+  of_model = chain.terms(constant, draws['target'], context, eps, False, model=params, hold=True)
+  of_posterior = chain.terms(params, draws['target'], context, eps, False, model=constant, density=constant)
+  log_w = [t.reconstruction - beta * t.kl for t in (of_model, of_posterior)]
+  return -bounds.dreg_surrogate(*log_w).mean(), metrics
+
+
+def rows_of(images: Array, shape: tuple[int, ...]) -> Array:
+  """Whole rows of COLUMNS images: [rows, COLUMNS, H, W, C]."""
+  rows = images.shape[0] // COLUMNS * COLUMNS
+  return images[:rows].reshape(-1, COLUMNS, *shape)
+
+
+def interpolate(path, top: Array) -> Array:
+  """Paths of COLUMNS points between the first half of `top` [B, Z] and the second: [B / 2, COLUMNS, Z], 4 at most."""
+  pairs = min(top.shape[0] // 2, 4)
+  t = jnp.linspace(0.0, 1.0, COLUMNS)[:, None]
+  return path(top[:pairs, None], top[pairs : 2 * pairs, None], t)
+
+
+def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
+  """The VAE of `config`; see `gen_ai.types.Method`.
+
+  Views: 'reconstructions' shows inputs above outputs; 'traversals' the first example with one unit of the top latent a
+  row, the most active first, going from -3 to 3; 'interpolations_linear' and '..._spherical' paths between the
+  posterior means of two examples; 'classes' of a conditional model a row a class, with the same latents in every row.
+  """
+  check(config, spec)
+  chain, k = Chain(config, spec), config.loss.draws
+  likelihood, sizes, top = chain.likelihood, chain.sizes, chain.sizes[-1]
+  rule = optimiser(config.optim, config.run.steps)
+  averaged = not is_off(config.optim.ema_decay)
+
+  def labels(batch: Batch) -> Array | None:
+    return chain.context(batch['label']) if chain.classes else None
 
   def init(key: Key) -> State:
-    x = jnp.zeros((2, *spec.shape))
-    params = {
-      'encoder': encoder.init(keys.stream(key, 'encoder'), x)['params'],
-      'decoder': decoder.init(keys.stream(key, 'decoder'), jnp.zeros((2, latent)))['params'],
-    }
-    if likelihood != 'bernoulli':
-      params['log_scale'] = jnp.float32(-1.0)
+    params = chain.init(key)
     # A copy: the programs donate the state, and one buffer cannot be given away twice.
     ema = jax.tree.map(jnp.copy, params) if averaged else ()
-    return State(jnp.int32(0), params, rule.init(params), ema)
+    return State(jnp.int32(0), params, rule.init(params), ema, latents.no_moments(sum(sizes)))
 
   def train_step(state: State, batch: Batch, key: Key) -> tuple[State, Metrics]:
-    target = targets(batch, key)
-    draws = {'target': target, 'eps': jax.random.normal(keys.stream(key, 'eps'), (target.shape[0], latent))}
+    draws = {'target': likelihood.targets(batch, key)}
+    for n, size in enumerate(sizes, 1):
+      name = 'eps' if n == 1 else f'eps_{n}'
+      draws[f'eps_{n}'] = jax.random.normal(keys.stream(key, name), (batch['image'].shape[0], k, size))
+    if chain.classes:
+      draws['label'] = batch['label']
+    beta = config.loss.kl_weight * bounds.warm_up(state.step, config.loss.kl_warmup_steps)
 
     def loss_fn(params: PyTree, stats: PyTree, draws: Batch, key: Key):
-      reconstruction, kl = elbo(params, draws['target'], draws['eps'])
-      loss = (config.loss.kl_weight * kl - reconstruction).mean()
-      elbo_nats = (reconstruction - kl).mean()
-      metrics = {'loss_nats': loss, 'elbo_nats': elbo_nats, 'kl_nats': kl.mean(),
-                 'nll_bpd': densities.nats_to_bpd(-elbo_nats, dims)}  # fmt: skip
-      return loss, (metrics, stats)
+      value, metrics = objective(config, chain, params, draws, beta)
+      return value, (metrics, stats)
 
     grads, metrics, _ = gradients(loss_fn, state.params, (), draws, key, config.optim.accumulate, reduce)
     change, opt_state = rule.update(grads, state.opt_state, state.params)
     params, step = jax.tree.map(jnp.add, state.params, change), state.step + 1
     ema = ema_update(state.ema, params, config.optim.ema_decay, step) if averaged else ()
-    return State(step, params, opt_state, ema), metrics
+    metrics = dict(metrics)
+    stats = latents.seen_moments(state.stats, metrics.pop('posterior_mean'), metrics.pop('posterior_square'))
+    metrics |= {'nll_bpd': densities.nats_to_bpd(-metrics['elbo_nats'], likelihood.dims),
+                'active_units': latents.active_units(stats)}  # fmt: skip
+    return State(step, params, opt_state, ema, stats), metrics
 
   def settled(state: State) -> PyTree:
     return state.ema if averaged else state.params
 
+  def noise(batch: Batch, key: Key, draws: Array) -> list[Array]:
+    """[B, k, Z_n] a layer, addressed by example and draw. Examples lead: by them a mesh splits the work."""
+
+    def own(n: int, size: int) -> Array:
+      name = 'eps' if n == 1 else f'eps_{n}'
+      draw = lambda j: keys.normal_per_example(keys.stream(key, name, j), batch['index'], (size,))  # noqa: E731
+      return jax.vmap(draw, out_axes=1)(draws)
+
+    return [own(n, size) for n, size in enumerate(sizes, 1)]
+
   def eval_step(state: State, batch: Batch, key: Key) -> SumCount:
-    eps = keys.normal_per_example(keys.stream(key, 'eps'), batch['index'], (latent,))
-    reconstruction, kl = elbo(settled(state), targets(batch, key), eps)
-    bound = reconstruction - kl
-    per_example = {'elbo_nats': bound, 'reconstruction_nats': reconstruction, 'kl_nats': kl,
-                   'nll_bpd': densities.nats_to_bpd(-bound, dims)}  # fmt: skip
+    eps = noise(batch, key, jnp.zeros(1, jnp.int32))  # draw 0 of `log_weights`
+    terms = chain.terms(settled(state), likelihood.targets(batch, key), labels(batch), eps, analytic=True)
+    reconstruction, kl = terms.reconstruction[:, 0], terms.kl[:, 0]
+    per_example = {'elbo_nats': reconstruction - kl, 'reconstruction_nats': reconstruction, 'kl_nats': kl,
+                   'nll_bpd': densities.nats_to_bpd(kl - reconstruction, likelihood.dims),
+                   'active_units': jnp.broadcast_to(latents.active_units(state.stats), kl.shape)}  # fmt: skip
+    if len(sizes) > 1:
+      per_example |= {f'kl_{n}_nats': d[:, 0] for n, d in enumerate(terms.divergences, 1)}
     mask = batch['mask']
     return {name: ((value * mask).sum(), mask.sum()) for name, value in per_example.items()}
 
   def log_weights(state: State, batch: Batch, key: Key, draws: Array) -> Array:
-    params, target, k = settled(state), targets(batch, key), draws.shape[0]
-    mean, log_std = encode(params, inputs(target))
+    target, eps = likelihood.targets(batch, key), noise(batch, key, draws)
+    terms = chain.terms(settled(state), target, labels(batch), eps, analytic=False)
+    return (terms.reconstruction - terms.kl).T
 
-    def noise(draw: Array) -> Array:
-      return keys.normal_per_example(keys.stream(key, 'eps', draw), batch['index'], (latent,))
-
-    # Draw 0 is the one of eval_step. Examples stay the leading axis, by which a mesh splits them.
-    eps = jax.vmap(noise, out_axes=1)(draws)  # [B, k, Z]
-    z = mean[:, None] + jnp.exp(log_std)[:, None] * eps
-    raw = decode(params, z.reshape(-1, latent))
-    raw = raw.reshape(-1, k, *raw.shape[1:])
-    reconstruction = jax.vmap(lambda raw: log_prob(params, raw, target), in_axes=1)(raw)  # [k, B]
-    # log p(z) - log q(z|x): the constants of the two normals cancel.
-    return reconstruction + (0.5 * (eps**2 - z**2) + log_std[:, None]).sum(-1).T
-
-  def picture(raw: Array) -> Array:
-    """Decoder outputs as x in [-1, 1]: the mean image."""
-    return 2.0 * jax.nn.sigmoid(raw) - 1.0 if likelihood == 'bernoulli' else jnp.clip(raw, -1.0, 1.0)
+  def drawn(state: State, key: Key, label: Array | None, z: Array) -> Array:
+    """Images of top latents z [n, Z], the layers below drawn."""
+    eps = [jax.random.normal(keys.stream(key, f'down_{n}'), (z.shape[0], size)) for n, size in enumerate(sizes[:-1], 1)]
+    params = settled(state)
+    return likelihood.picture(chain.decode(params, chain.descend(params, z, eps), chain.context(label)))
 
   def sample(state: State, key: Key, n: int) -> Array:
-    return picture(decode(settled(state), jax.random.normal(key, (n, latent))))
+    label = jax.random.randint(keys.stream(key, 'label'), (n,), 0, chain.classes) if chain.classes else None
+    return drawn(state, key, label, jax.random.normal(key, (n, top)))
+
+  def classes(state: State, batch: Batch, key: Key) -> Array:
+    z = jnp.tile(jax.random.normal(keys.stream(key, 'z'), (COLUMNS, top)), (chain.classes, 1))
+    return drawn(state, key, jnp.repeat(jnp.arange(chain.classes), COLUMNS), z)
+
+  def means(params: PyTree, target: Array, context: Array | None) -> list[Array]:
+    """Posterior means of every layer [B, Z_l], each of the mean below it."""
+    zeros = [jnp.zeros((target.shape[0], 1, size)) for size in sizes]
+    h, _ = chain.posterior(params, likelihood.inputs(target), context, zeros)
+    return [each[:, 0] for each in h]
 
   def reconstructions(state: State, batch: Batch, key: Key) -> Array:
-    params, target = settled(state), targets(batch, key)
-    output = picture(decode(params, encode(params, inputs(target))[0]))
-    rows = target.shape[0] // 8 * 8
-    pairs = jnp.stack([x[:rows].reshape(-1, 8, *spec.shape) for x in (inputs(target), output)], axis=1)
+    params, target = settled(state), likelihood.targets(batch, key)
+    output = likelihood.picture(chain.decode(params, means(params, target, labels(batch))[0], labels(batch)))
+    pairs = jnp.stack([rows_of(x, spec.shape) for x in (likelihood.inputs(target), output)], axis=1)
     return pairs.reshape(-1, *spec.shape)
 
-  observed = {
-    'bernoulli': f'binarised ({config.loss.binarise})', 'gaussian': 'uniformly dequantised',
-    'discretised_logistic': '256 levels as they are',
-  }  # fmt: skip
-  measure = f'{likelihood} likelihood, {observed[likelihood]}'
-  views = {'reconstructions': reconstructions}
-  return Method(init, train_step, eval_step, sample, views=views, measure=measure, log_weights=log_weights)
+  def shown(params: PyTree, z: Array, context: Array | None) -> Array:
+    """Images of top latents [rows, COLUMNS, Z] with a row's context, the layers below at their means."""
+    images = likelihood.picture(chain.decode(params, chain.descend(params, z), context))
+    return images.reshape(-1, *spec.shape)
+
+  def traversals(state: State, batch: Batch, key: Key) -> Array:
+    params, context = settled(state), labels(batch)
+    base = means(params, likelihood.targets(batch, key), context)[-1][0]
+    units = jnp.argsort(-latents.variances(state.stats)[-top:])[: min(COLUMNS, top)]
+    steps = jnp.linspace(-REACH, REACH, COLUMNS)
+    z = jax.vmap(lambda unit: jax.vmap(lambda value: base.at[unit].set(value))(steps))(units)
+    return shown(params, z, None if context is None else jnp.repeat(context[:1], len(units), 0))
+
+  def interpolations(path):
+    def view(state: State, batch: Batch, key: Key) -> Array:
+      params, context = settled(state), labels(batch)
+      z = interpolate(path, means(params, likelihood.targets(batch, key), context)[-1])
+      return shown(params, z, None if context is None else context[: z.shape[0]])
+
+    return view
+
+  views = {'reconstructions': reconstructions, 'traversals': traversals,
+           'interpolations_linear': interpolations(latents.lerp),
+           'interpolations_spherical': interpolations(latents.slerp)}  # fmt: skip
+  if chain.classes:
+    views['classes'] = classes
+  return Method(init, train_step, eval_step, sample, views=views, measure=likelihood.measure, log_weights=log_weights)

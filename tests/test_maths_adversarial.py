@@ -50,7 +50,7 @@ def test_losses_of_bfloat16_are_float32():
 
 
 def test_unknown_loss_lists_the_known_ones():
-  with pytest.raises(UserError, match="'wgan'.*minimax, non_saturating, least_squares, hinge, wasserstein, relativistic"):
+  with pytest.raises(UserError, match="'wgan'.*minimax, non_saturating, .*wasserstein, relativistic"):
     adversarial.generator_loss('wgan', jnp.ones(2))
 
 

@@ -188,14 +188,14 @@ def test_draw_0_of_the_vae_is_the_one_that_it_evaluates(name):
   config, method, state = vae(name)
   batch, key = examples(config, np.arange(6)), jax.random.key(5)
   single = jax.jit(lambda batch: likelihood.per_example(method.eval_step, state, batch, key))(batch)
-  eps = keys.normal_per_example(keys.stream(key, 'eps'), batch['index'], (config.model.latent,))
+  eps = keys.normal_per_example(keys.stream(key, 'eps'), batch['index'], (config.model.latents[0],))
   x = pixels.to_signed(batch['image'])
   if name == 'gaussian':
     x = densities.dequantise(keys.per_example(keys.stream(key, 'dequantise'), batch['index']), x)
   if name == 'bernoulli':
     bits = keys.per_example(keys.stream(key, 'binarise'), batch['index'])
     x = 2 * densities.binarise(bits, pixels.to_unit(batch['image'])) - 1
-  encoder = config_lib.experiment(config).networks(config, tiny.dataset(config).spec)[0]
+  encoder = config_lib.experiment(config).coders(config, tiny.dataset(config).spec)[0]
   moments = jax.jit(encoder.apply)({'params': state.params['encoder']}, x)
   mean, log_std = (np.asarray(m, np.float64) for m in moments)
   z = mean + np.exp(log_std) * eps

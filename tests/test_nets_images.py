@@ -31,6 +31,8 @@ TINY = {
   'dcgan_discriminator': lambda shape: dcgan_discriminator(width=2, norm='group'),
   'mlp_encoder': lambda shape: vae.MLPEncoder(5, (8,)),
   'mlp_decoder': lambda shape: vae.MLPDecoder(shape, 2, (8,)),
+  'residual_encoder': lambda shape: vae.ResidualEncoder(5, width=2),
+  'residual_decoder': lambda shape: vae.ResidualDecoder(shape, 2, width=2),
   'conv_encoder': lambda shape: vae.ConvEncoder(5, width=2),
   'conv_decoder': lambda shape: vae.ConvDecoder(shape, 2, width=2),
 }

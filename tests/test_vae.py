@@ -1,11 +1,16 @@
 """The choices of the VAE family."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from scipy import stats
 
+from experiments import vae
 from gen_ai import config as config_lib
+from gen_ai import keys
+from gen_ai.errors import UserError
 
 
 def test_static_images_are_binarised_once_and_dynamic_ones_anew():
@@ -45,3 +50,151 @@ def test_samples_are_probabilities_of_pixels():
   drawn = np.asarray(program.sampler(program.init(), 4)(program.init()))
   assert len(np.unique(drawn)) > 100
   assert jax.numpy.abs(drawn).max() <= 1.0
+
+
+def built(name, **overrides):
+  config = tiny.config(name, **overrides)
+  spec = tiny.dataset(config).spec
+  method = config_lib.experiment(config).build(config, spec)
+  return config, method, jax.jit(method.init)(jax.random.key(0))
+
+
+def validation(config, n=8):
+  return jax.tree.map(jnp.asarray, tiny.dataset(config).splits['validation'].read(np.arange(n)))
+
+
+def test_log_weights_of_two_layers_are_the_densities_added_up_by_hand():
+  config, method, state = built('hvae')
+  params = jax.tree.map(lambda p: p + 0.05, state.params)
+  state, batch, key = state._replace(params=params, ema=params), validation(config, 5), jax.random.key(3)
+  found = jax.jit(method.log_weights)(state, batch, key, jnp.arange(4))
+  assert found.shape == (4, 5)
+  chain = vae.Chain(config, tiny.dataset(config).spec)
+  x = np.asarray(chain.likelihood.targets(batch, key))
+
+  def mlp(net, h):
+    h = np.tanh(h @ net['Dense_0']['kernel'] + net['Dense_0']['bias'])
+    return h @ net['Dense_1']['kernel'] + net['Dense_1']['bias']
+
+  def moments(net, h):
+    mean, log_std = np.split(np.asarray(mlp(params[net]['MLP_0'], h), np.float64), 2, -1)
+    return mean, np.exp(log_std)
+
+  for draw in range(4):
+    noise = [np.asarray(keys.normal_per_example(keys.stream(key, name, draw), batch['index'], (size,)), np.float64)
+             for name, size in (('eps', 6), ('eps_2', 4))]  # fmt: skip
+    q1 = moments('encoder', 2 * x.reshape(5, -1) - 1)
+    h1 = q1[0] + q1[1] * noise[0]
+    q2 = moments('up_2', h1)
+    h2 = q2[0] + q2[1] * noise[1]
+    p1 = moments('down_2', h2)
+    logits = np.asarray(mlp(params['decoder']['MLP_0'], h1), np.float64)
+    by_hand = (
+      stats.bernoulli.logpmf(x.reshape(5, -1), 1 / (1 + np.exp(-logits))).sum(1)
+      + stats.norm.logpdf(h1, *p1).sum(1) + stats.norm.logpdf(h2).sum(1)
+      - stats.norm.logpdf(h1, *q1).sum(1) - stats.norm.logpdf(h2, *q2).sum(1)
+    )  # fmt: skip
+    np.testing.assert_allclose(found[draw], by_hand, rtol=1e-5)
+
+
+@pytest.mark.parametrize('name', ['iwae', 'hvae'])
+def test_the_gradient_estimators_agree_on_average_and_on_the_model(name):
+  grads = {}
+  for gradient in ('plain', 'dreg'):
+    config, _, state = built(name, loss__bound='iwae', loss__draws=5, loss__gradient=gradient)
+    chain, batch = vae.Chain(config, tiny.dataset(config).spec), validation(config)
+    target = chain.likelihood.targets(batch, jax.random.key(1))
+
+    def one(key, config=config, chain=chain, state=state, target=target):
+      eps = {f'eps_{n}': jax.random.normal(keys.stream(key, 'eps', n), (8, 5, size))
+             for n, size in enumerate(chain.sizes, 1)}  # fmt: skip
+      loss = lambda p: vae.objective(config, chain, p, {'target': target, **eps}, jnp.ones(()))[0]  # noqa: E731
+      return jax.grad(loss)(state.params)
+
+    grads[gradient] = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(2), 300))
+  for part in grads['plain']:
+    for a, b in zip(*(jax.tree.leaves(grads[g][part]) for g in ('plain', 'dreg')), strict=True):
+      if part in ('decoder', 'down_2'):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * np.abs(a).max())
+      else:
+        difference = np.asarray(a - b)
+        error = difference.std(0) / np.sqrt(len(difference))
+        # Thousands of entries: five standard errors, and none of them systematically off.
+        assert (np.abs(difference.mean(0)) < 5.5 * error + 1e-6).all()
+        assert np.abs(difference).max() > 0, 'they are two estimators'
+
+
+def test_more_draws_tighten_the_bound_in_training():
+  bounds = {}
+  for draws in (1, 20):
+    _, metrics = tiny.train(tiny.config('iwae', loss__draws=draws, optim__lr=1e-9, run__steps=4))
+    bounds[draws] = metrics['iwae_nats'].mean()
+    if draws == 1:
+      np.testing.assert_allclose(metrics['iwae_nats'], -metrics['loss_nats'], rtol=1e-6)
+  assert bounds[20] > bounds[1] + 0.1
+
+
+def test_the_kl_warms_up():
+  _, metrics = tiny.train(tiny.config('beta_vae', optim__lr=1e-9, loss__kl_weight=3.0, loss__kl_warmup_steps=4))
+  reconstruction = -(metrics['elbo_nats'] + metrics['kl_nats'])
+  weights = (metrics['loss_nats'] - reconstruction) / metrics['kl_nats']
+  np.testing.assert_allclose(weights, [0.75, 1.5, 2.25, 3, 3, 3, 3, 3], rtol=2e-2)
+
+
+def test_free_bits_hold_the_kl_of_every_unit_up():
+  _, free = tiny.train(tiny.config('vae', loss__free_bits=0.5, optim__lr=1e-9, run__steps=2))
+  reconstruction = -(free['elbo_nats'] + free['kl_nats'])
+  np.testing.assert_allclose(free['loss_nats'] - reconstruction, 4 * 0.5, rtol=1e-3)  # all four are below the floor
+
+
+def test_a_label_changes_what_is_drawn_and_how_images_are_read():
+  config, method, state = built('cvae')
+  spec, batch = tiny.dataset(config).spec, validation(config)
+  rows = np.asarray(method.views['classes'](state, batch, jax.random.key(0))).reshape(spec.num_classes, 8, -1)
+  assert np.abs(rows[0] - rows[1]).max() > 1e-4
+  mask = jnp.ones(8)
+  figures = [jax.jit(method.eval_step)(state, {**b, 'mask': mask}, jax.random.key(1))['kl_nats'][0]
+             for b in (batch, {**batch, 'label': (batch['label'] + 1) % 10})]  # fmt: skip
+  assert figures[0] != figures[1]
+
+
+def test_views_show_paths_and_traversals():
+  config, method, state = built('vae')
+  batch = validation(config, 32)
+  shown = {name: np.asarray(jax.jit(view)(state, batch, jax.random.key(1))) for name, view in method.views.items()}
+  assert {name: len(images) for name, images in shown.items()} == {
+    'reconstructions': 64, 'traversals': 32, 'interpolations_linear': 32, 'interpolations_spherical': 32,
+  }  # fmt: skip
+  outputs = shown['reconstructions'].reshape(4, 2, 8, 28, 28, 1)[:, 1].reshape(32, 28, 28, 1)
+  for name in ('interpolations_linear', 'interpolations_spherical'):
+    path = shown[name].reshape(4, 8, 28, 28, 1)
+    np.testing.assert_allclose(path[:, 0], outputs[:4], atol=1e-4)  # from one reconstruction to another
+    np.testing.assert_allclose(path[:, -1], outputs[4:8], atol=1e-4)
+  assert np.abs(shown['traversals'].reshape(4, 8, -1)[:, 0] - shown['traversals'].reshape(4, 8, -1)[:, -1]).max() > 1e-4
+
+
+@pytest.mark.parametrize(('name', 'overrides', 'message'), [
+  ('vae', {'loss.gradient': 'dreg'}, "'dreg' is an estimator for config.loss.bound='iwae'"),
+  ('iwae', {'loss.free_bits': 0.1}, "bound='iwae' has none"),
+  ('vae', {'loss.draws': 0}, 'config.loss.draws=0'),
+  ('vae', {'loss.bound': 'elob'}, "'elob' is none of elbo, iwae"),
+  ('vae', {'model.latents': ()}, 'leaves no latent'),
+])  # fmt: skip
+def test_what_does_not_fit_is_refused_by_name(name, overrides, message):
+  config = config_lib.override(tiny.config(name), overrides)
+  with pytest.raises(UserError, match=message):
+    vae.build(config, tiny.dataset(config).spec)
+
+
+def test_labels_are_needed_where_they_are_used():
+  config = tiny.config('cvae')
+  with pytest.raises(UserError, match='conditional=true needs labels.*mnist_5k'):
+    vae.build(config, tiny.dataset(config).spec._replace(num_classes=0))
+
+
+@pytest.mark.parametrize(('network', 'side'), [('conv', 30), ('resnet', 30), ('resnet', 8)])
+def test_sides_that_a_network_cannot_take_are_refused(network, side):
+  config = tiny.config('vae', model__network=network)
+  spec = tiny.dataset(config).spec._replace(shape=(side, side, 1))
+  with pytest.raises(UserError, match=f'{side}x{side} images'):
+    jax.eval_shape(vae.build(config, spec).init, jax.random.key(0))

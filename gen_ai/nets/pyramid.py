@@ -43,6 +43,17 @@ def kernel_init(name: str) -> nn.initializers.Initializer:
   return nn.initializers.normal(0.02) if name == 'normal' else nn.initializers.lecun_normal()
 
 
+def halve(x: Array) -> Array:
+  """[B, H, W, C] -> [B, H / 2, W / 2, C], means of 2x2 pixels."""
+  B, H, W, C = x.shape
+  return x.reshape(B, H // 2, 2, W // 2, 2, C).mean((2, 4))
+
+
+def double(x: Array) -> Array:
+  """[B, H, W, C] -> [B, 2 H, 2 W, C], nearest neighbours."""
+  return x.repeat(2, 1).repeat(2, 2)
+
+
 class Downsample(nn.Module):
   """4x4 convolutions of stride 2 with `width`, 2 `width`, 4 `width`... features; no norm on the first, as in DCGAN."""
 
@@ -102,7 +113,7 @@ class Upsample(nn.Module):
     }
     if self.upsample == 'deconv':
       return ConvTranspose(features, (4, 4), (2, 2), **options)(x)
-    return Conv(features, (3, 3), **options)(x.repeat(2, 1).repeat(2, 2))
+    return Conv(features, (3, 3), **options)(double(x))
 
   @nn.compact
   def __call__(self, z: Array, train: bool) -> Array:

@@ -17,22 +17,11 @@ from gen_ai.errors import UserError
 from gen_ai.nets.activation import activation_fn
 from gen_ai.nets.conv import Conv
 from gen_ai.nets.norms import normalise
-from gen_ai.nets.pyramid import num_stages
+from gen_ai.nets.pyramid import double, halve, num_stages
 from gen_ai.nets.spectral import Dense
 from gen_ai.types import Array, Reduce, identity
 
 ATTENTION_SHARE = 8  # channels a query channel, arXiv 1805.08318, section 3
-
-
-def halve(x: Array) -> Array:
-  """[B, H, W, C] -> [B, H / 2, W / 2, C], means of 2x2 pixels."""
-  B, H, W, C = x.shape
-  return x.reshape(B, H // 2, 2, W // 2, 2, C).mean((2, 4))
-
-
-def double(x: Array) -> Array:
-  """[B, H, W, C] -> [B, 2 H, 2 W, C], nearest neighbours."""
-  return x.repeat(2, 1).repeat(2, 2)
 
 
 class SelfAttention(nn.Module):
