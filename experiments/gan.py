@@ -122,8 +122,8 @@ def d_updates(config: ConfigDict, nets: Networks, reduce: Reduce) -> Callable[..
       if config.augment.kind == 'ada':
         metrics['sign_real'] = jnp.sign(of_real.logits).mean()
       if config.model.condition == 'auxiliary':
-        metrics['class_nats_real'] = class_loss(of_real, label)
-        total = total + loss.auxiliary * (metrics['class_nats_real'] + class_loss(of_fake, label))
+        metrics['class_nats_real'] = class_loss(of_real, batch['label'])
+        total = total + loss.auxiliary * (metrics['class_nats_real'] + class_loss(of_fake, batch['label']))
       if penalised:
         critic = lambda x: scores(stats, x, 'real')[0].logits  # noqa: E731
         metrics['penalty'] = lazily(due, loss.penalty_every, lambda: penalty_fn(config, critic, real, fake, batch))
@@ -158,7 +158,7 @@ def path_lengths(config: ConfigDict, nets: Networks, params: PyTree, stats: PyTr
   half = jax.tree.map(lambda leaf: leaf[::2], batch)
   variables = {'params': params, **stats}
   w: Any = nets.generator.apply(variables, half['z'], half.get('label'), method='mapping')
-  layers = nets.generator.num_layers  # type: ignore[attr-defined]
+  layers = nets.generator.num_layers
   ws = jnp.broadcast_to(w[:, None], (w.shape[0], layers, w.shape[1]))
 
   def synthesise(ws: Array) -> Array:
@@ -194,7 +194,7 @@ def g_updates(config: ConfigDict, nets: Networks, reduce: Reduce) -> Callable[[S
       total = adversarial.generator_loss(loss.kind, of_fake.logits, real_logits)
       metrics = {'loss_g': total}
       if config.model.condition == 'auxiliary':
-        metrics['class_nats_fake'] = class_loss(of_fake, label)
+        metrics['class_nats_fake'] = class_loss(of_fake, batch['label'])
         total = total + loss.auxiliary * metrics['class_nats_fake']
       if paths:
         lengths = jax.lax.cond(due, lambda: path_lengths(config, nets, params, stats, batch),

@@ -288,6 +288,11 @@ def experiment(config: ConfigDict) -> ModuleType:
   return importlib.import_module(f'experiments.{config.experiment}')
 
 
+def averages(config: ConfigDict) -> bool:
+  """Whether the run samples and evaluates by averaged parameters, however the average's pace is given."""
+  return any(config.optim[name] != 0 for name in ('ema_decay', 'ema_halflife') if name in config.optim)
+
+
 def traced(config: ConfigDict) -> dict[str, float]:
   """The floats that reach the compiled program as arguments: {'optim.lr': 1e-3, ...}."""
   return {

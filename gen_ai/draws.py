@@ -25,11 +25,38 @@ from gen_ai.types import Batch, Key, Method, State
 TEXTS = 64  # texts that are drawn at once
 
 
-def _drawn(method: Method, state: State, index: Any, key: Key) -> tuple[Any, Any]:
-  """(samples [B, ...] of the given numbers, images as uint8 levels, which of them are finite [B])."""
-  assert method.sample is not None
-  sample = method.sample
-  x = jax.vmap(lambda own: sample(state, own, 1)[0])(keys.per_example(key, index))
+class Given:
+  """The examples that samples of a conditional method are drawn for: sample i for example i, and round again.
+
+  Args:
+    config: of the run.
+    source: the split that the samples are compared with.
+  """
+
+  def __init__(self, config: ConfigDict, source: Source):
+    self._source, self.feed = source, make_feed(source, config.data, 1)
+
+  def rows(self, numbers: np.ndarray) -> Any:
+    """What the feed gathers the examples of samples `numbers` [..., B] from."""
+    index = self._source.eval_index(numbers % len(self._source))
+    if self.feed.resident:
+      return index
+    read = self._source.read(index.reshape(-1))
+    return {name: value.reshape(*index.shape, *value.shape[1:]) for name, value in read.items()}
+
+
+def _drawn(method: Method, state: State, row: Any, key: Key, batch: Batch | None) -> tuple[Any, Any]:
+  """(samples [B, ...] of numbers row['number'], images as uint8 levels, which of them are finite [B])."""
+  own = keys.per_example(key, row['number'])
+  if batch is not None:
+    assert method.conditional is not None
+    conditional = method.conditional
+    one = lambda key, example: conditional(state, jax.tree.map(lambda leaf: leaf[None], example), key)[0]  # noqa: E731
+    x = jax.vmap(one)(own, batch)
+  else:
+    assert method.sample is not None
+    sample = method.sample
+    x = jax.vmap(lambda key: sample(state, key, 1)[0])(own)
   finite = jnp.isfinite(x).reshape(x.shape[0], -1).all(1)
   return (to_uint8(x) if jnp.issubdtype(x.dtype, jnp.floating) else x), finite
 
@@ -40,10 +67,11 @@ class Samples:
   Args:
     program: alone or of lanes.
     seed: of their noise.
+    given: the examples that they are drawn for, by a method that needs any.
   """
 
-  def __init__(self, program: Program, seed: int):
-    self._program = program
+  def __init__(self, program: Program, seed: int, given: Given | None = None):
+    self._program, self._given = program, given
     self._key = keys.stream(keys.root(seed), 'samples')
     self._compiled: dict[Any, Callable[..., Any]] = {}
 
@@ -51,9 +79,9 @@ class Samples:
     """Lane -> features of its first `n` samples, drawn for all lanes at once. Images stay where they are drawn."""
     leaves, tree = jax.tree.flatten(extractor.params)
 
-    def row(method: Method, state: State, resident: Mapping[str, Any], index: Any, key: Key):
+    def row(method: Method, state: State, resident: Mapping[str, Any], row: Any, key: Key):
       params = jax.tree.unflatten(tree, [resident[str(i)] for i in range(len(leaves))])
-      images, finite = _drawn(method, state, index, key)
+      images, finite = _drawn(method, state, row, key, self._batch(resident, row))
       values, logits = extractor.apply(params, images)
       values = jnp.where(finite[:, None], values, jnp.nan)  # as levels a NaN would pass for black
       return {'values': values} | ({} if logits is None else {'logits': logits})
@@ -72,13 +100,16 @@ class Samples:
   def read(self, state: State, index: np.ndarray) -> list[np.ndarray]:
     """The samples of the given numbers int [N], of every lane: uint8 [N, H, W, C], or int32 tokens [N, T]."""
 
-    def row(method: Method, state: State, resident: Mapping[str, Any], index: Any, key: Key):
-      del resident
-      return _drawn(method, state, index, key)[0]
+    def row(method: Method, state: State, resident: Mapping[str, Any], row: Any, key: Key):
+      return _drawn(method, state, row, key, self._batch(resident, row))[0]
 
     size = self._size(min(TEXTS, max(len(index), 1)))
     blocks = list(self._blocks(('read', size), row, state, np.asarray(index), size, {}))
     return [np.concatenate([block[lane][0] for block in blocks])[: len(index)] for lane in range(self._program.lanes)]
+
+  def _batch(self, resident: Mapping[str, Any], row: Any) -> Batch | None:
+    """The examples that the samples of `row` are drawn for."""
+    return None if self._given is None else self._given.feed.gather(resident, row['given'])
 
   def _size(self, wanted: int) -> int:
     """The smallest batch from `wanted` on that divides over the devices."""
@@ -88,9 +119,12 @@ class Samples:
   def _blocks(self, name: Any, row: Any, state: State, index: np.ndarray, size: int, resident: Any) -> Iterator[Any]:
     """What `row` gives for the numbers `index`, block by block, a list over lanes each."""
     local = self._program.layout.local_rows(size)
+    if self._given is not None:
+      resident = {**resident, **self._given.feed.resident}
     for start in range(0, len(index), size):
       block = index[start : start + size].astype(np.int32)
-      rows = np.pad(block, (0, size - len(block)), mode='edge')[None, local]
+      numbers = np.pad(block, (0, size - len(block)), mode='edge')[None, local]
+      rows = {'number': numbers} | ({} if self._given is None else {'given': self._given.rows(numbers)})
       if name not in self._compiled:
         self._compiled[name] = self._program.over_rows(name[0], row, state, self._key, resident, rows)
       yield self._program.layout.per_lane(self._compiled[name](state, rows))

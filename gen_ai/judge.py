@@ -10,12 +10,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from gen_ai import provenance
+from gen_ai.config import averages
 from gen_ai.data.dataset import Dataset
 from gen_ai.data.feed import RESIDENT_BYTES
 from gen_ai.data.store import data_folder
-from gen_ai.draws import Likelihoods, Samples
+from gen_ai.draws import Given, Likelihoods, Samples
 from gen_ai.errors import UserError
-from gen_ai.maths.switch import is_off
 from gen_ai.metrics import extractors, features, likelihood, overlap, quality
 from gen_ai.metrics.extractors import Extractor
 from gen_ai.program import Program
@@ -122,7 +122,7 @@ def shared_stamp(dataset: Dataset, split: str) -> dict[str, Any]:
 def sampler_stamp(config: ConfigDict) -> dict[str, Any]:
   """How samples are made: averaged parameters or not, and the sampler's settings (temperature, truncation, ...)."""
   settings = {f'sampler.{name}': str(value) for name, value in config.sample.items() if name != 'n'}
-  return {'ema': not is_off(config.optim.ema_decay)} | settings
+  return {'ema': averages(config)} | settings
 
 
 class References:
@@ -182,13 +182,14 @@ class Judge:
   def __init__(self, program: Program, config: ConfigDict, dataset: Dataset, protocol: Protocol):
     self._program, self._config, self._dataset, self.protocol = program, config, dataset, protocol
     sampled = [name for name in protocol.names if name != NLL]
-    if sampled and not program.draws:
+    if sampled and not (program.draws or program.conditional):
       raise UserError(f"config.experiment='{config.experiment}' draws no samples, so {', '.join(sampled)} cannot be "
                       'measured.')  # fmt: skip
     if NLL in protocol.names and dataset.spec.kind == 'image' and not program.weighs:
       raise UserError(f"config.experiment='{config.experiment}' has no likelihood: leave 'nll' out of the metrics.")
     self._nll_draws = protocol.nll_draws if program.weighs else 0
-    self._samples = Samples(program, protocol.seed)
+    given = None if program.draws else Given(config, dataset.splits[protocol.split])
+    self._samples = Samples(program, protocol.seed, given)
     self._likelihoods: dict[int, Likelihoods] = {}  # by latent draws
     self.figures = protocol.figures
     extractor = protocol.extractor
@@ -238,6 +239,8 @@ class Judge:
     """The figures of one lane."""
     found, protocol = quality.Found({}, [], {}, {}), self.protocol
     stamp = {'sample_seed': protocol.seed} | sampler_stamp(self._config)
+    if not self._program.draws:  # never to be compared with samples that no example was given for
+      stamp |= {'conditioned_on': protocol.split, 'measure': self._program.measure}
     if gathered.features is not None:
       assert self._references is not None
 
@@ -257,7 +260,7 @@ class Judge:
 
   def _likelihood(self, totals: likelihood.Totals, draws: int) -> dict[str, quality.Figure]:
     stamp = {'measure': self._program.measure, 'eval_seed': self._config.eval.seed,
-             'ema': not is_off(self._config.optim.ema_decay)} | ({'nll_draws': draws} if draws else {})  # fmt: skip
+             'ema': averages(self._config)} | ({'nll_draws': draws} if draws else {})  # fmt: skip
     told = totals.finish()
     figures = {name: quality.with_error(*figure, stamp) for name, figure in told.items()}
     if self._dataset.spec.kind == 'text':

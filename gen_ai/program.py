@@ -142,6 +142,7 @@ class Program:
     self.batches_per_step = method.batches_per_step
     self.batch_size = config.data.batch_size * method.batches_per_step  # examples in one step
     self.draws = method.sample is not None  # whether there is anything to sample
+    self.conditional = method.conditional is not None  # whether it draws an image for an example
     self.weighs = method.log_weights is not None  # whether latent draws have importance weights
     self.view_names = tuple(method.views)
     self.measure = method.measure

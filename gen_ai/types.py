@@ -57,6 +57,9 @@ class Method(NamedTuple):
   # (state, batch, key, draws int32 [k]) -> log p(x, z_j) - log q(z_j | x) in nats, float32 [k, B], of latent draws j of
   # one observation x of each example; noise is addressed by (example, draw)
   log_weights: Callable[[State, Batch, Key, Array], Array] | None = None
+  # (state, batch, key) -> images float32 [B, H, W, C] in [-1, 1], one drawn for each example (completions): of methods
+  # without `sample`; noise is addressed by example
+  conditional: Callable[[State, Batch, Key], Array] | None = None
 
 
 class Vocab(Protocol):

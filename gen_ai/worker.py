@@ -17,7 +17,6 @@ from gen_ai.data import identity
 from gen_ai.errors import DONE, REQUEUE, UserError
 from gen_ai.lane import Lane
 from gen_ai.layouts import make_layout
-from gen_ai.maths.switch import is_off
 from gen_ai.program import Program
 from gen_ai.progress import Display, duration, number
 from gen_ai.stop import Stop
@@ -201,7 +200,7 @@ def _protocol(config: ConfigDict, dataset: dataset_lib.Dataset, measure: str, ju
   """What the evaluations in metrics.jsonl rest on: figures of unlike protocols must not be compared."""
   return {
     'split': 'validation', 'examples': len(dataset.splits['validation']), 'split_rule': dataset.split_rule,
-    'data': dataset.fingerprint, 'averaged': not is_off(config.optim.ema_decay), 'seed': config.eval.seed,
+    'data': dataset.fingerprint, 'averaged': config_lib.averages(config), 'seed': config.eval.seed,
     'extractor': '; '.join(filter(None, (measure, judging.get('extractor', '')))), 'samples': judging.get('samples', 0),
   }  # fmt: skip
 

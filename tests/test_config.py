@@ -159,7 +159,8 @@ def test_difference_names_the_fields_and_both_values(config):
 def test_floats_that_matter_are_traced_and_zeros_are_structure(config):
   traced = config_lib.traced(config)
   assert traced == {'optim.lr': 2e-4, 'optim.b1': 0.9, 'optim.b2': 0.999, 'optim.eps': 1e-8, 'loss.penalty': 10.0,
-                    'loss.clip': 0.01, 'loss.d_lr_factor': 1.0}  # fmt: skip
+                    'loss.clip': 0.01, 'loss.d_lr_factor': 1.0, 'loss.auxiliary': 1.0, 'model.mapping_lr': 0.01,
+                    'model.mixing': 0.9, 'sample.truncation': 1.0}  # fmt: skip
 
   @jax.jit
   def read(values):

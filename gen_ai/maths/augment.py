@@ -227,7 +227,7 @@ def ada_augment(x: Array, keys: Key, p: Array, groups: tuple[str, ...] = GROUPS)
 
   def one(x: Array, key: Key) -> Array:
     if 'blit' in groups or 'geometric' in groups:
-      x = resample(x, geometric_matrix(jax.random.fold_in(key, 0), p, x.shape[:2], groups))
+      x = resample(x, geometric_matrix(jax.random.fold_in(key, 0), p, (x.shape[0], x.shape[1]), groups))
     return recolour(x, colour_matrix(jax.random.fold_in(key, 1), p)) if 'color' in groups else x
 
   return jax.vmap(one)(x, keys)
@@ -238,7 +238,7 @@ class AdaState(NamedTuple):
 
   p: Array
   sign_sum: Array  # of the mean signs since the last move
-  count: Array  # updates since the last move
+  updates: Array  # since the last move
 
 
 def ada_start() -> AdaState:
@@ -259,7 +259,7 @@ def ada_step(state: AdaState, sign: Array, batch: int, interval: int, target: fl
     batch: real images of an update. interval: updates between two moves.
     target: of r_t. speed: images in which p can go from 0 to 1.
   """
-  total, count = state.sign_sum + sign, state.count + 1.0
+  total, count = state.sign_sum + sign, state.updates + 1.0
   moves = count >= interval
   moved = jnp.clip(state.p + jnp.sign(total / count - target) * (interval * batch / speed), 0.0, 1.0)
   return AdaState(

@@ -59,7 +59,7 @@ class Critic(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Array, train: bool, label: Array | None = None) -> Scores:
+  def __call__(self, x: Array, train: bool, label: Any = None) -> Scores:
     """[B, H, W, C], int [B] -> scores of B images; raises UserError on sides that the trunk cannot take."""
     if self.flat:
       x = x.reshape(x.shape[0], -1)

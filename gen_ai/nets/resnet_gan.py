@@ -133,7 +133,8 @@ class ResNetTrunk(nn.Module):
     stages = num_stages(x.shape[1], x.shape[2])
     options = {'lowering': self.lowering, 'dtype': self.dtype, 'spectral': self.spectral}
     zero_init = self.norm == 'none' and not self.spectral
-    block = {'activation': self.activation, 'norm': self.norm, 'zero_init': zero_init, 'reduce': self.reduce}
+    block: dict[str, Any] = {'activation': self.activation, 'norm': self.norm, 'zero_init': zero_init,
+                             'reduce': self.reduce}  # fmt: skip
     for stage in range(stages):
       x = Block(self.width * 2**stage, 'down', first=stage == 0, **block, **options)(x, train)
       if self.attention and stage == 0:

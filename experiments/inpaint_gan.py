@@ -1,0 +1,203 @@
+"""Completion of images by a conditional GAN: adversarial and reconstruction loss (arXiv 1604.07379, 1611.07004).
+
+The generator sees an image with hidden pixels, the mask, and a latent; the discriminator the completed image beside the
+mask. Known pixels are pasted into what is drawn. There are no samples without an image: `Method.conditional` draws a
+completion of each example, which the evaluation protocol measures.
+
+State: params and opt_state {'g', 'd'}, stats {'d'} (spectral vectors); with config.optim.ema_decay, ema of 'g'.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from experiments._gan_networks import discriminate, pairs_won, refresh
+from experiments.vae import rows_of
+from gen_ai import keys
+from gen_ai.errors import UserError
+from gen_ai.maths import adversarial, masks
+from gen_ai.maths.pixels import to_signed
+from gen_ai.maths.switch import is_off
+from gen_ai.nets.inpaint import CompletionGenerator
+from gen_ai.nets.players import Critic
+from gen_ai.nets.pyramid import Downsample
+from gen_ai.optim import ema_update, gradients, optimiser
+from gen_ai.types import (
+  Array,
+  Batch,
+  Key,
+  Method,
+  Metrics,
+  PyTree,
+  Reduce,
+  Spec,
+  State,
+  SumCount,
+  compute_dtype,
+  identity,
+)
+
+PEAK = 2.0  # of x in [-1, 1], for the signal-to-noise ratio
+
+
+def check(config: ConfigDict, spec: Spec) -> None:
+  """Raises UserError for a loss, a mask or data that this family does not know."""
+  if spec.kind != 'image':
+    raise UserError(f"experiment 'inpaint_gan' completes images, but config.data.name='{config.data.name}' is text.")
+  kinds = tuple(kind for kind in adversarial.KINDS if kind not in adversarial.RELATIVISTIC)
+  if config.loss.kind not in kinds:
+    raise UserError(f"config.loss.kind='{config.loss.kind}' is none of {', '.join(kinds)}.")
+  if config.model.mask not in masks.KINDS:
+    raise UserError(f"config.model.mask='{config.model.mask}' is none of {', '.join(masks.KINDS)}.")
+
+
+def networks(config: ConfigDict, spec: Spec) -> tuple[CompletionGenerator, Critic]:
+  """(generator: hidden x, mask, z -> x; discriminator: x beside its mask -> scores)."""
+  model, dtype = config.model, compute_dtype(config.precision)
+  trunk = Downsample(model.width, weight_init='lecun', spectral=model.d_spectral, dtype=dtype)
+  return (
+    CompletionGenerator(spec.image_shape[2], model.width, model.activation, dtype=dtype),
+    Critic(trunk, spectral=model.d_spectral, dtype=dtype),
+  )
+
+
+def beside(x: Array, mask: Array) -> Array:
+  """What the discriminator sees: [B, H, W, C + 1]."""
+  return jnp.concatenate([x, mask], -1)
+
+
+def completer(config: ConfigDict, spec: Spec) -> Callable[[State, Array, Array, Key], Array]:
+  """(state, image uint8 [B, H, W, C], mask [B, H, W, 1], key) -> completed x float32 [B, H, W, C] in [-1, 1].
+
+  For masks of one's own: 1 where a pixel is hidden. Raises UserError for images or masks that do not fit.
+  """
+  generator, _ = networks(config, spec)
+  averaged = not is_off(config.optim.ema_decay)
+
+  def complete(state: State, image: Array, mask: Array, key: Key) -> Array:
+    if tuple(image.shape[1:]) != spec.shape:
+      raise UserError(f'images of shape {list(image.shape[1:])} are not those that it was trained on: '
+                      f'{list(spec.shape)}.')  # fmt: skip
+    masks.check(mask, image.shape)
+    x = to_signed(image)
+    z = jax.random.normal(key, (image.shape[0], config.model.latent))
+    params = state.ema if averaged else state.params['g']
+    drawn: Any = generator.apply({'params': params}, masks.hide(x, mask), mask, z)
+    return masks.paste(x, drawn, mask)
+
+  return complete
+
+
+def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
+  """The completing GAN of `config`; see `gen_ai.types.Method`. View 'completions': hidden, completed, original rows."""
+  check(config, spec)
+  generator, critic = networks(config, spec)
+  loss, optim, latent = config.loss, config.optim, config.model.latent
+  rules = {'g': optimiser(optim, config.run.steps), 'd': optimiser(optim, config.run.steps, loss.d_lr_factor)}
+  averaged = not is_off(optim.ema_decay)
+
+  def drawn(params: PyTree, batch: Batch) -> Array:
+    """Everything the generator draws, known pixels too."""
+    x: Any = generator.apply({'params': params}, masks.hide(to_signed(batch['image']), batch['hole']), batch['hole'],
+                             batch['z'])  # fmt: skip
+    return x
+
+  def scores(params: PyTree, stats: PyTree, x: Array, mask: Array) -> Array:
+    return discriminate(critic, params, stats, beside(x, mask), None, True)[0].logits
+
+  def hidden(batch: Batch, key: Key) -> Batch:
+    """The batch with masks and latents by example."""
+    own = keys.per_example(keys.stream(key, 'mask'), batch['index'])
+    return {'image': batch['image'], 'hole': masks.draw(config.model.mask, own, spec.image_shape[:2]),
+            'z': keys.normal_per_example(keys.stream(key, 'z'), batch['index'], (latent,))}  # fmt: skip
+
+  def init(key: Key) -> State:
+    H, W, C = spec.image_shape
+    x, mask, z = jnp.zeros((2, H, W, C)), jnp.zeros((2, H, W, 1)), jnp.zeros((2, latent))
+    d = dict(critic.init(keys.stream(key, 'discriminator'), beside(x, mask), train=True))
+    params = {'g': generator.init(keys.stream(key, 'generator'), x, mask, z)['params'], 'd': d.pop('params')}
+    # A copy: the programs donate the state, and one buffer cannot be given away twice.
+    ema = jax.tree.map(jnp.copy, params['g']) if averaged else ()
+    return State(jnp.int32(0), params, {n: rules[n].init(params[n]) for n in ('g', 'd')}, ema, {'d': d})
+
+  def d_loss(params: PyTree, stats: PyTree, batch: Batch, state: State) -> tuple[Array, Metrics]:
+    x, mask = to_signed(batch['image']), batch['hole']
+    fake = masks.paste(x, drawn(state.params['g'], batch), mask)
+    real_logits, fake_logits = scores(params, stats, x, mask), scores(params, stats, fake, mask)
+    value = adversarial.discriminator_loss(loss.kind, real_logits, fake_logits)
+    metrics = {'loss_d': value, 'logit_real': real_logits.mean(), 'logit_fake': fake_logits.mean(),
+               'pairs_won_d': pairs_won(real_logits, fake_logits).mean()}  # fmt: skip
+    if not is_off(loss.penalty):
+      metrics['penalty'] = adversarial.r1_penalty(lambda x: scores(params, stats, x, mask), x)
+      value = value + loss.penalty * metrics['penalty']
+    return value, metrics
+
+  def g_loss(params: PyTree, stats: PyTree, batch: Batch, state: State) -> tuple[Array, Metrics]:
+    x, mask = to_signed(batch['image']), batch['hole']
+    whole = drawn(params, batch)
+    adversary = adversarial.generator_loss(
+      loss.kind, scores(state.params['d'], stats, masks.paste(x, whole, mask), mask)
+    )
+    # Over known pixels too: a network that cannot copy what it sees has not understood it.
+    error = jnp.abs(whole - x)
+    metrics = {'loss_g': adversary, 'l1': error.mean(), 'l1_hidden': masks.over_hidden(error, mask).mean()}
+    return loss.adversarial * adversary + loss.reconstruction * metrics['l1'], metrics
+
+  def player(name: str, fn: Callable[..., tuple[Array, Metrics]], state: State, batch: Batch, key: Key):
+    """(state after the update of one player, metrics)."""
+    stats = state.stats['d']
+
+    def loss_fn(params: PyTree, stats: PyTree, batch: Batch, key: Key):
+      value, metrics = fn(params, stats, batch, state)
+      return value, (metrics, stats)
+
+    grads, metrics, _ = gradients(loss_fn, state.params[name], stats, batch, key, optim.accumulate, reduce)
+    change, opt_state = rules[name].update(grads, state.opt_state[name], state.params[name])
+    params = jax.tree.map(jnp.add, state.params[name], change)
+    state = state._replace(params={**state.params, name: params}, opt_state={**state.opt_state, name: opt_state})
+    return state, {**metrics, f'grad_norm_{name}': optax.tree.norm(grads)}
+
+  def train_step(state: State, batch: Batch, key: Key) -> tuple[State, Metrics]:
+    H, W, C = spec.image_shape
+    spectra = refresh(critic, state.params['d'], state.stats['d'], (H, W, C + 1))
+    state = state._replace(stats={'d': spectra})
+    own = hidden(batch, key)
+    state, d_metrics = player('d', d_loss, state, own, keys.stream(key, 'd'))
+    state, g_metrics = player('g', g_loss, state, own, keys.stream(key, 'g'))
+    step = state.step + 1
+    ema = ema_update(state.ema, state.params['g'], optim.ema_decay, step) if averaged else ()
+    return state._replace(step=step, ema=ema), {**d_metrics, **g_metrics}
+
+  def completed(state: State, batch: Batch) -> Array:
+    whole = drawn(state.ema if averaged else state.params['g'], batch)
+    return masks.paste(to_signed(batch['image']), whole, batch['hole'])
+
+  def conditional(state: State, batch: Batch, key: Key) -> Array:
+    return completed(state, hidden(batch, key))
+
+  def eval_step(state: State, batch: Batch, key: Key) -> SumCount:
+    own, mask = hidden(batch, key), batch['mask']
+    x, output = to_signed(batch['image']), completed(state, own)
+    square = masks.over_hidden((output - x) ** 2, own['hole'])
+    real, fake = (scores(state.params['d'], state.stats['d'], image, own['hole']) for image in (x, output))
+    per_example = {
+      'l1_hidden': masks.over_hidden(jnp.abs(output - x), own['hole']),
+      # Of each example, then averaged; an error below a hundredth of a level counts as that.
+      'psnr_hidden_db': 10.0 / math.log(10.0) * jnp.log(PEAK**2 / jnp.maximum(square, 1e-8)),
+      'logit_gap': real - fake,
+    }
+    return {name: ((value * mask).sum(), mask.sum()) for name, value in per_example.items()}
+
+  def completions(state: State, batch: Batch, key: Key) -> Array:
+    own = hidden(batch, key)
+    x = to_signed(batch['image'])
+    parts = (masks.hide(x, own['hole']), completed(state, own), x)
+    return jnp.stack([rows_of(part, spec.shape) for part in parts], axis=1).reshape(-1, *spec.shape)
+
+  return Method(init, train_step, eval_step, None, views={'completions': completions}, conditional=conditional,
+                measure=f'completion of masks of kind {config.model.mask}')  # fmt: skip
