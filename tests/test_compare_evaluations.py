@@ -113,6 +113,7 @@ def test_the_newest_figure_of_each_split_counts_and_others_are_kept():
   ('ms_ssim', 'min'), ('nll_bpd', 'min'), ('nll_nats', 'min'), ('bits_per_byte', 'min'), ('perplexity', 'min'),
   ('duplicates', 'min'), ('copied_fraction', 'min'), ('longest_overlap', 'min'), ('precision', 'max'),
   ('recall', 'max'), ('density', 'max'), ('coverage', 'max'), ('inception_score', 'max'), ('elbo_nats', 'max'),
+  ('modes_covered', 'max'), ('modes_kl_nats', 'min'),
   ('accuracy', 'max'), ('repeated_share', 'min'), ('overlap_heldout_tokens', None), ('overlap_p', None),
   ('c_t', None), ('c_t_p', None), ('fdx', None), ('unknown', None),
 ])  # fmt: skip

@@ -238,6 +238,7 @@ def run(tmp_path_factory):
   (['--metrics=fid'], "metric 'fid' is unknown"),
   (['--metrics=nll'], "'gan' has no likelihood"),
   (['--metrics=is'], "extractor 'random' has none"),
+  (['--metrics=modes'], "leave 'modes' out"),
   (['--metrics=prdc', '--samples=4'], '5th nearest neighbour: 4 samples are too few'),
   (['--metrics=memorisation', '--split=train'], 'not trained on'),
   (['--metrics=fd', '--extractor=resnet'], 'resnet'),

@@ -35,9 +35,9 @@ DIRECTIONS: dict[str, Mode | None] = {
   r'.*_p(_value)?': None,  # of a test
   r'.*heldout.*': None,  # what others are held against
   r'(fd|fid|kid|sliced_wasserstein|ms_ssim)(_.*)?': 'min',
-  r'(nll|bits|bpd|perplexity|loss|kl)(_.*)?': 'min',
+  r'(nll|bits|bpd|perplexity|loss|kl|modes_kl)(_.*)?': 'min',
   _MEMORISATION: 'min',
-  r'(precision|recall|density|coverage|inception_score|elbo|accuracy)(_.*)?': 'max',
+  r'(precision|recall|density|coverage|inception_score|modes_covered|elbo|accuracy)(_.*)?': 'max',
 }
 BETWEEN = ' | '  # notes
 _FIELD = re.compile(r'(?P<column>.+/stamp)\.(?P<field>[^/]+)')

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gen_ai.errors import UserError
-from gen_ai.metrics import frechet, inception_score, kernel, likelihood, memorisation, ms_ssim, prdc, sliced
+from gen_ai.metrics import frechet, inception_score, kernel, likelihood, memorisation, modes, ms_ssim, prdc, sliced
 from gen_ai.metrics.extractors import Extractor
 from gen_ai.metrics.features import Features, Spread
 
@@ -130,6 +130,17 @@ def _inception_score(e: Evidence, stamp: dict[str, Any]) -> dict[str, Figure]:
   return {'inception_score': with_error(mean, spread / math.sqrt(SPLITS), stamp | {'splits': SPLITS})}
 
 
+def _modes(e: Evidence, stamp: dict[str, Any]) -> dict[str, Figure]:
+  assert e.samples.logits is not None and e.reference.logits is not None  # `check` asks before
+  found = modes.modes(e.samples.logits, e.reference.logits)
+  stamp = stamp | {'modes': found.classes}
+  kl = with_error(found.kl_nats, found.error, stamp)
+  return {
+    'modes_covered': Figure(found.covered, stamp=stamp | {'covered_from': modes.COVERED_FROM}),
+    'modes_kl_nats': kl._replace(low=max(kl.low or 0.0, 0.0)),
+  }
+
+
 def _ms_ssim(e: Evidence, stamp: dict[str, Any]) -> dict[str, Figure]:
   del stamp
   images = e.read_samples(np.arange(min(PICTURES, len(e.samples))))
@@ -145,21 +156,23 @@ def _sliced(e: Evidence, stamp: dict[str, Any]) -> dict[str, Figure]:
 
 
 FAMILIES: dict[str, Callable[[Evidence, dict[str, Any]], dict[str, Figure]]] = {
-  'fd': _fd, 'fd_infinity': _fd_infinity, 'kid': _kid, 'prdc': _prdc, 'is': _inception_score, 'ms_ssim': _ms_ssim,
-  'sliced_wasserstein': _sliced,
+  'fd': _fd, 'fd_infinity': _fd_infinity, 'kid': _kid, 'prdc': _prdc, 'is': _inception_score, 'modes': _modes,
+  'ms_ssim': _ms_ssim, 'sliced_wasserstein': _sliced,
 }  # fmt: skip
 FIGURES = {  # what each adds
   'fd': ('fd',), 'fd_infinity': ('fd_infinity',), 'kid': ('kid',), 'is': ('inception_score',), 'ms_ssim': ('ms_ssim',),
-  'prdc': ('precision', 'recall', 'density', 'coverage'), 'sliced_wasserstein': ('sliced_wasserstein',),
+  'modes': ('modes_covered', 'modes_kl_nats'), 'prdc': ('precision', 'recall', 'density', 'coverage'),
+  'sliced_wasserstein': ('sliced_wasserstein',),
   'memorisation': ('c_t', 'c_t_p', 'duplicates_share', 'near_duplicates_share', 'repeated_share'),
 }  # fmt: skip
 
 
 def check(names: Sequence[str], samples: int, reference: int, extractor: Extractor) -> None:
   """Refuses what cannot be computed, before anything is drawn. Raises UserError naming the figure and the way out."""
-  if 'is' in names and not extractor.has_logits:
-    raise UserError(f"the Inception score needs class probabilities, and the extractor '{extractor.name}' has none: "
-                    "use --extractor=classifier:RUN_DIR or inception:FILE, or leave 'is' out.")  # fmt: skip
+  for name, what in (('is', 'the Inception score'), ('modes', 'mode coverage')):
+    if name in names and not extractor.has_logits:
+      raise UserError(f"{what} needs class probabilities, and the extractor '{extractor.name}' has none: use "
+                      f"--extractor=classifier:RUN_DIR or inception:FILE, or leave '{name}' out.")  # fmt: skip
   for what, n in (('samples', samples), ('real images', reference)):
     frechet.check_counts(n, extractor.dim, what)
     if 'prdc' in names and n <= NEIGHBOURS:
