@@ -30,8 +30,8 @@ def program(config: ConfigDict, data: dataset_lib.Dataset, layout: Layout | None
 class Ours:
   """A method compiled and warm. Attributes: `parameters`, the number of trainable ones; `versions` of packages."""
 
-  def __init__(self, config: ConfigDict):
-    data = dataset(config)
+  def __init__(self, config: ConfigDict, data: dataset_lib.Dataset | None = None):
+    data = data or dataset(config)
     prog = program(config, data)
     self._layout = prog.layout
     self.chunk = config.run.log_every

@@ -27,7 +27,8 @@ flags.DEFINE_enum('split', 'test', ['train', 'validation', 'test'], 'which split
 flags.DEFINE_string('step', 'latest', "checkpoint: 'latest', 'best' or a step")
 flags.DEFINE_string('out', '', 'also write the report, with its protocol, to this JSON file')
 flags.DEFINE_string('metrics', None, 'figures besides the own ones of the method: fd, fd_infinity, kid, prdc, is, '
-                    'modes, ms_ssim, sliced_wasserstein, nll, memorisation; if not given config.eval.metrics')  # fmt: skip
+                    'modes, ms_ssim, sliced_wasserstein, nll, '
+                    'memorisation; config.eval.metrics if not given')  # fmt: skip
 flags.DEFINE_integer('samples', None, 'samples they are measured on; config.eval.samples if not given', lower_bound=2)
 flags.DEFINE_string('extractor', None, 'of features: classifier:RUN_DIR, inception:FILE or random (weak); '
                     'config.eval.extractor if not given')  # fmt: skip

@@ -1,0 +1,199 @@
+"""Every method that draws images, under one budget and one protocol: python -m benchmarks.families [--minutes=10]."""
+
+import json
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from benchmarks import families_picture, families_table, machine, ours, real_data
+from gen_ai import command, record
+from gen_ai import config as config_lib
+from gen_ai.data.dataset import Dataset
+from gen_ai.errors import DONE, FAILED, UserError
+from gen_ai.judge import NLL
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string('data', 'fashion_mnist', 'labelled images: a prepared data set')
+flags.DEFINE_string('data_dir', '', 'where prepared data sets live; empty: as the configs say')
+flags.DEFINE_list('methods', ['all'], 'names in configs/, or all')
+flags.DEFINE_float('minutes', 10.0, 'of training a run: its updates are what fits, by the speed measured before',
+                   lower_bound=0.0)  # fmt: skip
+flags.DEFINE_integer('seeds', 3, 'runs of a method: seeds 0, 1, ...', lower_bound=1)
+flags.DEFINE_integer('samples', 10_000, 'that the figures of a run are measured on', lower_bound=100)
+flags.DEFINE_integer(
+  'nll_draws', 20, 'latent draws an image, for the likelihood of methods that have any', lower_bound=1
+)
+flags.DEFINE_string('metrics', 'fd,kid,prdc,modes,memorisation', 'of gen_ai.evaluate; nll is added where there is one')
+flags.DEFINE_string('extractor', '', 'of features: classifier:RUN_DIR or inception:FILE; empty: configs/classifier.py '
+                    'is trained on the data, or found trained, under --runs_dir')  # fmt: skip
+flags.DEFINE_string('runs_dir', 'runs/families', 'where the runs go; those that are done are left as they are')
+flags.DEFINE_string('out', '', 'report as JSON, written after every run; one that is there is gone on with')
+flags.DEFINE_string('table', '', 'also write the table to this Markdown file')
+flags.DEFINE_string('picture', '', 'also write a PNG with a row of samples a method')
+flags.DEFINE_bool('tiny', False, "apply the configs' tiny() instead of --minutes: to see that all works")
+
+FAMILIES = {'VAE': ('vae', 'vqvae', 'vae_gan'), 'GAN': ('gan', 'inpaint_gan')}  # by experiment
+SPEED_SECONDS = 6.0  # that the speed is measured for
+SCHEDULES = ('loss.autoencoder_steps', 'loss.kl_warmup_steps', 'optim.warmup_steps')  # in updates: stretched likewise
+
+
+def family(config: config_lib.ConfigDict) -> str | None:
+  """'VAE' or 'GAN'; None for what does not draw images."""
+  return next((name for name, experiments in FAMILIES.items() if config.experiment in experiments), None)
+
+
+def methods(asked: Sequence[str]) -> dict[str, str]:
+  """{name in configs/: family} of what --methods says, family by family. Raises UserError for an unknown name."""
+  found = {path.stem: family(config_lib.load(f'configs/{path.name}'))
+           for path in sorted((config_lib.SOURCE / 'configs').glob('[!_]*.py'))}  # fmt: skip
+  known = {name: of for want in FAMILIES for name, of in found.items() if of == want}
+  if list(asked) == ['all']:
+    return known
+  for name in asked:
+    if name not in known:
+      raise UserError(f"--methods: '{name}' is none of {', '.join(known)}.{config_lib.nearest(name, list(known))}")
+  return {name: of for name, of in known.items() if name in asked}
+
+
+def plan(name: str, dataset: Dataset) -> dict[str, Any]:
+  """Overrides that make configs/NAME.py last --minutes, and the speed that they rest on.
+
+  Updates are a multiple of what lies between two rows of the record; whatever the config schedules in updates is
+  stretched with them.
+  """
+  reference = f'configs/{name}.py:{FLAGS.data}'
+  config = config_lib.load(reference)
+  if FLAGS.tiny:
+    config = config_lib.override(config, config_lib.tiny(reference))
+    return {'speed': None, 'overrides': {**config_lib.tiny(reference)}, 'steps': config.run.steps}
+  own = ours.Ours(config, dataset)
+  own.run(0.0)  # the first chunk is slower
+  steps, seconds = own.run(SPEED_SECONDS)
+  every = config.run.log_every
+  total = max(int(FLAGS.minutes * 60 * steps / seconds) // every, 1) * every
+  cadence = {f'run.{what}_every': total for what in ('eval', 'sample', 'save')}
+  stretched = {}
+  for path in SCHEDULES:
+    section, field = path.split('.')
+    if config[section].get(field):
+      stretched[path] = max(round(config[section][field] * total / config.run.steps), 1)
+  return {'speed': steps / seconds, 'steps': total, 'overrides': {'run.steps': total, **cadence, **stretched}}
+
+
+def launch(run_dir: Path, name: str, seed: int, overrides: Mapping[str, Any]) -> tuple[int, list[str]]:
+  """(exit code, the words after `python launch.py` that anybody can repeat it by); its output is on stderr."""
+  given = {**overrides, 'run.seed': seed} | ({'data.data_dir': FLAGS.data_dir} if FLAGS.data_dir else {})
+  words = [f'--config=configs/{name}.py:{FLAGS.data}']
+  words += [f'--config.{path}={value}' for path, value in given.items()]
+  call = [sys.executable, str(config_lib.SOURCE / 'launch.py'), *words, f'--run_dir={run_dir}']
+  return subprocess.run(call, stdout=sys.stderr).returncode, words
+
+
+def evaluated(run_dir: Path, steps: int) -> dict[str, Any] | None:
+  """The newest evaluation of the last checkpoint that was asked for in the same way."""
+  for row in reversed(record.read_evaluations(run_dir)):
+    stamp = row['figures'].get('fd', {}).get('stamp', {})
+    if row['step'] == steps and row['split'] == 'test' and stamp.get('samples') == FLAGS.samples:
+      return row
+  return None
+
+
+def evaluate(run_dir: Path, steps: int, extractor: str) -> dict[str, Any]:
+  """The evaluation of a run that is done, from its record if it is there. Raises UserError where it fails."""
+  row = evaluated(run_dir, steps)
+  if row is None:
+    config = config_lib.from_json(record.read_config(run_dir))
+    weighs = config.experiment == 'vae'
+    words = [str(run_dir), f'--metrics={FLAGS.metrics}{f",{NLL}" if weighs else ""}', f'--samples={FLAGS.samples}',
+             f'--extractor={extractor}', f'--config.eval.nll_draws={FLAGS.nll_draws}']  # fmt: skip
+    call = [sys.executable, '-m', 'gen_ai.evaluate', *words]
+    code = subprocess.run(call, stdout=sys.stderr, cwd=config_lib.SOURCE).returncode
+    row = evaluated(run_dir, steps) if code == DONE else None
+    if row is None:
+      raise UserError(f'{run_dir} was trained but could not be evaluated (exit code {code}): see the message above.')
+  return row
+
+
+def one_run(name: str, of: str, seed: int, planned: Mapping[str, Any], extractor: str) -> dict[str, Any]:
+  """Trains and evaluates: a row of the report. A run that fails is a row that says so."""
+  run_dir = Path(FLAGS.runs_dir).resolve() / f'{name}-seed{seed}'
+  code, words = launch(run_dir, name, seed, planned['overrides'])
+  row: dict[str, Any] = {'method': name, 'family': of, 'seed': seed, 'command': f'python launch.py {shlex.join(words)}',
+                         'steps': planned['steps'], 'state': 'failed', 'exit_code': code}  # fmt: skip
+  if code != DONE:
+    return row
+  told, evaluation = record.read_summary(run_dir), evaluate(run_dir, planned['steps'], extractor)
+  return row | {
+    'state': 'done', 'parameters': told['parameters'], 'train_seconds': told['train_seconds'],
+    'seconds': told['seconds'], 'evaluation_seconds': evaluation['seconds'], 'run_dir': run_dir.name,
+    'figures': evaluation['figures'], 'stamp': evaluation['stamp'],
+  }  # fmt: skip
+
+
+def settings() -> dict[str, Any]:
+  """What a report that is gone on with has to agree on."""
+  return {name: getattr(FLAGS, name) for name in ('data', 'minutes', 'samples', 'nll_draws', 'metrics', 'tiny')}
+
+
+def begin(about: dict[str, Any], extractor: str) -> dict[str, Any]:
+  """The report: that of --out if it was made in the same way. Raises UserError where it was not."""
+  new = {'machine': about, 'settings': settings(), 'extractor': extractor, 'plans': {}, 'runs': []}
+  if not FLAGS.out or not Path(FLAGS.out).is_file():
+    return new
+  report = json.loads(Path(FLAGS.out).read_text())
+  unlike = [f'{name}: {value} there, {settings().get(name)} here' for name, value in report['settings'].items()
+            if value != settings().get(name)]  # fmt: skip
+  if unlike:
+    raise UserError(f'--out={FLAGS.out} holds a report that was made in another way ({"; ".join(unlike)}): give the '
+                    'same flags, or another file.')  # fmt: skip
+  return report
+
+
+def write(report: Mapping[str, Any]) -> None:
+  """--out and --table as far as there are results."""
+  if FLAGS.out:
+    record.write_atomic(Path(FLAGS.out), record.dumps(report, indent=1) + '\n')
+  if FLAGS.table:
+    record.write_atomic(Path(FLAGS.table), families_table.document(report))
+
+
+def run(arguments: list[str], overrides: dict[str, str]) -> int:
+  """Flags to report, table and picture; 1 where a run failed."""
+  if arguments or overrides:
+    word = next(iter([*arguments, *overrides]))
+    raise UserError(f"'{word}' is not for this command: it compares the configs as they are.")
+  names, about, begun = methods(FLAGS.methods), machine.facts(), time.perf_counter()
+  asked = real_data.Asked(FLAGS.data, FLAGS.data_dir, FLAGS.extractor, FLAGS.runs_dir, FLAGS.samples, 0)
+  data = real_data.open_data(asked, {})
+  report = begin(about, data.extractor.rpartition('/')[2])
+  for name in names:
+    if name not in report['plans']:
+      report['plans'][name] = plan(name, data.dataset)
+      write(report)
+  # Seed by seed, so that a broken-off command has compared all methods.
+  for seed in range(FLAGS.seeds):
+    for name, of in names.items():
+      if any((row['method'], row['seed'], row['state']) == (name, seed, 'done') for row in report['runs']):
+        continue
+      report['runs'] = [row for row in report['runs'] if (row['method'], row['seed']) != (name, seed)]
+      report['runs'].append(one_run(name, of, seed, report['plans'][name], data.extractor))
+      write(report)
+      hours = (time.perf_counter() - begun) / 3600
+      print(f'  {name}, seed {seed}: {report["runs"][-1]["state"]}, {hours:.2f} h', file=sys.stderr, flush=True)
+  write(report)
+  print(machine.describe(about))
+  print(families_table.text(report))
+  if FLAGS.picture:
+    families_picture.draw(Path(FLAGS.picture), report, Path(FLAGS.runs_dir), data)
+  failed = [row for row in report['runs'] if row['state'] != 'done']
+  return FAILED if failed else DONE
+
+
+if __name__ == '__main__':
+  command.run(run)
