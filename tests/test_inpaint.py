@@ -1,0 +1,227 @@
+"""Completion: masks by hand, known pixels kept, two updates that leave each other alone, and its evaluation."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from experiments import inpaint_gan
+from gen_ai import config as config_lib
+from gen_ai import judge
+from gen_ai.draws import Given, Samples
+from gen_ai.errors import UserError
+from gen_ai.layouts import LaneLayout, make_layout
+from gen_ai.maths import masks
+from gen_ai.maths.pixels import to_signed
+from gen_ai.metrics import quality
+from gen_ai.program import Program
+
+N = 300
+
+
+def keys(n, seed=0):
+  return jax.random.split(jax.random.key(seed), n)
+
+
+def built(**overrides):
+  config = tiny.config('inpaint_gan', **overrides)
+  method = inpaint_gan.build(config, tiny.dataset(config).spec)
+  return config, method, jax.jit(method.init)(jax.random.key(0))
+
+
+def examples(config, index, split='validation'):
+  return jax.tree.map(jnp.asarray, tiny.dataset(config).splits[split].read(np.asarray(index)))
+
+
+def test_boxes_are_boxes_of_a_quarter_to_three_quarters():
+  found = np.asarray(masks.draw('box', keys(500), (12, 20)))
+  assert found.shape == (500, 12, 20, 1) and set(np.unique(found)) == {0.0, 1.0}
+  hidden = found[..., 0] > 0
+  rows, columns = hidden.any(2).sum(1), hidden.any(1).sum(1)
+  np.testing.assert_array_equal(hidden.sum((1, 2)), rows * columns)
+  assert set(rows) == set(range(3, 10)) and set(columns) == set(range(5, 16))
+  for axis, side in ((2, 12), (1, 20)):  # gapless, and every pixel is hidden by some
+    band = hidden.any(axis)
+    assert (np.abs(np.diff(band.astype(int), axis=1)).sum(1) <= 2).all() and band.any(0).all() and band.shape[1] == side
+
+
+def test_halves_and_the_centre():
+  found = np.unique(np.asarray(masks.draw('half', keys(100), (8, 6)))[..., 0], axis=0)
+  assert len(found) == 4
+  sides = {(half[:4].all(), half[4:].all(), half[:, :3].all(), half[:, 3:].all()) for half in found}
+  assert {sum(side) for side in sides} == {1} and (found.sum((1, 2)) == 24).all()
+  centre = np.asarray(masks.draw('centre', keys(3), (8, 12)))[..., 0]
+  expected = np.zeros((8, 12))
+  expected[2:6, 3:9] = 1
+  np.testing.assert_array_equal(centre, expected[None].repeat(3, 0))
+
+
+def test_a_mask_depends_on_its_example_alone():
+  config, method, state = built()
+  draw = jax.jit(method.conditional)
+  whole = draw(state, examples(config, [4, 9, 2, 7]), jax.random.key(3))
+  some = draw(state, examples(config, [2, 9]), jax.random.key(3))
+  np.testing.assert_allclose(some, whole[jnp.array([2, 1])], atol=1e-5)
+
+
+def test_means_over_hidden_pixels_by_hand():
+  values = jnp.asarray(np.arange(2 * 2 * 2 * 3).reshape(2, 2, 2, 3), jnp.float32)
+  mask = jnp.asarray([[[1, 0], [0, 1]], [[0, 0], [0, 0]]], jnp.float32)[..., None]
+  np.testing.assert_allclose(masks.over_hidden(values, mask), [(0 + 1 + 2 + 9 + 10 + 11) / 6, 0.0])
+
+
+def test_known_pixels_are_kept_exactly_and_hidden_ones_are_not_looked_at():
+  config, method, state = built()
+  batch = examples(config, np.arange(6))
+  complete = inpaint_gan.completer(config, tiny.dataset(config).spec)
+  mask = masks.draw('box', keys(6), (28, 28))
+  found = complete(state, batch['image'], mask, jax.random.key(0))
+  known = np.asarray(mask[..., 0]) == 0
+  x = np.asarray(to_signed(batch['image']))
+  np.testing.assert_array_equal(np.asarray(found)[known], x[known])
+  assert not np.array_equal(found, x)
+  # What is hidden cannot leak: other hidden pixels, the same completion.
+  other = jnp.where(mask > 0, 255 - batch['image'], batch['image'])
+  np.testing.assert_array_equal(complete(state, other, mask, jax.random.key(0)), found)
+  assert not np.array_equal(complete(state, batch['image'], mask, jax.random.key(1)), found)
+
+
+@pytest.mark.parametrize(('shape', 'message'), [
+  ((6, 28, 28), r'mask of shape \[6, 28, 28\] does not fit images of shape \[6, 28, 28, 1\].*must be \[6, 28, 28, 1\]'),
+  ((6, 14, 14, 1), 'mask of shape .*does not fit'), ((1, 28, 28, 1), 'mask of shape .*does not fit'),
+])  # fmt: skip
+def test_a_mask_of_the_wrong_shape_is_refused(shape, message):
+  config, _, state = built()
+  complete = inpaint_gan.completer(config, tiny.dataset(config).spec)
+  images = examples(config, np.arange(6))['image']
+  with pytest.raises(UserError, match=message):
+    complete(state, images, jnp.ones(shape), jax.random.key(0))
+
+
+def test_images_of_another_size_are_refused():
+  config, _, state = built()
+  complete = inpaint_gan.completer(config, tiny.dataset(config).spec)
+  with pytest.raises(UserError, match=r'images of shape \[32, 32, 1\].*trained on: \[28, 28, 1\]'):
+    complete(state, jnp.zeros((2, 32, 32, 1), jnp.uint8), jnp.ones((2, 32, 32, 1)), jax.random.key(0))
+
+
+@pytest.mark.parametrize(('overrides', 'message'), [
+  ({'model.mask': 'star'}, "mask='star' is none of box, half, centre"),
+  ({'loss.kind': 'relativistic'}, "kind='relativistic' is none of"),
+  ({'data.image_size': 30}, '30x30 images.*multiples of 4'),
+])  # fmt: skip
+def test_what_does_not_fit_is_refused_by_name(overrides, message):
+  config = config_lib.override(tiny.config('inpaint_gan'), overrides)
+  size = config.data.image_size or 28
+  spec = tiny.dataset(tiny.config('inpaint_gan')).spec._replace(shape=(size, size, 1))
+  with pytest.raises(UserError, match=message):
+    jax.eval_shape(inpaint_gan.build(config, spec).init, jax.random.key(0))
+
+
+@pytest.mark.parametrize(('off', 'still', 'moves'), [('discriminator_loss', 'd', 'g'), ('generator_loss', 'g', 'd')])
+def test_each_update_leaves_the_other_player_alone(off, still, moves, monkeypatch):
+  config = tiny.config('inpaint_gan', loss__reconstruction=0.0, loss__penalty=0.0, optim__ema_decay=0.0)
+  spec = tiny.dataset(config).spec
+  state = jax.jit(inpaint_gan.build(config, spec).init)(jax.random.key(0))
+  batch = examples(config, np.arange(16), 'train')
+  monkeypatch.setattr(inpaint_gan.adversarial, off, lambda kind, *logits: 0.0 * logits[0].mean())
+  after, _ = jax.jit(inpaint_gan.build(config, spec).train_step)(state, batch, jax.random.key(1))
+  pairs = lambda name: zip(*(jax.tree.leaves(s.params[name]) for s in (state, after)), strict=True)  # noqa: E731
+  assert all(np.array_equal(a, b) for a, b in pairs(still))
+  assert not all(np.array_equal(a, b) for a, b in pairs(moves))
+
+
+def test_the_reconstruction_error_by_hand():
+  config, method, state = built(optim__ema_decay=0.0)
+  batch, key = examples(config, np.arange(16), 'train'), jax.random.key(1)
+  _, metrics = jax.jit(method.train_step)(state, batch, key)
+  # The same example has the same hole and the same latent in a completion under the same key.
+  own = inpaint_gan.keys.per_example(inpaint_gan.keys.stream(key, 'mask'), batch['index'])
+  mask = np.asarray(masks.draw(config.model.mask, own, (28, 28)))
+  completed = np.asarray(jax.jit(method.conditional)(state, batch, key))
+  error = np.abs(completed - np.asarray(to_signed(batch['image'])))
+  expected = ((error * mask).sum((1, 2, 3)) / mask.sum((1, 2, 3))).mean()
+  assert float(metrics['l1_hidden']) == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_the_view_shows_hidden_completed_and_original_rows():
+  config, method, state = built()
+  drawn = np.asarray(jax.jit(method.views['completions'])(state, examples(config, np.arange(8)), jax.random.key(0)))
+  hidden, completed, original = drawn.reshape(-1, 3, 8, 28, 28, 1)[0]
+  np.testing.assert_array_equal(original, to_signed(examples(config, np.arange(8))['image']))
+  gone = hidden != original
+  assert gone.any() and (hidden[gone] == 0).all()
+  np.testing.assert_array_equal(completed[~gone & (hidden != 0)], original[~gone & (hidden != 0)])
+
+
+# Its evaluation: completions of the split's own images.
+
+
+@pytest.fixture(autouse=True)
+def few_replicates(monkeypatch):
+  monkeypatch.setattr(quality, 'REPLICATES', 10)
+
+
+def judged(names=('fd', 'prdc', 'memorisation'), devices=1, seeds=(), **overrides):
+  config = tiny.config('inpaint_gan', **{'eval__samples': N, **overrides})
+  data = tiny.dataset(config)
+  lanes = [tiny.config('inpaint_gan', eval__samples=N, run__seed=seed) for seed in seeds]
+  layout = LaneLayout(jax.devices()[:1]) if seeds else make_layout(config, jax.devices()[:devices])
+  program = Program(config, config_lib.experiment(config).build, data.spec, layout, lanes)
+  return judge.Judge(program, config, data, judge.protocol(config, data, 'test', names)), program.init()
+
+
+def values(found):
+  return {name: figure.value for name, figure in found.figures.items()}
+
+
+@pytest.fixture(scope='module')
+def alone():
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(quality, 'REPLICATES', 10)
+    one, state = judged()
+    return one.lanes(state)[0]
+
+
+def test_figures_of_completions_say_what_they_were_given(alone):
+  for name, figure in alone.figures.items():
+    assert figure.stamp['conditioned_on'] == 'test', name
+    assert figure.stamp['measure'] == 'completion of masks of kind box'
+  samples, _ = tiny.config('gan', eval__samples=N), None
+  program = tiny.program(samples)
+  data = tiny.dataset(samples)
+  of_gan = judge.Judge(program, samples, data, judge.protocol(samples, data, 'test', ('fd',)))
+  (found,) = of_gan.lanes(program.init())
+  assert 'conditioned_on' not in found.figures['fd'].stamp  # so that the two are never compared unseen
+
+
+@pytest.mark.parametrize(('devices', 'overrides'), [(8, {}), (8, {'parallel': 'pmap'}), (1, {'eval__batch_size': 24})])
+def test_figures_of_completions_do_not_depend_on_devices(alone, devices, overrides):
+  other, state = judged(devices=devices, **overrides)
+  assert values(other.lanes(state)[0]) == pytest.approx(values(alone), rel=2e-3, abs=1e-4)
+
+
+def test_lanes_complete_as_runs_alone():
+  together, state = judged(('fd',), seeds=(0, 3))
+  found = together.measured(state, [0, 1])
+  one, own = judged(('fd',))
+  assert found[0][0] == pytest.approx(values(one.lanes(own)[0]), rel=1e-3)
+  assert found[0][0] != pytest.approx(found[1][0], rel=1e-3)
+
+
+def test_a_completion_is_of_the_example_of_its_number():
+  config = tiny.config('inpaint_gan')
+  program = tiny.program(config)
+  source = tiny.dataset(config).splits['test']
+  state = program.init()
+  drawn = Samples(program, 0, Given(config, source))
+  numbers = np.array([0, 3, len(source) + 3])
+  (found,) = drawn.read(state, numbers)
+  images = source.read(source.eval_index(np.array([0, 3, 3])))['image']
+  same = (found == images).mean((1, 2, 3))
+  assert (same > 0.4).all() and (same < 1.0).all()  # all but the hole, which is no more than 3/4 of each side
+  assert (found[1] == images[0]).mean() < same[1]
+  assert not np.array_equal(found[1], found[2])  # another number, another hole
+  (again,) = drawn.read(state, numbers[:1])
+  np.testing.assert_array_equal(again[0], found[0])
