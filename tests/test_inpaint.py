@@ -62,7 +62,7 @@ def test_a_mask_depends_on_its_example_alone():
   draw = jax.jit(method.conditional)
   whole = draw(state, examples(config, [4, 9, 2, 7]), jax.random.key(3))
   some = draw(state, examples(config, [2, 9]), jax.random.key(3))
-  np.testing.assert_allclose(some, whole[jnp.array([2, 1])], atol=1e-5)
+  np.testing.assert_allclose(some, whole[jnp.array([2, 1])], atol=1e-4)
 
 
 def test_means_over_hidden_pixels_by_hand():

@@ -53,11 +53,8 @@ def test_upsampling_modulation_is_a_kernel_for_every_example():
     spread[::2, ::2] = x[b]
     for f in range(2):
       full = sum(signal.convolve2d(spread[..., c], kernels[b, :, :, c, f][::-1, ::-1]) for c in range(3))
-      blurred = signal.convolve2d(full, fir)
-      # Convolutions that grow by 2 and 3: what lies in the middle, up to one pixel, is the result.
-      offsets = [(i, j) for i in range(6) for j in range(6)
-                 if np.allclose(blurred[i : i + 8, j : j + 8], found[b, ..., f], atol=1e-4)]  # fmt: skip
-      assert offsets in ([(2, 2)], [(3, 3)]), offsets
+      # The filter grows by 3 what the kernel has grown by 1: the middle of it is the result, as in the authors' code.
+      np.testing.assert_allclose(found[b, ..., f], signal.convolve2d(full, fir)[2:10, 2:10], atol=1e-5)
 
 
 def test_demodulated_results_have_unit_variance_whatever_the_style():
@@ -122,9 +119,7 @@ def started(net, n=4, seed=0, train=True, label=None):
   key = jax.random.key(seed)
   z, noise = jax.random.normal(key, (n, net.latent)), jax.random.split(key, n)
   variables = jax.jit(lambda: net.init(jax.random.key(1), z, train=train, label=label, noise=noise))()
-  # Noise strengths start at 0 and a fresh mapping has a tiny spread: values that let everything be seen.
-  params = jax.tree.map(lambda leaf: leaf, variables['params'])
-  return {**variables, 'params': params}, z, noise
+  return variables, z, noise
 
 
 def with_strength(variables, value):
@@ -230,7 +225,7 @@ def test_a_discriminator_sees_its_group_in_training_and_a_mean_afterwards():
 
 
 @pytest.mark.parametrize(('sides', 'channels', 'layers'), [
-  ((28, 28), 1, 6), ((32, 32), 3, 8), ((64, 64), 3, 10), ((128, 128), 3, 12), ((48, 64), 3, 10),
+  ((28, 28), 1, 6), ((32, 32), 3, 8), ((64, 64), 3, 10), ((128, 128), 3, 12), ((48, 64), 3, 8),
 ])  # fmt: skip
 def test_sizes_from_28_to_128(sides, channels, layers):
   net = generator(shape=(*sides, channels))

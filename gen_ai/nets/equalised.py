@@ -132,7 +132,9 @@ class ModulatedConv(nn.Module):
     kernel = kernel / math.sqrt(math.prod(shape[:3]))
     x, weights = x.astype(self.dtype) * style[:, None, None].astype(self.dtype), kernel.astype(self.dtype)
     if self.up:
-      y = blur(conv_transpose(x, weights, (2, 2), self.lowering), 1, 2, 2.0)
+      # The whole transposed convolution has 2 H + 1 rows; 'SAME' drops the last, and a row of zeros brings it back.
+      x = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))
+      y = blur(conv_transpose(x, weights, (2, 2), self.lowering), 1, 0, 2.0)
     else:
       y = conv(x, weights, (1, 1), 'SAME', self.lowering)
     if self.demodulate:
