@@ -25,7 +25,7 @@ def get_config(data: str = 'mnist_5k'):
 
   config.model.network = 'resnet'
   config.model.conditional = True
-  config.model.width = 24  # channels at half resolution
+  config.model.width = 16  # channels at half resolution
   config.optim.lr = 1e-3
   config.optim.schedule = 'cosine'
   config.optim.warmup_steps = 100

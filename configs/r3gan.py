@@ -22,11 +22,11 @@ def get_config(data: str = 'mnist_5k'):
   config.run.eval_every = 500
   config.run.sample_every = 500
   config.run.save_every = 500
-  config.data.batch_size = 64
+  config.data.batch_size = 32
 
   config.model.network = 'resnet'
   config.model.latent = 64  # dimensions of z
-  config.model.width = 16  # channels at full resolution
+  config.model.width = 12  # channels at full resolution
   config.model.g_activation = 'leaky_relu'
   config.model.d_activation = 'leaky_relu'
   config.loss.kind = 'relativistic'

@@ -22,16 +22,15 @@ def get_config(data: str = 'mnist_5k'):
   config.run.eval_every = 500
   config.run.sample_every = 500
   config.run.save_every = 500
-  config.data.batch_size = 64
+  config.data.batch_size = 32
 
   config.model.network = 'resnet'
-  config.model.latent = 128  # dimensions of z
+  config.model.latent = 64  # dimensions of z
   config.model.width = 16  # channels at full resolution
   config.model.g_norm = 'batch'
   config.model.d_spectral = True
   config.loss.kind = 'hinge'
-  config.loss.n_critic = 2  # discriminator updates in one step
-  config.optim.lr = 2e-4
+  config.optim.lr = 5e-4
   config.optim.schedule = 'linear'
   config.optim.b1 = 0.0
   config.optim.b2 = 0.9
@@ -41,7 +40,7 @@ def get_config(data: str = 'mnist_5k'):
 
 def sweep_lr():
   """Learning rates around the file's."""
-  for lr in (1e-4, 2e-4, 4e-4):
+  for lr in (2e-4, 5e-4, 1e-3):
     yield {'optim.lr': lr}
 
 

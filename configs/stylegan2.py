@@ -79,6 +79,7 @@ def tiny():
   """Seconds instead of minutes."""
   return {
     **TINY,
+    'data.image_size': 16,
     'model.latent': 4,
     'model.style': 4,
     'model.width': 2,

@@ -18,11 +18,11 @@ def get_config(data: str = 'mnist_5k'):
   config.run.eval_every = 500
   config.run.sample_every = 500
   config.run.save_every = 500
-  config.data.batch_size = 64
+  config.data.batch_size = 32
 
   config.model = {
     'latent': 32,  # dimensions of z
-    'width': 32,  # channels at half resolution, doubled at each halving, in all three networks
+    'width': 16,  # channels at half resolution, doubled at each halving, in all three networks
     'hidden': 128,  # units between the discriminator's features and its score
     'activation': 'silu',  # of encoder and decoder
     'd_norm': 'group',  # of the discriminator: 'group' | 'none'

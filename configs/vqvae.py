@@ -24,7 +24,7 @@ def get_config(data: str = 'mnist_5k'):
   config.model = {
     'codes': 64,  # vectors in the codebook
     'code_dim': 16,  # dimensions of each
-    'width': 32,  # channels at half resolution, doubled at each halving
+    'width': 16,  # channels at half resolution, doubled at each halving
     'halvings': 2,  # of the sides, from image to grid of codes: 28 -> 7
     'blocks': 1,  # residual blocks of encoder and decoder
     'activation': 'silu',

@@ -154,8 +154,12 @@ def d_updates(config: ConfigDict, nets: Networks, reduce: Reduce) -> Callable[..
 
 
 def path_lengths(config: ConfigDict, nets: Networks, params: PyTree, stats: PyTree, batch: Batch) -> Array:
-  """Path lengths [B / 2] of every second image: the penalty is dear, and half a batch is enough (appendix B)."""
-  half = jax.tree.map(lambda leaf: leaf[::2], batch)
+  """Path lengths [B / 2] of the first half: the penalty is dear, and half a batch is enough (appendix B).
+
+  Micro-batches are strided, so that their first halves together are that of the batch.
+  """
+  size = -(-batch['z'].shape[0] // 2)
+  half = jax.tree.map(lambda leaf: leaf[:size], batch)
   variables = {'params': params, **stats}
   w: Any = nets.generator.apply(variables, half['z'], half.get('label'), method='mapping')
   layers = nets.generator.num_layers

@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from importlib import metadata
 from pathlib import Path
 
 # A suite that is started in the background ignores Ctrl-C, and so would all the commands that its tests interrupt.
@@ -10,8 +11,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_threa
   signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before JAX is imported anywhere in this process. Compiling is most of what the suite does, and takes half the time
-# without LLVM's optimiser.
-os.environ['GEN_AI_TEST_FLAGS'] = '--xla_backend_optimization_level=0'
+# without LLVM's optimiser, and half of that without the fusion emitters, which later XLAs cannot do without.
+_FLAGS = ['--xla_backend_optimization_level=0']
+if metadata.version('jaxlib').startswith('0.10.'):
+  _FLAGS.append('--xla_cpu_use_fusion_emitters=false')
+os.environ['GEN_AI_TEST_FLAGS'] = ' '.join(_FLAGS)
 os.environ['XLA_FLAGS'] = f'{os.environ["GEN_AI_TEST_FLAGS"]} --xla_force_host_platform_device_count=8'
 os.environ['JAX_PLATFORMS'] = 'cpu'
 

@@ -10,6 +10,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from gen_ai.maths.switch import is_off
@@ -20,8 +21,7 @@ from gen_ai.types import Array, Key, Reduce, identity
 COLLECTION = 'style'  # running means: w_avg [D] of the generator, deviation [] of the discriminator
 W_MOMENTUM = 0.995  # the share of the mean style that survives an update
 DEVIATION_MOMENTUM = 0.99
-_MIXING, _SECOND, _CUT = range(3)  # streams of an example's key; the noise of layer i is stream 3 + i
-_NOISE = 3
+_MIXING, _SECOND, _CUT, _NOISE = range(4)  # streams of an example's key
 
 
 def _streams(keys: Key, stream: int) -> Key:
@@ -63,13 +63,12 @@ class StyledConv(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Array, w: Array, noise: Key | None) -> Array:
-    """x [B, H, W, C], w [B, D], noise keys [B] -> [B, H', W', features]."""
+  def __call__(self, x: Array, w: Array, noise: Array | None) -> Array:
+    """x [B, H, W, C], w [B, D], noise N(0, 1) [B, H', W', 1] -> [B, H', W', features]."""
     x = ModulatedConv(self.features, up=self.up, lowering=self.lowering, dtype=self.dtype)(x, w)
     strength = self.param('noise_strength', nn.initializers.zeros, (), jnp.float32)
     if noise is not None:
-      drawn = jax.vmap(lambda key: jax.random.normal(key, (*x.shape[1:3], 1)))(noise)
-      x = x + (strength * drawn).astype(self.dtype)
+      x = x + (strength * noise).astype(self.dtype)
     bias = self.param('bias', nn.initializers.zeros, (self.features,), jnp.float32)
     return leaky(x + bias.astype(self.dtype))
 
@@ -124,19 +123,28 @@ class StyleGenerator(nn.Module):
 
   def synthesis(self, ws: Array, noise: Key | None = None) -> Array:
     """ws [B, num_layers, D], noise keys [B] (None: no noise inputs) -> float32 [B, H, W, C], unbounded."""
-
-    def own(layer: int) -> Key | None:
-      return None if noise is None else _streams(noise, _NOISE + layer)
-
+    planes = self._planes(noise)
     x = jnp.broadcast_to(self.start.astype(self.dtype), (ws.shape[0], *self.start.shape))
-    x = self.first(x, ws[:, 0], own(0))
+    x = self.first(x, ws[:, 0], planes[0])
     image = self.to_rgb[0](x, ws[:, 1]).astype(jnp.float32) + self.rgb_bias[0]
     for stage in range(self.stages):
-      x = self.up[stage](x, ws[:, 2 * stage + 1], own(2 * stage + 1))
-      x = self.same[stage](x, ws[:, 2 * stage + 2], own(2 * stage + 2))
+      x = self.up[stage](x, ws[:, 2 * stage + 1], planes[2 * stage + 1])
+      x = self.same[stage](x, ws[:, 2 * stage + 2], planes[2 * stage + 2])
       rgb = self.to_rgb[stage + 1](x, ws[:, 2 * stage + 3]).astype(jnp.float32) + self.rgb_bias[stage + 1]
       image = upsample(image) + rgb
     return image
+
+  def _planes(self, noise: Key | None) -> list[Array | None]:
+    """The noise of every convolution, N(0, 1) [B, H, W, 1] each, out of one draw an example."""
+    if noise is None:
+      return [None] * (2 * self.stages + 1)
+    H, W, _ = self.shape
+    sides = [(H // 2**stage, W // 2**stage) for stage in range(self.stages, -1, -1)]
+    sides = sides[:1] + [side for side in sides[1:] for _ in range(2)]
+    ends = np.cumsum([h * w for h, w in sides])
+    drawn = jax.vmap(lambda key: jax.random.normal(key, (int(ends[-1]),)))(_streams(noise, _NOISE))
+    parts = jnp.split(drawn, ends[:-1], axis=1)
+    return [part.reshape(-1, h, w, 1) for part, (h, w) in zip(parts, sides, strict=True)]
 
   def _mixed(self, w: Array, label: Array | None, noise: Key) -> Array:
     """Styles [B, L, D]: w, from a random layer on that of a second latent, with probability `mixing`."""
