@@ -1,8 +1,9 @@
 """GAN of the founding note: MLP generator and discriminator on MNIST digits.
 
 Claim: the note's networks (G 100-256-512-1024-784, D 784-1024-512-256-1, ReLU), its loss, optimiser and batch; of its
-  cross-entropy the non-saturating form, as in Goodfellow et al. 2014 (arXiv 1406.2661). How good its digits get at this
-  length has not been measured.
+  cross-entropy the non-saturating form, as in Goodfellow et al. 2014 (arXiv 1406.2661). On Fashion-MNIST it collapses
+  to one garment (1,500 updates, seed 0, FD 77 in a classifier's features); with `--config.optim.b1=0.5`, which
+  `sweep_momentum` compares, it does not (FD 9.5, 8 of 10 classes).
 Command: python launch.py --config=configs/gan.py            (or configs/gan.py:fashion_mnist)
 Cost: about 4 minutes on 2 CPU cores (estimated from its steps a second).
 """
@@ -32,6 +33,12 @@ def sweep_lr():
   """Learning rates around the note's."""
   for lr in (1e-4, 2e-4, 5e-4, 1e-3):
     yield {'optim.lr': lr}
+
+
+def sweep_momentum():
+  """Adam's first moment: the note's, and what GANs are trained with since DCGAN (arXiv 1511.06434)."""
+  for b1 in (0.9, 0.5):
+    yield {'optim.b1': b1}
 
 
 def sweep_loss():

@@ -1,8 +1,9 @@
 """SNGAN (arXiv 1802.05957): residual networks, a spectrally normalised discriminator, hinge loss.
 
-Claim: the published loss, normalisation and optimiser (Adam 2e-4, b1 0, b2 0.9) at a width that a CPU can pay, with 2
-  discriminator updates a step for the published 5. Self-attention (SAGAN, arXiv 1805.08318):
-  `--config.model.attention=true --config.model.g_spectral=true`; `sweep_attention` compares.
+Claim: the published loss and normalisation at a width, a batch and a learning rate that a CPU can pay, with 1
+  discriminator update a step for the published 5 (`--config.loss.n_critic=5 --config.optim.lr=2e-4`).
+  Self-attention (SAGAN, arXiv 1805.08318): `--config.model.attention=true --config.model.g_spectral=true`;
+  `sweep_attention` compares.
 Command: python launch.py --config=configs/sngan.py            (or configs/sngan.py:fashion_mnist)
 Cost: minutes on 2 CPU cores; benchmarks/FAMILIES.md has measured ones.
 """

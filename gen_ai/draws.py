@@ -157,9 +157,16 @@ class Likelihoods:
 
   def __call__(self, state: State) -> list[likelihood.Totals]:
     """The totals of every lane: `finish()` tells the figures."""
+    totals = [likelihood.Totals() for _ in range(self._program.lanes)]
+    for lanes, mask in self.blocks(state):
+      for total, found in zip(totals, lanes, strict=True):
+        total.add(found, mask)
+    return totals
+
+  def blocks(self, state: State) -> Iterator[tuple[list[Any], np.ndarray]]:
+    """(of every lane {name: (sums [1, B], counts [1, B])}, mask [1, B] of examples), block by block of the split."""
     program, mask = self._program, self._mask
     local = program.layout.local_rows(program.eval_batch_size)
-    totals = [likelihood.Totals() for _ in range(program.lanes)]
     for i, index in enumerate(self._index[:, local]):
       rows: dict[str, Any] = {'row': index[None], 'mask': mask[i : i + 1, local]}
       if not self._feed.resident:
@@ -167,6 +174,4 @@ class Likelihoods:
       if self._run is None:
         key = keys.stream(program.eval_key, 'eval')
         self._run = program.over_rows(f'likelihood_{self._draws}', self._row, state, key, self._feed.resident, rows)
-      for lane, found in enumerate(program.layout.per_lane(self._run(state, rows))):
-        totals[lane].add(found, mask[i : i + 1])
-    return totals
+      yield program.layout.per_lane(self._run(state, rows)), mask[i : i + 1]

@@ -116,7 +116,10 @@ class ResNetGenerator(nn.Module):
 
 
 class ResNetTrunk(nn.Module):
-  """Image to features: a down-block a halving, one more block, activation, and a sum over the coarse grid."""
+  """Image to features: a down-block a halving, one more block, activation, and a sum over the coarse grid.
+
+  Without spectral normalisation it is a mean.
+  """
 
   width: int = 32  # channels at half resolution
   activation: str = 'relu'
@@ -141,4 +144,6 @@ class ResNetTrunk(nn.Module):
         x = SelfAttention(name='attention', **options)(x)
     x = Block(self.width * 2 ** (stages - 1), 'none', **block, **options)(x, train)
     x = activation_fn(self.activation)(normalise(self.norm, x, train, self.reduce, self.dtype))
-    return x.astype(jnp.float32).sum((1, 2))
+    x = x.astype(jnp.float32)
+    # A sum of 49 places is a loud score where no spectral norm bounds the features: R1 would have to undo that first.
+    return x.sum((1, 2)) if self.spectral else x.mean((1, 2))

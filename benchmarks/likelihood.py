@@ -1,0 +1,136 @@
+"""Do tighter bounds and more layers raise the likelihood, as published? python -m benchmarks.likelihood."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from absl import flags
+
+from benchmarks import machine
+from gen_ai import command, restored
+from gen_ai import config as config_lib
+from gen_ai.compare.statistics import Interval, mean_interval
+from gen_ai.data import dataset as dataset_lib
+from gen_ai.draws import Likelihoods
+from gen_ai.errors import DONE, FAILED, UserError
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string('data', 'fashion_mnist', 'images, binarised anew each time they are seen')
+flags.DEFINE_string('data_dir', '', 'where prepared data sets live; empty: as the configs say')
+flags.DEFINE_integer('steps', 5000, 'updates of every run', lower_bound=1)
+flags.DEFINE_integer('seeds', 3, 'runs of every arm: seeds 0, 1, ...', lower_bound=1)
+flags.DEFINE_integer('nll_draws', 1000, 'latent draws an image', lower_bound=1)
+flags.DEFINE_integer('examples', 1000, 'images of the test split, from its first on', lower_bound=2)
+flags.DEFINE_string('runs_dir', 'runs/likelihood', 'where the runs go; those that are done are left as they are')
+flags.DEFINE_bool('tiny', False, "apply the configs' tiny(): to see that all works")
+flags.DEFINE_string('out', '', 'also write the report here, as JSON')
+
+
+class Arm(NamedTuple):
+  """A method: a config and what is changed in it."""
+
+  config: str
+  changes: Mapping[str, Any]
+
+
+PLAIN = {'loss.bound': 'elbo', 'loss.draws': 1, 'loss.gradient': 'plain'}
+ARMS = {
+  'VAE': Arm('iwae', PLAIN), 'IWAE-5': Arm('iwae', {'loss.draws': 5}), 'IWAE-50': Arm('iwae', {'loss.draws': 50}),
+  'VAE, two layers': Arm('hvae', PLAIN),
+  'IWAE-5, two layers': Arm('hvae', {'loss.bound': 'iwae', 'loss.draws': 5, 'loss.gradient': 'dreg'}),
+  'IWAE-50, two layers': Arm('hvae', {'loss.bound': 'iwae', 'loss.draws': 50, 'loss.gradient': 'dreg'}),
+}  # fmt: skip
+ORDERS = (  # (the lower, the higher) likelihood, arXiv 1509.00519, table 1
+  ('VAE', 'IWAE-5'), ('IWAE-5', 'IWAE-50'), ('VAE, two layers', 'IWAE-5, two layers'),
+  ('IWAE-5, two layers', 'IWAE-50, two layers'), ('VAE', 'VAE, two layers'), ('IWAE-5', 'IWAE-5, two layers'),
+  ('IWAE-50', 'IWAE-50, two layers'),
+)  # fmt: skip
+
+
+def train(run_dir: Path, arm: Arm, seed: int) -> None:
+  """Runs launch.py, which leaves a run that is done as it is. Raises UserError where it fails."""
+  reference, steps = f'configs/{arm.config}.py:{FLAGS.data}', FLAGS.steps
+  tiny = config_lib.tiny(reference) if FLAGS.tiny else {}
+  cadence = dict.fromkeys(('run.steps', 'run.eval_every', 'run.sample_every', 'run.save_every'), steps)
+  place = {'data.data_dir': FLAGS.data_dir} if FLAGS.data_dir else {}
+  given = {**tiny, **cadence, **arm.changes, **place, 'run.seed': seed}
+  words = [f'--config.{path}={value}' for path, value in given.items()]
+  call = [sys.executable, str(config_lib.SOURCE / 'launch.py'), f'--config={reference}', *words, f'--run_dir={run_dir}']
+  code = subprocess.run(call, stdout=sys.stderr).returncode
+  if code != DONE:
+    raise UserError(f'{run_dir} was not trained (exit code {code}): see the message above.')
+
+
+def log_likelihoods(run_dir: Path) -> np.ndarray:
+  """log p(x) by importance sampling, nats [examples]: all runs see the same binarised images and the same noise."""
+  config = restored.open_config(str(run_dir), {}, ('eval',))
+  dataset = dataset_lib.load(config.data)
+  program, state, _ = restored.restore(str(run_dir), config, dataset.spec, 'latest')
+  parts, seen = [], 0
+  for (found,), mask in Likelihoods(program, config, dataset.splits['test'], FLAGS.nll_draws).blocks(state):
+    parts.append(np.asarray(found['iwae_nats'][0])[mask > 0])
+    seen += len(parts[-1])
+    if seen >= FLAGS.examples:
+      break
+  return np.concatenate(parts)[: FLAGS.examples].astype(np.float64)
+
+
+def difference(low: np.ndarray, high: np.ndarray) -> tuple[Interval, Interval]:
+  """Of high - low [seeds, examples]: the mean with its interval over images (paired, seeds averaged) and over seeds."""
+  gain = high - low
+  return mean_interval(gain.mean(0)), mean_interval(gain.mean(1))
+
+
+def held(over_images: Interval, over_seeds: Interval) -> bool:
+  """Whether the whole interval over images is above 0, and that over seeds where there are several."""
+  return over_images.low > 0 and (np.isnan(over_seeds.low) or over_seeds.low > 0)
+
+
+def spread(found: Interval) -> str:
+  """'mean [low, high]'."""
+  return f'{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]'
+
+
+def run(arguments: list[str], overrides: dict[str, str]) -> int:
+  """Flags to orders; 1 where one did not come out."""
+  if arguments or overrides:
+    word = next(iter([*arguments, *overrides]))
+    raise UserError(f"'{word}' is not for this command: what it changes in the configs is part of it.")
+  about, begun = machine.facts(), time.perf_counter()
+  values: dict[str, np.ndarray] = {}
+  for name, arm in ARMS.items():
+    rows = []
+    for seed in range(FLAGS.seeds):
+      run_dir = Path(FLAGS.runs_dir).resolve() / f'{name.replace(", ", "-").replace(" ", "-")}-seed{seed}'
+      train(run_dir, arm, seed)
+      rows.append(log_likelihoods(run_dir))
+    values[name] = np.stack(rows)
+    minutes = (time.perf_counter() - begun) / 60
+    print(f'  {name}: {values[name].mean():.3f} nats, {minutes:.1f} minutes', file=sys.stderr, flush=True)
+  print(machine.describe(about))
+  print(f'{FLAGS.data}, {FLAGS.steps:,} updates, {FLAGS.seeds} seeds; log p(x) in nats of {FLAGS.examples:,} images,'
+        f' {FLAGS.nll_draws:,} draws; {minutes:.1f} minutes')  # fmt: skip
+  for name, found in values.items():
+    print(f'  {name:20} {found.mean():.3f}  by seed {", ".join(f"{row.mean():.3f}" for row in found)}')
+  verdicts = []
+  for low, high in ORDERS:
+    images, seeds = difference(values[low], values[high])
+    verdicts.append(held(images, seeds))
+    verdict = 'PASS' if verdicts[-1] else 'FAIL'
+    print(f'{verdict}: {low} < {high}: {spread(images)} over images, {spread(seeds)} over seeds')
+  if FLAGS.out:
+    orders = [{'low': low, 'high': high, 'held': ok} for (low, high), ok in zip(ORDERS, verdicts, strict=True)]
+    report = {'machine': about, 'steps': FLAGS.steps, 'examples': FLAGS.examples, 'nll_draws': FLAGS.nll_draws,
+              'data': FLAGS.data, 'nats': {name: found.mean(1).tolist() for name, found in values.items()},
+              'orders': orders}  # fmt: skip
+    Path(FLAGS.out).write_text(json.dumps(report, indent=1) + '\n')
+  return DONE if all(verdicts) else FAILED
+
+
+if __name__ == '__main__':
+  command.run(run)
