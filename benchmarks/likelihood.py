@@ -4,17 +4,15 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 from absl import flags
 
 from benchmarks import machine
+from benchmarks.likelihood_orders import ARMS, ORDERS, Arm, difference, held, spread
 from gen_ai import command, restored
 from gen_ai import config as config_lib
-from gen_ai.compare.statistics import Interval, mean_interval
 from gen_ai.data import dataset as dataset_lib
 from gen_ai.draws import Likelihoods
 from gen_ai.errors import DONE, FAILED, UserError
@@ -29,27 +27,6 @@ flags.DEFINE_integer('examples', 1000, 'images of the test split, from its first
 flags.DEFINE_string('runs_dir', 'runs/likelihood', 'where the runs go; those that are done are left as they are')
 flags.DEFINE_bool('tiny', False, "apply the configs' tiny(): to see that all works")
 flags.DEFINE_string('out', '', 'also write the report here, as JSON')
-
-
-class Arm(NamedTuple):
-  """A method: a config and what is changed in it."""
-
-  config: str
-  changes: Mapping[str, Any]
-
-
-PLAIN = {'loss.bound': 'elbo', 'loss.draws': 1, 'loss.gradient': 'plain'}
-ARMS = {
-  'VAE': Arm('iwae', PLAIN), 'IWAE-5': Arm('iwae', {'loss.draws': 5}), 'IWAE-50': Arm('iwae', {'loss.draws': 50}),
-  'VAE, two layers': Arm('hvae', PLAIN),
-  'IWAE-5, two layers': Arm('hvae', {'loss.bound': 'iwae', 'loss.draws': 5, 'loss.gradient': 'dreg'}),
-  'IWAE-50, two layers': Arm('hvae', {'loss.bound': 'iwae', 'loss.draws': 50, 'loss.gradient': 'dreg'}),
-}  # fmt: skip
-ORDERS = (  # (the lower, the higher) likelihood, arXiv 1509.00519, table 1
-  ('VAE', 'IWAE-5'), ('IWAE-5', 'IWAE-50'), ('VAE, two layers', 'IWAE-5, two layers'),
-  ('IWAE-5, two layers', 'IWAE-50, two layers'), ('VAE', 'VAE, two layers'), ('IWAE-5', 'IWAE-5, two layers'),
-  ('IWAE-50', 'IWAE-50, two layers'),
-)  # fmt: skip
 
 
 def train(run_dir: Path, arm: Arm, seed: int) -> None:
@@ -78,22 +55,6 @@ def log_likelihoods(run_dir: Path) -> np.ndarray:
     if seen >= FLAGS.examples:
       break
   return np.concatenate(parts)[: FLAGS.examples].astype(np.float64)
-
-
-def difference(low: np.ndarray, high: np.ndarray) -> tuple[Interval, Interval]:
-  """Of high - low [seeds, examples]: the mean with its interval over images (paired, seeds averaged) and over seeds."""
-  gain = high - low
-  return mean_interval(gain.mean(0)), mean_interval(gain.mean(1))
-
-
-def held(over_images: Interval, over_seeds: Interval) -> bool:
-  """Whether the whole interval over images is above 0, and that over seeds where there are several."""
-  return over_images.low > 0 and (np.isnan(over_seeds.low) or over_seeds.low > 0)
-
-
-def spread(found: Interval) -> str:
-  """'mean [low, high]'."""
-  return f'{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]'
 
 
 def run(arguments: list[str], overrides: dict[str, str]) -> int:

@@ -1,5 +1,6 @@
 """Our WGAN against the well-known PyTorch WGAN-GP in equal wall-clock: python -m benchmarks.race [--minutes=5]."""
 
+import importlib.util
 import json
 import shutil
 import subprocess
@@ -115,6 +116,8 @@ def run(arguments: list[str], overrides: dict[str, str]) -> int:
   if arguments or overrides:
     word = next(iter([*arguments, *overrides]))
     raise UserError(f"'{word}' is not for this command: it runs {FLAGS.config} as it is.")
+  if importlib.util.find_spec('torch') is None:
+    raise UserError('the other side needs PyTorch: pip install -r requirements.txt -r requirements/benchmark.txt')
   reference, about = f'{FLAGS.config}:{FLAGS.data}', machine.facts()
   asked = real_data.Asked(FLAGS.data, FLAGS.data_dir, FLAGS.extractor, FLAGS.runs_dir, FLAGS.samples, 0)
   data = real_data.open_data(asked, {})

@@ -185,7 +185,8 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     bound = reconstruction - prior_cost
     per_example = {'elbo_nats': bound, 'reconstruction_nats': reconstruction, 'prior_nats': prior_cost / T,
                    'nll_bpd': densities.nats_to_bpd(-bound, dims),
-                   'pixel_mse': ((mean - x) ** 2).mean((1, 2, 3))}  # fmt: skip
+                   # A mean beyond the range is how the likelihood says black or white.
+                   'pixel_mse': ((jnp.clip(mean, -1.0, 1.0) - x) ** 2).mean((1, 2, 3))}  # fmt: skip
     mask = batch['mask']
     return {name: ((value * mask).sum(), mask.sum()) for name, value in per_example.items()}
 

@@ -163,6 +163,14 @@ def conv_transpose(x: Array, kernel: Array, strides: tuple[int, int], lowering: 
   return y.reshape(B, H * strides[0], W * strides[1], -1)
 
 
+def add_bias(y: Array, bias: Array) -> Array:
+  """y [..., F] + bias [F] in y's type, added in float32.
+
+  The gradient of a bias is a sum over all pixels of a batch, which stops growing at some 256 terms in bfloat16.
+  """
+  return (y.astype(jnp.float32) + bias).astype(y.dtype)
+
+
 class Conv(nn.Module):
   """A convolution over [B, H, W, C]; parameters `kernel` [kh, kw, C, features] and `bias` [features]."""
 
@@ -185,7 +193,7 @@ class Conv(nn.Module):
     kernel = normalise_spectrum(self, kernel) if self.spectral else kernel
     y = conv(x.astype(self.dtype), kernel.astype(self.dtype), self.strides, self.padding, self.lowering)
     if self.use_bias:
-      y = y + self.param('bias', nn.initializers.zeros, (self.features,), self.param_dtype).astype(self.dtype)
+      y = add_bias(y, self.param('bias', nn.initializers.zeros, (self.features,), self.param_dtype))
     return y
 
 
@@ -208,5 +216,5 @@ class ConvTranspose(nn.Module):
     kernel = self.param('kernel', self.kernel_init, shape, self.param_dtype)
     y = conv_transpose(x.astype(self.dtype), kernel.astype(self.dtype), self.strides, self.lowering)
     if self.use_bias:
-      y = y + self.param('bias', nn.initializers.zeros, (self.features,), self.param_dtype).astype(self.dtype)
+      y = add_bias(y, self.param('bias', nn.initializers.zeros, (self.features,), self.param_dtype))
     return y

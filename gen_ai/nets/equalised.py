@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from gen_ai.nets.conv import conv, conv_transpose
+from gen_ai.nets.conv import add_bias, conv, conv_transpose
 from gen_ai.types import Array
 
 GAIN = math.sqrt(2.0)  # of an activation, so that the variance is kept through a leaky ReLU of slope 0.2
@@ -83,7 +83,7 @@ class EqualisedDense(nn.Module):
     y = x.astype(self.dtype) @ (kernel * (m / math.sqrt(x.shape[-1]))).astype(self.dtype)
     if self.use_bias:
       bias = self.param('bias', lambda key, shape: jnp.full(shape, self.bias_init, jnp.float32) / m, (self.features,))
-      y = y + (bias * m).astype(self.dtype)
+      y = add_bias(y, bias * m)
     return y
 
 
@@ -111,7 +111,7 @@ class EqualisedConv(nn.Module):
     else:
       y = conv(x, kernel, (1, 1), 'SAME', self.lowering)
     if self.use_bias:
-      y = y + self.param('bias', nn.initializers.zeros, (self.features,), jnp.float32).astype(self.dtype)
+      y = add_bias(y, self.param('bias', nn.initializers.zeros, (self.features,), jnp.float32))
     return y
 
 

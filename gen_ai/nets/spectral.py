@@ -70,7 +70,8 @@ class Dense(nn.Module):
     kernel = normalise_spectrum(self, kernel) if self.spectral else kernel
     y = x.astype(self.dtype) @ kernel.astype(self.dtype)
     if self.use_bias:
-      y = y + self.param('bias', nn.initializers.zeros, (self.features,), jnp.float32).astype(self.dtype)
+      bias = self.param('bias', nn.initializers.zeros, (self.features,), jnp.float32)
+      y = (y.astype(jnp.float32) + bias).astype(y.dtype)  # see conv.add_bias, which cannot be imported from here
     return y
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from jax import lax
 
 from gen_ai.maths.switch import is_off
+from gen_ai.nets.conv import add_bias
 from gen_ai.nets.equalised import GAIN, EqualisedConv, EqualisedDense, ModulatedConv, leaky, upsample
 from gen_ai.nets.pyramid import num_stages
 from gen_ai.types import Array, Key, Reduce, identity
@@ -70,7 +71,7 @@ class StyledConv(nn.Module):
     if noise is not None:
       x = x + (strength * noise).astype(self.dtype)
     bias = self.param('bias', nn.initializers.zeros, (self.features,), jnp.float32)
-    return leaky(x + bias.astype(self.dtype))
+    return leaky(add_bias(x, bias))
 
 
 class StyleGenerator(nn.Module):
