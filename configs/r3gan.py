@@ -32,7 +32,7 @@ def get_config(data: str = 'mnist_5k'):
   config.loss.kind = 'relativistic'
   config.loss.constraint = 'r1_r2'
   config.loss.penalty = 1.0  # gamma of the paper, whose penalties are gamma / 2 E ||grad||^2 as ours are
-  config.optim.lr = 5e-4
+  config.optim.lr = 1e-3
   config.optim.schedule = 'linear'
   config.optim.b1 = 0.0
   config.optim.b2 = 0.99
@@ -42,7 +42,7 @@ def get_config(data: str = 'mnist_5k'):
 
 def sweep_lr():
   """Learning rates around the file's."""
-  for lr in (2e-4, 5e-4, 1e-3):
+  for lr in (3e-4, 1e-3, 3e-3):
     yield {'optim.lr': lr}
 
 

@@ -36,7 +36,7 @@ def get_config(data: str = 'mnist_5k'):
     'commitment': 10.0,  # weight of the squared distance to the code; the paper's 0.25 is for a squared error of pixels
     'codebook_decay': 0.99,  # share of the codebook's averages that survives an update
     'restart_below': 0.5,  # vectors that choose a code, a running mean an update, below which it starts again
-    'autoencoder_steps': 2000,  # updates after which the autoencoder and the codes stay; 0: they never do
+    'autoencoder_steps': 1800,  # updates after which the autoencoder and the codes stay; 0: they never do
     'prior_lr_factor': 1.0,  # the prior's learning rate over the autoencoder's
   }
   config.optim.lr = 1e-3
