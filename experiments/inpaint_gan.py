@@ -2,7 +2,8 @@
 
 The generator sees an image with hidden pixels, the mask, and a latent; the discriminator the completed image beside the
 mask. Known pixels are pasted into what is drawn. There are no samples without an image: `Method.conditional` draws a
-completion of each example, which the evaluation protocol measures.
+completion of each example, by its own mask 'hole' float32 [B, H, W, 1] (1: hidden) if it has one, which the evaluation
+protocol measures and `gen_ai.complete` shows.
 
 State: params and opt_state {'g', 'd'}, stats {'d'} (spectral vectors); with config.optim.ema_decay, ema of 'g'.
 """
@@ -71,28 +72,6 @@ def beside(x: Array, mask: Array) -> Array:
   return jnp.concatenate([x, mask], -1)
 
 
-def completer(config: ConfigDict, spec: Spec) -> Callable[[State, Array, Array, Key], Array]:
-  """(state, image uint8 [B, H, W, C], mask [B, H, W, 1], key) -> completed x float32 [B, H, W, C] in [-1, 1].
-
-  For masks of one's own: 1 where a pixel is hidden. Raises UserError for images or masks that do not fit.
-  """
-  generator, _ = networks(config, spec)
-  averaged = not is_off(config.optim.ema_decay)
-
-  def complete(state: State, image: Array, mask: Array, key: Key) -> Array:
-    if tuple(image.shape[1:]) != spec.shape:
-      raise UserError(f'images of shape {list(image.shape[1:])} are not those that it was trained on: '
-                      f'{list(spec.shape)}.')  # fmt: skip
-    masks.check(mask, image.shape)
-    x = to_signed(image)
-    z = jax.random.normal(key, (image.shape[0], config.model.latent))
-    params = state.ema if averaged else state.params['g']
-    drawn: Any = generator.apply({'params': params}, masks.hide(x, mask), mask, z)
-    return masks.paste(x, drawn, mask)
-
-  return complete
-
-
 def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
   """The completing GAN of `config`; see `gen_ai.types.Method`. View 'completions': hidden, completed, original rows."""
   check(config, spec)
@@ -111,9 +90,14 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     return discriminate(critic, params, stats, beside(x, mask), None, True)[0].logits
 
   def hidden(batch: Batch, key: Key) -> Batch:
-    """The batch with masks and latents by example."""
-    own = keys.per_example(keys.stream(key, 'mask'), batch['index'])
-    return {'image': batch['image'], 'hole': masks.draw(config.model.mask, own, spec.image_shape[:2]),
+    """The batch with masks and latents by example; masks that it brings along ('hole') stay."""
+    if 'hole' in batch:
+      hole = batch['hole']
+      masks.check(hole, batch['image'].shape)
+    else:
+      own = keys.per_example(keys.stream(key, 'mask'), batch['index'])
+      hole = masks.draw(config.model.mask, own, spec.image_shape[:2])
+    return {'image': batch['image'], 'hole': hole,
             'z': keys.normal_per_example(keys.stream(key, 'z'), batch['index'], (latent,))}  # fmt: skip
 
   def init(key: Key) -> State:

@@ -41,7 +41,7 @@ def open_data(name: str, overrides: Mapping[str, Any]) -> tuple[ConfigDict, Data
   return config, dataset_lib.load(config.data)
 
 
-def read_samples(file: str, spec: Spec, n: int | None) -> np.ndarray:
+def read_samples(file: str, spec: Spec, n: int | None, flag: str = 'samples_file') -> np.ndarray:
   """The first `n` samples (all, if None) of a .npy file: uint8 [N, H, W, C], or int32 tokens [N, T].
 
   Images are uint8, or floats in [-1, 1], whose range shows that they are (some lie below 0); [N, H, W] is grey.
@@ -52,40 +52,40 @@ def read_samples(file: str, spec: Spec, n: int | None) -> np.ndarray:
   try:
     samples = np.load(file, mmap_mode='r', allow_pickle=False)
   except (OSError, ValueError, EOFError) as error:
-    raise UserError(f'--samples_file={file} cannot be read as a NumPy array (.npy): {error}') from error
+    raise UserError(f'--{flag}={file} cannot be read as a NumPy array (.npy): {error}') from error
   if not isinstance(samples, np.ndarray) or not samples.size:
-    raise UserError(f'--samples_file={file} holds no samples: it must be one NumPy array, saved by np.save (.npy).')
+    raise UserError(f'--{flag}={file} holds no samples: it must be one NumPy array, saved by np.save (.npy).')
   wanted = f'uint8 [N, {", ".join(map(str, spec.shape))}]' if spec.kind == 'image' else f'int32 [N, {spec.shape[0]}]'
   if spec.kind == 'image' and samples.ndim == 3 and spec.image_shape[2] == 1:
     samples = samples[..., None]
   if spec.kind == 'image' and samples.shape[1:] != spec.shape or samples.ndim < 2:
-    raise UserError(f'--samples_file={file} holds {samples.dtype} {list(samples.shape)}; this data has '
+    raise UserError(f'--{flag}={file} holds {samples.dtype} {list(samples.shape)}; this data has '
                     f'samples {wanted}. Resize them, or the data with --config.data.image_size.')  # fmt: skip
   if n is not None and len(samples) < n:
-    raise UserError(f'--samples_file={file} holds {len(samples):,} samples, fewer than --samples={n:,}. Figures of '
+    raise UserError(f'--{flag}={file} holds {len(samples):,} samples, fewer than --samples={n:,}. Figures of '
                     'unlike numbers of samples do not compare: bring more, or ask for fewer on all sides.')  # fmt: skip
   samples = np.asarray(samples[:n])
-  return _levels(file, samples) if spec.kind == 'image' else _tokens(file, samples, spec)
+  return _levels(f'--{flag}={file}', samples) if spec.kind == 'image' else _tokens(f'--{flag}={file}', samples, spec)
 
 
-def _levels(file: str, samples: np.ndarray) -> np.ndarray:
+def _levels(given: str, samples: np.ndarray) -> np.ndarray:
   """Images as uint8 levels."""
   if samples.dtype == np.uint8:
     return samples
   if not np.issubdtype(samples.dtype, np.floating):
-    raise UserError(f'--samples_file={file} holds {samples.dtype}: images are uint8, or floats in [-1, 1].')
+    raise UserError(f'{given} holds {samples.dtype}: images are uint8, or floats in [-1, 1].')
   low, high = (float(x) for x in (samples.min(), samples.max()))
   if not (np.isfinite([low, high]).all() and -1.01 <= low < -0.01 and high <= 1.01):
-    raise UserError(f'--samples_file={file} holds floats from {low:.3g} to {high:.3g}, which are not clearly in '
+    raise UserError(f'{given} holds floats from {low:.3g} to {high:.3g}, which are not clearly in '
                     '[-1, 1]: save uint8 levels, (x * 255).round().astype("uint8") for x in [0, 1].')  # fmt: skip
   return to_uint8(samples)
 
 
-def _tokens(file: str, samples: np.ndarray, spec: Spec) -> np.ndarray:
+def _tokens(given: str, samples: np.ndarray, spec: Spec) -> np.ndarray:
   assert spec.vocab is not None
   whole = np.issubdtype(samples.dtype, np.integer) and samples.ndim == 2
   if not whole or samples.min() < 0 or samples.max() >= spec.vocab.size:
-    raise UserError(f'--samples_file={file} must hold tokens int [N, T] from 0 to {spec.vocab.size - 1}; it holds '
+    raise UserError(f'{given} must hold tokens int [N, T] from 0 to {spec.vocab.size - 1}; it holds '
                     f'{samples.dtype} {list(samples.shape)}.')  # fmt: skip
   return samples.astype(np.int32)
 

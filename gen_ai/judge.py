@@ -188,7 +188,7 @@ class Judge:
     if NLL in protocol.names and dataset.spec.kind == 'image' and not program.weighs:
       raise UserError(f"config.experiment='{config.experiment}' has no likelihood: leave 'nll' out of the metrics.")
     self._nll_draws = protocol.nll_draws if program.weighs else 0
-    given = None if program.draws else Given(config, dataset.splits[protocol.split])
+    given = Given(config, dataset.splits[protocol.split]) if program.conditional else None
     self._samples = Samples(program, protocol.seed, given)
     self._likelihoods: dict[int, Likelihoods] = {}  # by latent draws
     self.figures = protocol.figures
@@ -239,7 +239,7 @@ class Judge:
     """The figures of one lane."""
     found, protocol = quality.Found({}, [], {}, {}), self.protocol
     stamp = {'sample_seed': protocol.seed} | sampler_stamp(self._config)
-    if not self._program.draws:  # never to be compared with samples that no example was given for
+    if self._program.conditional:  # never to be compared with samples that no example was given for
       stamp |= {'conditioned_on': protocol.split, 'measure': self._program.measure}
     if gathered.features is not None:
       assert self._references is not None

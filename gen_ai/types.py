@@ -58,7 +58,7 @@ class Method(NamedTuple):
   # one observation x of each example; noise is addressed by (example, draw)
   log_weights: Callable[[State, Batch, Key, Array], Array] | None = None
   # (state, batch, key) -> images float32 [B, H, W, C] in [-1, 1], one drawn for each example (completions): of methods
-  # without `sample`; noise is addressed by example
+  # without `sample`; noise is addressed by example; a batch may bring its masks 'hole' float32 [B, H, W, 1], 1: hidden
   conditional: Callable[[State, Batch, Key], Array] | None = None
 
 

@@ -239,8 +239,10 @@ def _next_steps(display: Display, path: Path) -> None:
   run = record.read_run(path)
   image = identity.spec_from_json(run['data']['spec']).kind == 'image'
   display.say('next')
-  if any((path / 'samples').glob('*')):  # a classifier draws none
+  if any((path / 'samples').glob('step_*')):  # a classifier draws none
     display.say(f'  python -m gen_ai.sample {path} --n=64 {"--out=grid.png" if image else "--prompt=TEXT"}')
+  if any((path / 'samples').glob('completions_*')):
+    display.say(f'  python -m gen_ai.complete {path} --images=IMAGES.npy --mask=half --out=completed.png')
   display.say(f'  python -m gen_ai.evaluate {path} --split=test')
   file = run['config_file']
   argument = f':{file["argument"]}' if file['argument'] else ''
