@@ -17,6 +17,7 @@ from gen_ai import config as config_lib
 from gen_ai.data.dataset import Dataset
 from gen_ai.errors import DONE, FAILED, UserError
 from gen_ai.judge import NLL
+from gen_ai.metrics import quality
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string('data', 'fashion_mnist', 'labelled images: a prepared data set')
@@ -33,7 +34,8 @@ flags.DEFINE_string('metrics', 'fd,kid,prdc,modes,memorisation', 'of gen_ai.eval
 flags.DEFINE_string('extractor', '', 'of features: classifier:RUN_DIR or inception:FILE; empty: configs/classifier.py '
                     'is trained on the data, or found trained, under --runs_dir')  # fmt: skip
 flags.DEFINE_string('runs_dir', 'runs/families', 'where the runs go; those that are done are left as they are')
-flags.DEFINE_string('out', '', 'report as JSON, written after every run; one that is there is gone on with')
+flags.DEFINE_string('out', '', 'report as JSON, written after every run; one that is there is gone on with; '
+                    'empty: report.json under --runs_dir')  # fmt: skip
 flags.DEFINE_string('table', '', 'also write the table to this Markdown file')
 flags.DEFINE_string('picture', '', 'also write a PNG with a row of samples a method')
 flags.DEFINE_bool('tiny', False, "apply the configs' tiny() instead of --minutes: to see that all works")
@@ -95,18 +97,22 @@ def launch(run_dir: Path, name: str, seed: int, overrides: Mapping[str, Any]) ->
   return subprocess.run(call, stdout=sys.stderr).returncode, words
 
 
-def evaluated(run_dir: Path, steps: int) -> dict[str, Any] | None:
-  """The newest evaluation of the last checkpoint that was asked for in the same way."""
+def evaluated(run_dir: Path, steps: int, judge: Mapping[str, Any]) -> dict[str, Any] | None:
+  """The newest evaluation of the last checkpoint that was made as this command would make it."""
+  figures = [figure for name in FLAGS.metrics.split(',') for figure in quality.FIGURES[name]]
   for row in reversed(record.read_evaluations(run_dir)):
-    stamp = row['figures'].get('fd', {}).get('stamp', {})
-    if row['step'] == steps and row['split'] == 'test' and stamp.get('samples') == FLAGS.samples:
+    stamps = [row['figures'][name]['stamp'] for name in figures if name in row['figures']]
+    same = len(stamps) == len(figures) and all(stamp['samples'] == FLAGS.samples for stamp in stamps)
+    same = same and all(stamp.get(name, value) == value for stamp in stamps for name, value in judge.items())
+    draws = row['figures'].get('iwae_nats', {'stamp': {}})['stamp'].get('nll_draws', FLAGS.nll_draws)
+    if row['step'] == steps and row['split'] == 'test' and same and draws == FLAGS.nll_draws:
       return row
   return None
 
 
-def evaluate(run_dir: Path, steps: int, extractor: str) -> dict[str, Any]:
-  """The evaluation of a run that is done, from its record if it is there. Raises UserError where it fails."""
-  row = evaluated(run_dir, steps)
+def evaluate(run_dir: Path, steps: int, extractor: str, judge: Mapping[str, Any]) -> dict[str, Any] | None:
+  """The evaluation of a run that is done, from its record if it is there; None where it fails."""
+  row = evaluated(run_dir, steps, judge)
   if row is None:
     config = config_lib.from_json(record.read_config(run_dir))
     weighs = config.experiment == 'vae'
@@ -114,13 +120,13 @@ def evaluate(run_dir: Path, steps: int, extractor: str) -> dict[str, Any]:
              f'--extractor={extractor}', f'--config.eval.nll_draws={FLAGS.nll_draws}']  # fmt: skip
     call = [sys.executable, '-m', 'gen_ai.evaluate', *words]
     code = subprocess.run(call, stdout=sys.stderr, cwd=config_lib.SOURCE).returncode
-    row = evaluated(run_dir, steps) if code == DONE else None
-    if row is None:
-      raise UserError(f'{run_dir} was trained but could not be evaluated (exit code {code}): see the message above.')
+    row = evaluated(run_dir, steps, judge) if code == DONE else None
   return row
 
 
-def one_run(name: str, of: str, seed: int, planned: Mapping[str, Any], extractor: str) -> dict[str, Any]:
+def one_run(
+  name: str, of: str, seed: int, planned: Mapping[str, Any], extractor: str, judge: Mapping[str, Any]
+) -> dict[str, Any]:
   """Trains and evaluates: a row of the report. A run that fails is a row that says so."""
   run_dir = Path(FLAGS.runs_dir).resolve() / f'{name}-seed{seed}'
   code, words = launch(run_dir, name, seed, planned['overrides'])
@@ -128,7 +134,9 @@ def one_run(name: str, of: str, seed: int, planned: Mapping[str, Any], extractor
                          'steps': planned['steps'], 'state': 'failed', 'exit_code': code}  # fmt: skip
   if code != DONE:
     return row
-  told, evaluation = record.read_summary(run_dir), evaluate(run_dir, planned['steps'], extractor)
+  told, evaluation = record.read_summary(run_dir), evaluate(run_dir, planned['steps'], extractor, judge)
+  if evaluation is None:
+    return row | {'state': 'not evaluated'}
   return row | {
     'state': 'done', 'parameters': told['parameters'], 'train_seconds': told['train_seconds'],
     'seconds': told['seconds'], 'evaluation_seconds': evaluation['seconds'], 'run_dir': run_dir.name,
@@ -136,29 +144,35 @@ def one_run(name: str, of: str, seed: int, planned: Mapping[str, Any], extractor
   }  # fmt: skip
 
 
-def settings() -> dict[str, Any]:
-  """What a report that is gone on with has to agree on."""
-  return {name: getattr(FLAGS, name) for name in ('data', 'minutes', 'samples', 'nll_draws', 'metrics', 'tiny')}
+def settings(judge: Mapping[str, Any]) -> dict[str, Any]:
+  """What a report that is gone on with has to agree on; `judge` is what the extractor says of itself."""
+  named = {name: getattr(FLAGS, name) for name in ('data', 'minutes', 'samples', 'nll_draws', 'metrics', 'tiny')}
+  return named | dict(judge)
 
 
-def begin(about: dict[str, Any], extractor: str) -> dict[str, Any]:
+def begin(about: dict[str, Any], judge: Mapping[str, Any]) -> dict[str, Any]:
   """The report: that of --out if it was made in the same way. Raises UserError where it was not."""
-  new = {'machine': about, 'settings': settings(), 'extractor': extractor, 'plans': {}, 'runs': []}
-  if not FLAGS.out or not Path(FLAGS.out).is_file():
+  asked = settings(judge)
+  new = {'machine': about, 'settings': asked, 'plans': {}, 'runs': []}
+  if not report_file().is_file():
     return new
-  report = json.loads(Path(FLAGS.out).read_text())
-  unlike = [f'{name}: {value} there, {settings().get(name)} here' for name, value in report['settings'].items()
-            if value != settings().get(name)]  # fmt: skip
+  report = json.loads(report_file().read_text())
+  unlike = [f'{name}: {report["settings"].get(name)} there, {value} here' for name, value in asked.items()
+            if value != report['settings'].get(name)]  # fmt: skip
   if unlike:
-    raise UserError(f'--out={FLAGS.out} holds a report that was made in another way ({"; ".join(unlike)}): give the '
-                    'same flags, or another file.')  # fmt: skip
+    raise UserError(f'--out={report_file()} holds a report that was made in another way ({"; ".join(unlike)}): give '
+                    'the same flags, or another file.')  # fmt: skip
   return report
+
+
+def report_file() -> Path:
+  """--out, or a file beside the runs: without a report nothing would know how long they were to be."""
+  return Path(FLAGS.out) if FLAGS.out else Path(FLAGS.runs_dir) / 'report.json'
 
 
 def write(report: Mapping[str, Any]) -> None:
   """--out and --table as far as there are results."""
-  if FLAGS.out:
-    record.write_atomic(Path(FLAGS.out), record.dumps(report, indent=1) + '\n')
+  record.write_atomic(report_file(), record.dumps(report, indent=1) + '\n')
   if FLAGS.table:
     record.write_atomic(Path(FLAGS.table), families_table.document(report))
 
@@ -168,10 +182,15 @@ def run(arguments: list[str], overrides: dict[str, str]) -> int:
   if arguments or overrides:
     word = next(iter([*arguments, *overrides]))
     raise UserError(f"'{word}' is not for this command: it compares the configs as they are.")
+  for name in FLAGS.metrics.split(','):
+    if name not in quality.FIGURES:
+      raise UserError(f"--metrics: '{name}' is none of {', '.join(quality.FIGURES)}.")
   names, about, begun = methods(FLAGS.methods), machine.facts(), time.perf_counter()
   asked = real_data.Asked(FLAGS.data, FLAGS.data_dir, FLAGS.extractor, FLAGS.runs_dir, FLAGS.samples, 0)
   data = real_data.open_data(asked, {})
-  report = begin(about, data.extractor.rpartition('/')[2])
+  Path(FLAGS.runs_dir).mkdir(parents=True, exist_ok=True)
+  judge = data.load_extractor().describe()
+  report = begin(about, judge)
   for name in names:
     if name not in report['plans']:
       report['plans'][name] = plan(name, data.dataset)
@@ -182,7 +201,7 @@ def run(arguments: list[str], overrides: dict[str, str]) -> int:
       if any((row['method'], row['seed'], row['state']) == (name, seed, 'done') for row in report['runs']):
         continue
       report['runs'] = [row for row in report['runs'] if (row['method'], row['seed']) != (name, seed)]
-      report['runs'].append(one_run(name, of, seed, report['plans'][name], data.extractor))
+      report['runs'].append(one_run(name, of, seed, report['plans'][name], data.extractor, judge))
       write(report)
       hours = (time.perf_counter() - begun) / 3600
       print(f'  {name}, seed {seed}: {report["runs"][-1]["state"]}, {hours:.2f} h', file=sys.stderr, flush=True)

@@ -51,9 +51,11 @@ def tree(rows: list[tuple[str, str, np.ndarray]], heading: str) -> np.ndarray:
 
 
 def draw(path: Path, report: Mapping[str, Any], runs_dir: Path, data: RealData) -> None:
-  """Writes the picture of the runs with seed 0 that are done."""
+  """Writes the picture of the runs with seed 0 that are done; nothing where none is."""
   done = [row for row in report['runs'] if row['state'] == 'done' and row['seed'] == SEED]
   order = list(report['plans'])
+  if not done:
+    return  # the table says why
   done.sort(key=lambda row: order.index(row['method']))
   runs = runs_dir.resolve()
   rows = [(f'{row["family"]} family', row['method'], samples(runs / row['run_dir'], data)) for row in done]

@@ -70,7 +70,11 @@ def lines(report: Mapping[str, Any], columns: Sequence[Column]) -> list[list[str
     lost = len(rows) - len(done)
     cells = [cell(column, done) for column in columns]
     if any(cells):
-      title = f'{name} [1]' if any('conditioned_on' in row['figures']['fd']['stamp'] for row in done) else name
+      title = (
+        f'{name} [1]'
+        if any('conditioned_on' in figure.get('stamp', {}) for row in done for figure in row['figures'].values())
+        else name
+      )
       out.append([title, rows[0]['family'], f'{len(done)}{f", {lost} failed" if lost else ""}', *cells])
     elif lost:
       out.append([name, rows[0]['family'], f'0, {lost} failed', *cells])
@@ -79,9 +83,9 @@ def lines(report: Mapping[str, Any], columns: Sequence[Column]) -> list[list[str
 
 def likelihoods(report: Mapping[str, Any]) -> list[list[str]]:
   """The table of methods with a likelihood, each with what it is a likelihood of: unlike ones do not compare."""
-  weighs = {**report, 'runs': [row for row in report['runs'] if 'nll_bpd' in row.get('figures', {})]}
-  table = lines(weighs, LIKELIHOOD)
-  measures = {row['method']: row['figures']['nll_bpd']['stamp']['measure'] for row in weighs['runs']}
+  measures = {row['method']: row['figures']['nll_bpd']['stamp']['measure'] for row in report['runs']
+              if 'nll_bpd' in row.get('figures', {})}  # fmt: skip
+  table = lines({**report, 'runs': [row for row in report['runs'] if row['method'] in measures]}, LIKELIHOOD)
   return [[*line, 'measure' if number == 0 else measures[line[0]]] for number, line in enumerate(table)]
 
 
@@ -101,7 +105,7 @@ def terms(report: Mapping[str, Any]) -> str:
   """What all figures rest on, in a sentence or two."""
   asked = report['settings']
   return (f'{asked["data"]}, {asked["samples"]:,} samples a run against the test split; features of '
-          f'{report["extractor"]}; {asked["minutes"]:g} minutes of training a run by the speed measured before. '
+          f'{asked["extractor"]}; {asked["minutes"]:g} minutes of training a run by the speed measured before. '
           '± is half of the 95 % Student interval over the seeds.')  # fmt: skip
 
 

@@ -46,7 +46,7 @@ class Ours:
     """Trains whole chunks for at least `seconds`; returns (updates, seconds they took, all their metrics fetched)."""
     start, first = time.perf_counter(), self.step
     pending = None
-    while time.perf_counter() - start < seconds:
+    while pending is None or time.perf_counter() - start < seconds:
       rows = self.feed.chunk(self.step, self.chunk)
       self.state, metrics = self.train(self.state, rows)
       self.step += self.chunk

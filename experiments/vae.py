@@ -96,6 +96,12 @@ def check(config: ConfigDict, spec: Spec) -> None:
   if not is_off(loss.free_bits) and loss.bound != 'elbo':
     raise UserError('config.loss.free_bits is a floor of KL terms, of which config.loss.bound='
                     f"'{loss.bound}' has none: set it to 0.0.")  # fmt: skip
+  if not is_off(loss.free_bits) and config.optim.accumulate > 1:
+    raise UserError(f'config.loss.free_bits is a floor of the mean KL of a whole batch, which config.optim.accumulate='
+                    f'{config.optim.accumulate} never sees: set one of them off.')  # fmt: skip
+  for name in ('free_bits', 'kl_weight'):
+    if isinstance(loss[name], float) and loss[name] < 0:
+      raise UserError(f'config.loss.{name}={loss[name]} must not be negative.')
   if model.conditional and spec.num_classes < 2:
     raise UserError(f"config.model.conditional=true needs labels, but config.data.name='{config.data.name}' has none: "
                     'choose a labelled data set, or config.model.conditional=false.')  # fmt: skip
@@ -155,7 +161,6 @@ class Terms(NamedTuple):
   reconstruction: Array  # log p(x | h1)
   divergences: list[Array]  # a layer each: log q - log p of the draw, or the analytic KL
   analytic: Array | None  # KL of every unit of a single layer, [B, Z]
-  means: Array  # of the posterior, all layers side by side: [B, k, sum of Z]
 
   @property
   def kl(self) -> Array:
@@ -242,6 +247,12 @@ class Chain:
       h = mean if eps is None else mean + jnp.exp(log_std) * eps[n - 2]
     return h
 
+  def means(self, params: PyTree, target: Array, context: Array | None) -> list[Array]:
+    """Posterior means of every layer [B, Z_l], each of the mean below it."""
+    zeros = [jnp.zeros((target.shape[0], 1, size)) for size in self.sizes]
+    h, _ = self.posterior(params, self.likelihood.inputs(target), context, zeros)
+    return [each[:, 0] for each in h]
+
   def terms(self, params: PyTree, target: Array, context: Array | None, eps: Sequence[Array], analytic: bool,
             model: PyTree | None = None, density: PyTree | None = None, hold: bool = False) -> Terms:  # fmt: skip
     """The bound's parts.
@@ -275,9 +286,7 @@ class Chain:
         prior = (jnp.zeros(()), jnp.zeros(())) if top else self.prior_below(model, n + 1, h[n])
         divergence = bounds.log_density(h[n - 1], mean, log_std) - bounds.log_density(h[n - 1], *prior)
       divergences.append(divergence)
-    k = reconstruction.shape[1]
-    means = jnp.concatenate([jnp.broadcast_to(m, (m.shape[0], k, m.shape[2])) for m, _ in moments], -1)
-    return Terms(reconstruction, divergences, units, means)
+    return Terms(reconstruction, divergences, units)
 
 
 def objective(config: ConfigDict, chain: Chain, params: PyTree, draws: Batch, beta: Array) -> tuple[Array, Metrics]:
@@ -293,8 +302,10 @@ def objective(config: ConfigDict, chain: Chain, params: PyTree, draws: Batch, be
   iwae = loss.bound == 'iwae'
   terms = chain.terms(params, draws['target'], context, eps, analytic=not iwae)
   elbo = (terms.reconstruction - terms.kl).mean()
+  # Of a unit's moments those of its mean given the image alone: draws of the layer below would add their own variance.
+  means = jax.lax.stop_gradient(jnp.concatenate(chain.means(params, draws['target'], context), -1))
   metrics = {'elbo_nats': elbo, 'kl_nats': terms.kl.mean(),
-             'posterior_mean': terms.means.mean((0, 1)), 'posterior_square': (terms.means**2).mean((0, 1))}  # fmt: skip
+             'posterior_mean': means.mean(0), 'posterior_square': (means**2).mean(0)}  # fmt: skip
   if not iwae:
     kl = terms.kl.mean()
     if not is_off(loss.free_bits):
@@ -312,8 +323,8 @@ def objective(config: ConfigDict, chain: Chain, params: PyTree, draws: Batch, be
   constant = jax.lax.stop_gradient(params)
   of_model = chain.terms(constant, draws['target'], context, eps, False, model=params, hold=True)
   of_posterior = chain.terms(params, draws['target'], context, eps, False, model=constant, density=constant)
-  log_w = [t.reconstruction - beta * t.kl for t in (of_model, of_posterior)]
-  return -bounds.dreg_surrogate(*log_w).mean(), metrics
+  model, posterior = (t.reconstruction - beta * t.kl for t in (of_model, of_posterior))
+  return -bounds.dreg_surrogate(model, posterior, beta).mean(), metrics
 
 
 def rows_of(images: Array, shape: tuple[int, ...]) -> Array:
@@ -334,7 +345,8 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
 
   Views: 'reconstructions' shows inputs above outputs; 'traversals' the first example with one unit of the top latent a
   row, the most active first, going from -3 to 3; 'interpolations_linear' and '..._spherical' paths between the
-  posterior means of two examples; 'classes' of a conditional model a row a class, with the same latents in every row.
+  posterior means of two examples, of a conditional model with the label of the first; 'classes' of a conditional model
+  a row a class, with the same latents in every row.
   """
   check(config, spec)
   chain, k = Chain(config, spec), config.loss.draws
@@ -404,9 +416,11 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     terms = chain.terms(settled(state), target, labels(batch), eps, analytic=False)
     return (terms.reconstruction - terms.kl).T
 
-  def drawn(state: State, key: Key, label: Array | None, z: Array) -> Array:
-    """Images of top latents z [n, Z], the layers below drawn."""
-    eps = [jax.random.normal(keys.stream(key, f'down_{n}'), (z.shape[0], size)) for n, size in enumerate(sizes[:-1], 1)]
+  def drawn(state: State, key: Key, label: Array | None, z: Array, rows: int = 1) -> Array:
+    """Images of top latents z [n, Z], the layers below drawn, the same in each of `rows` parts."""
+    n = z.shape[0] // rows
+    eps = [jnp.tile(jax.random.normal(keys.stream(key, f'down_{layer}'), (n, size)), (rows, 1))
+           for layer, size in enumerate(sizes[:-1], 1)]  # fmt: skip
     params = settled(state)
     return likelihood.picture(chain.decode(params, chain.descend(params, z, eps), chain.context(label)))
 
@@ -416,17 +430,11 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
 
   def classes(state: State, batch: Batch, key: Key) -> Array:
     z = jnp.tile(jax.random.normal(keys.stream(key, 'z'), (COLUMNS, top)), (chain.classes, 1))
-    return drawn(state, key, jnp.repeat(jnp.arange(chain.classes), COLUMNS), z)
-
-  def means(params: PyTree, target: Array, context: Array | None) -> list[Array]:
-    """Posterior means of every layer [B, Z_l], each of the mean below it."""
-    zeros = [jnp.zeros((target.shape[0], 1, size)) for size in sizes]
-    h, _ = chain.posterior(params, likelihood.inputs(target), context, zeros)
-    return [each[:, 0] for each in h]
+    return drawn(state, key, jnp.repeat(jnp.arange(chain.classes), COLUMNS), z, chain.classes)
 
   def reconstructions(state: State, batch: Batch, key: Key) -> Array:
     params, target = settled(state), likelihood.targets(batch, key)
-    output = likelihood.picture(chain.decode(params, means(params, target, labels(batch))[0], labels(batch)))
+    output = likelihood.picture(chain.decode(params, chain.means(params, target, labels(batch))[0], labels(batch)))
     pairs = jnp.stack([rows_of(x, spec.shape) for x in (likelihood.inputs(target), output)], axis=1)
     return pairs.reshape(-1, *spec.shape)
 
@@ -437,7 +445,7 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
 
   def traversals(state: State, batch: Batch, key: Key) -> Array:
     params, context = settled(state), labels(batch)
-    base = means(params, likelihood.targets(batch, key), context)[-1][0]
+    base = chain.means(params, likelihood.targets(batch, key), context)[-1][0]
     units = jnp.argsort(-latents.variances(state.stats)[-top:])[: min(COLUMNS, top)]
     steps = jnp.linspace(-REACH, REACH, COLUMNS)
     z = jax.vmap(lambda unit: jax.vmap(lambda value: base.at[unit].set(value))(steps))(units)
@@ -446,7 +454,7 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
   def interpolations(path):
     def view(state: State, batch: Batch, key: Key) -> Array:
       params, context = settled(state), labels(batch)
-      z = interpolate(path, means(params, likelihood.targets(batch, key), context)[-1])
+      z = interpolate(path, chain.means(params, likelihood.targets(batch, key), context)[-1])
       return shown(params, z, None if context is None else context[: z.shape[0]])
 
     return view

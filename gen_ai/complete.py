@@ -34,6 +34,10 @@ def read_mask(given: str, spec: Spec, n: int) -> np.ndarray:
   except (OSError, ValueError, EOFError) as error:
     raise UserError(f'--mask={given} is none of {", ".join(masks.KINDS)} and cannot be read as a NumPy array (.npy): '
                     f'{error}') from error  # fmt: skip
+  if isinstance(mask, np.lib.npyio.NpzFile):
+    mask.close()
+  if not isinstance(mask, np.ndarray) or mask.ndim < 2:
+    raise UserError(f'--mask={given} must be one NumPy array [{H}, {W}] or [{n}, {H}, {W}], saved by np.save (.npy).')
   shape = tuple(mask.shape)
   if shape == (H, W):
     mask = np.broadcast_to(mask, (n, H, W))

@@ -27,8 +27,8 @@ def open_config(run_dir: str, overrides: Mapping[str, Any], sections: tuple[str,
   record.RunDir.open(run_dir)
   for path in overrides:
     if path.split('.')[0] not in sections:
-      raise UserError(f'config.{path} belongs to the training of {run_dir} and is fixed; what may be given here is '
-                      f'config.{".*, config.".join(sections)}.*')  # fmt: skip
+      free = f'; what may be given here is config.{".*, config.".join(sections)}.*' if sections else ''
+      raise UserError(f'config.{path} belongs to the training of {run_dir} and is fixed{free}.')
   config = config_lib.from_json(record.read_config(run_dir))
   devices = jax.device_count()
   alone = {} if config.eval.batch_size % devices == 0 and config.data.batch_size % devices == 0 else {'mesh.data': 1}

@@ -31,8 +31,9 @@ def row(method, seed, fd=None, **figures):
 def report(*rows):
   return {
     'machine': {'cores': 2, 'processor': 'x', 'load': 0.0, 'system': 's', 'python': '3', 'jax': '1', 'jaxlib': '1'},
-    'settings': {'data': 'made', 'minutes': 1.0, 'samples': 100, 'nll_draws': 2, 'metrics': 'fd', 'tiny': False},
-    'extractor': 'random', 'plans': dict.fromkeys(one['method'] for one in rows), 'runs': list(rows),
+    'settings': {'extractor': 'random', 'data': 'made', 'minutes': 1.0,
+                 'samples': 100, 'nll_draws': 2, 'metrics': 'fd', 'tiny': False},
+    'plans': dict.fromkeys(one['method'] for one in rows), 'runs': list(rows),
   }  # fmt: skip
 
 
@@ -51,8 +52,9 @@ def test_a_cell_is_the_mean_with_students_interval_and_losses_are_shown():
 
 
 def test_likelihoods_say_what_they_are_of():
-  made = report(row('a', 0, 3.0, nll_bpd=1.5, elbo_nats=-90.0), row('b', 0, 3.0))
+  made = report(row('a', 0, 3.0, nll_bpd=1.5, elbo_nats=-90.0), row('a', 1), row('b', 0, 3.0))
   header, line = families_table.likelihoods(made)
+  assert dict(zip(header, line, strict=True))['seeds'] == '1, 1 failed'
   assert dict(zip(header, line, strict=True))['measure'] == 'bernoulli'
   assert line[0] == 'a' and '1.500' in line
 

@@ -19,22 +19,24 @@ def importance_bound(log_w: Array) -> Array:
   return jax.nn.logsumexp(log_w, -1) - math.log(log_w.shape[-1])
 
 
-def dreg_surrogate(model: Array, posterior: Array) -> Array:
+def dreg_surrogate(model: Array, posterior: Array, beta: float | Array = 1.0) -> Array:
   """A function whose gradient is IWAE-DReG (arXiv 1810.04152, section 6, eq. 8) and whose value means nothing.
 
   The gradient in the model's parameters is the usual one, weights w~_j; that in the posterior's parameters has weights
-  w~_j^2 and no score term, w~ being the weights over their sum.
+  w~_j^2 and no score term, w~ being the weights over their sum. Where log q enters the log-weights `beta` times, so
+  does the score that is rewritten, and the weights are (1 - beta) w~_j + beta w~_j^2.
 
   Args:
     model: [B, k] log-weights through which gradients reach the model alone: samples held constant.
     posterior: [B, k] the same values, through which they reach the posterior by its samples alone: the parameters of
       the model, and those of the posterior where its density is evaluated, held constant.
+    beta: weight of the KL in the log-weights.
 
   Returns:
     [B].
   """
   weights = jax.lax.stop_gradient(jax.nn.softmax(model, -1))
-  return (weights * model + weights**2 * posterior).sum(-1)
+  return (weights * model + ((1.0 - beta) * weights + beta * weights**2) * posterior).sum(-1)
 
 
 def floor_of_bits(kl: Array, floor: float | Array) -> Array:
