@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 PLAIN_SECONDS = 10.0  # least time between two plain lines
+SECONDARY = ('grad_norm', 'sigma')  # metrics that are shown where there is room left: diagnostics
 
 
 def duration(seconds: float) -> str:
@@ -50,7 +51,8 @@ class Display:
 
   def update(self, step: int, metrics: Mapping[str, float], examples_per_second: float, seconds_left: float) -> None:
     """New figures after update `step`."""
-    shown = '  '.join(f'{name} {number(value)}' for name, value in list(metrics.items())[:4])
+    names = sorted(metrics, key=lambda name: name.startswith(SECONDARY))[:4]
+    shown = '  '.join(f'{name} {number(metrics[name])}' for name in names)
     speed, left = f'{examples_per_second:,.0f} examples/s', f'{duration(seconds_left)} left'
     if self._live:
       self._bar.update(self._task, completed=step, metrics=shown, speed=speed, left=left)

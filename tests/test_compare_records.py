@@ -129,9 +129,9 @@ def test_a_config_field_that_a_run_lacks_is_none_and_numbers_stay_whole(tmp_path
   made_runs.make(tmp_path / 'a')
   path = made_runs.make(tmp_path / 'b')
   tree = json.loads((path / 'config.json').read_text())
-  del tree['model']['latent']
+  del tree['model']['width']
   (path / 'config.json').write_text(json.dumps(tree))
-  assert load(tmp_path).runs['config.model.latent'].tolist() == [16, None]
+  assert load(tmp_path).runs['config.model.width'].tolist() == [32, None]
 
 
 def test_points_that_have_not_started_wait_in_their_group(tmp_path):
