@@ -42,7 +42,7 @@ def sweep_momentum():
 
 
 def sweep_loss():
-  """Every adversarial loss."""
+  """Adversarial losses that need no constraint."""
   for kind in ('minimax', 'non_saturating', 'least_squares', 'hinge'):
     yield {'loss.kind': kind}
 

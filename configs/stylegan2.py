@@ -36,6 +36,7 @@ def get_config(data: str = 'mnist_5k'):
   config.loss.penalty_every = 16
   config.loss.path_length = 2.0
   config.loss.path_every = 4
+  config.augment.speed = 50_000  # ada: of 92,160 images
   config.optim.lr = 2e-3
   config.optim.b1 = 0.0
   config.optim.b2 = 0.99

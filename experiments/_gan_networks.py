@@ -57,7 +57,7 @@ def networks(config: ConfigDict, spec: Spec, reduce: Reduce) -> Networks:
       ),
       Critic(
         StyleDiscriminator(channels=model.width, max_channels=model.max_width, group=model.group, reduce=reduce,
-                           dtype=dtype), **says,
+                           dtype=dtype), equalised=True, **says,
       ),
     )  # fmt: skip
   if model.network == 'mlp':

@@ -41,6 +41,7 @@ from gen_ai.types import Array, Batch, Key, Method, Metrics, PyTree, Reduce, Spe
 
 CONSTRAINTS = ('none', 'clip', 'gradient_penalty', 'dragan', 'r1', 'r1_r2')
 PENALTIES = ('gradient_penalty', 'dragan', 'r1', 'r1_r2')
+SIGNED = ('minimax', 'non_saturating', 'hinge')  # losses under which 0 parts the logits of reals and fakes
 
 
 class Updates(NamedTuple):
@@ -86,7 +87,7 @@ def penalty_fn(config: ConfigDict, critic: Callable[[Array], Array], real: Array
     return adversarial.gradient_penalty(critic, real, fake, batch['eps'])
   if kind == 'dragan':
     noise = jax.vmap(lambda k: jax.random.uniform(keys.stream(k, 'dragan'), real.shape[1:]))(batch['noise'])
-    return adversarial.dragan_penalty(critic, real, noise)
+    return adversarial.dragan_penalty(critic, real, noise * batch['eps'][:, None, None, None])
   r1 = adversarial.r1_penalty(critic, real)
   return r1 if kind == 'r1' else r1 + adversarial.r2_penalty(critic, fake)
 
@@ -249,6 +250,12 @@ def check(config: ConfigDict, spec: Spec) -> None:
     raise UserError(f"config.model.condition='{model.condition}' needs labels, but config.data.name="
                     f"'{config.data.name}' has none: choose a labelled data set, or config.model.condition=none."
                     )  # fmt: skip
+  if config.augment.kind == 'ada' and loss.kind not in SIGNED:
+    raise UserError(f"config.augment.kind=ada goes by the sign of the logits of real images, which says nothing under "
+                    f"config.loss.kind='{loss.kind}': take one of {', '.join(SIGNED)}, or config.augment.kind="
+                    'diffaugment.')  # fmt: skip
+  if model.network == 'stylegan2' and is_off(model.mapping_lr):
+    raise UserError('config.model.mapping_lr=0.0 leaves no mapping network: it must be positive.')
   if loss.constraint in PENALTIES and model.d_norm == 'batch':
     raise UserError(f"config.loss.constraint='{loss.constraint}' is defined example by example, but "
                     "config.model.d_norm='batch' couples the examples of a batch: use 'group' or 'none'.")  # fmt: skip
@@ -308,6 +315,8 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     else:
       state, each = jax.lax.scan(d_update, state, (split_batch(every, n_critic), jnp.arange(n_critic)))
       metrics = jax.tree.map(lambda x: x[-1], each)  # the critic as the generator meets it
+      if 'penalty' in each:  # lazily computed: the last update may never be due
+        metrics['penalty'] = each['penalty'].mean()
     own = draws(config, jax.tree.map(lambda x: x[-1], parts), key, 'g')
     state, g_metrics = update.generator(state, own, keys.stream(key, 'g'))
     step = state.step + 1

@@ -173,6 +173,8 @@ def test_singular_values_are_recorded_and_used():
   ({'loss.path_length': 1.0}, 'penalty on styles'),
   ({'loss.penalty_every': 0}, 'at least 1'),
   ({'optim.ema_halflife': 10.0, 'optim.ema_decay': 0.9}, 'ema_halflife.*ema_decay'),
+  ({'augment.kind': 'ada', 'loss.kind': 'least_squares'}, "ada goes by the sign.*kind='least_squares'"),
+  ({'model.network': 'stylegan2', 'model.mapping_lr': 0.0}, 'mapping_lr=0.0 leaves no mapping'),
   ({'augment.kind': 'flip'}, 'none of none, diffaugment, ada'),
   ({'augment.policy': 'color,colour'}, "'colour' is none of"),
   ({'model.network': 'stylegan2', 'data.image_size': 30}, '30x30 images.*multiples of 4'),

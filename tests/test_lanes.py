@@ -111,10 +111,9 @@ def test_every_traced_float_changes_what_its_lane_computes_or_is_known_to_do_not
   }
   changed['optim.eps'] = 1e-2
   changed |= {'optim.clip_norm': 1e-3} if 'optim.clip_norm' in floats else {}
+  changed |= {'optim.ema_decay': 0.1} if 'optim.ema_decay' in floats else {}  # a short run's average is bounded by 0.5
   changed |= {'optim.ema_halflife': 1.0} if 'optim.ema_halflife' in floats else {}
   configs = [config, *(config_lib.override(config, {path: value}) for path, value in changed.items())]
-  # Vectorised loops end in the last lane, and round their remainder in another way: a copy that nobody looks at.
-  configs.append(config)
   states, metrics, (program, state) = train(configs, 1, config.run.steps)
   samples = program.layout.per_lane(program.sampler(state, 4)(state)) if program.draws else [()] * len(configs)
   batch = data.splits['train'].read(np.arange(program.batch_size))
@@ -122,7 +121,8 @@ def test_every_traced_float_changes_what_its_lane_computes_or_is_known_to_do_not
   for lane, path in enumerate(changed, 1):
     leaves = zip(jax.tree.leaves((states[0], metrics[0], samples[0])),
                  jax.tree.leaves((states[lane], metrics[lane], samples[lane])), strict=True)  # fmt: skip
-    differs = any(not np.array_equal(a, b) for a, b in leaves)
+    # The last lanes of many round in another way: 2e-7 was seen, and 4e-5 of the float that changes least.
+    differs = any(not np.allclose(a, b, rtol=1e-6, atol=1e-6) for a, b in leaves)
     assert differs == (path in known), f'{path}: changes something: {differs}, known to: {path in known}'
 
 

@@ -145,12 +145,13 @@ def _unit_slope_penalty(critic_fn: CriticFn, x: Array) -> Array:
 def dragan_penalty(critic_fn: CriticFn, real: Array, noise: Array) -> Array:
   """DRAGAN's two-sided penalty (||grad D(x + delta)||_2 - 1)^2 around real examples (arXiv 1705.07215, section 2.3).
 
-  delta = noise * std / 2, std over the whole batch and all pixels, as in the authors' code; without its lambda.
+  delta = noise * std / 2, std over all images and pixels at hand (of a micro-batch, or a device's share); without the
+  authors' lambda.
 
   Args:
     critic_fn: x [B, ...] -> logits [B].
     real: [B, ...].
-    noise: of the shape of `real`, uniform in [0, 1].
+    noise: of the shape of `real`; in the authors' code uniform in [0, 1], times a number per example that is, too.
 
   Returns:
     float32 [], the mean over the batch.

@@ -80,6 +80,11 @@ def diff_augment(x: Array, keys: Key, policy: tuple[str, ...] = POLICIES) -> Arr
 # ADA: one affine map of coordinates and one of colours an image, each the product of transforms that apply by chance.
 
 
+def _times(a: Array, b: Array) -> Array:
+  """a @ b in full precision: accelerators would round the identity's images."""
+  return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
 def _matrix(rows: list[list[Array | float]]) -> Array:
   return jnp.stack([jnp.stack([jnp.asarray(v, jnp.float32) for v in row]) for row in rows])
 
@@ -138,22 +143,22 @@ def geometric_matrix(key: Key, p: Array, sides: tuple[int, int], groups: tuple[s
   chance, (H, W) = _Chance(key, p), sides
   G = jnp.eye(3)
   if 'blit' in groups:
-    G = G @ chance.applies(_scale(jnp.float32(1.0), 1.0 - 2.0 * chance.integer(0, 1)))
+    G = _times(G, chance.applies(_scale(jnp.float32(1.0), 1.0 - 2.0 * chance.integer(0, 1))))
     turns = chance.integer(0, 3)
     # A quarter turn of an oblong image would leave its frame: half turns only.
-    G = G @ chance.applies(_quarter_turns(turns if H == W else turns // 2 * 2))
+    G = _times(G, chance.applies(_quarter_turns(turns if H == W else turns // 2 * 2)))
     dy, dx = (jnp.round(chance.uniform(-_SHIFT, _SHIFT) * side) for side in sides)
-    G = G @ chance.applies(_shift(dy, dx))
+    G = _times(G, chance.applies(_shift(dy, dx)))
   if 'geometric' in groups:
     size = jnp.exp2(chance.normal(0.2))
-    G = G @ chance.applies(_scale(size, size))
+    G = _times(G, chance.applies(_scale(size, size)))
     before = 1.0 - jnp.sqrt(1.0 - p)  # so that either of the two turns happens with probability p
-    G = G @ chance.applies(_turn(chance.uniform(-math.pi, math.pi)), before)
+    G = _times(G, chance.applies(_turn(chance.uniform(-math.pi, math.pi)), before))
     stretch = jnp.exp2(chance.normal(0.2))
-    G = G @ chance.applies(_scale(stretch, 1.0 / stretch))
-    G = G @ chance.applies(_turn(chance.uniform(-math.pi, math.pi)), before)
+    G = _times(G, chance.applies(_scale(stretch, 1.0 / stretch)))
+    G = _times(G, chance.applies(_turn(chance.uniform(-math.pi, math.pi)), before))
     dy, dx = (chance.normal(_SHIFT) * side for side in sides)
-    G = G @ chance.applies(_shift(dy, dx))
+    G = _times(G, chance.applies(_shift(dy, dx)))
   return G
 
 
@@ -188,21 +193,23 @@ def colour_matrix(key: Key, p: Array) -> Array:
   axis = jnp.array([1.0, 1.0, 1.0, 0.0]) / math.sqrt(3.0)
   luma, eye = jnp.outer(axis, axis), jnp.eye(4)
   C = chance.applies(eye.at[:3, 3].set(chance.normal(0.2)))
-  C = chance.applies(jnp.diag(jnp.ones(4).at[:3].set(jnp.exp2(chance.normal(0.5))))) @ C
-  C = chance.applies(eye - 2.0 * chance.integer(0, 1) * luma) @ C
+  C = _times(chance.applies(jnp.diag(jnp.ones(4).at[:3].set(jnp.exp2(chance.normal(0.5))))), C)
+  C = _times(chance.applies(eye - 2.0 * chance.integer(0, 1) * luma), C)
   angle = chance.uniform(-math.pi, math.pi)
   a = 1.0 / math.sqrt(3.0)
   cross = jnp.zeros((4, 4)).at[:3, :3].set(jnp.array([[0.0, -a, a], [a, 0.0, -a], [-a, a, 0.0]]))
   plane = jnp.diag(jnp.array([1.0, 1.0, 1.0, 0.0])) - luma
-  C = chance.applies(luma + jnp.cos(angle) * plane + jnp.sin(angle) * cross + jnp.diag(jnp.array([0, 0, 0, 1.0]))) @ C
+  C = _times(
+    chance.applies(luma + jnp.cos(angle) * plane + jnp.sin(angle) * cross + jnp.diag(jnp.array([0, 0, 0, 1.0]))), C
+  )
   saturation = jnp.exp2(chance.normal(1.0))
-  return chance.applies(luma + saturation * plane + jnp.diag(jnp.array([0, 0, 0, 1.0]))) @ C
+  return _times(chance.applies(luma + saturation * plane + jnp.diag(jnp.array([0, 0, 0, 1.0]))), C)
 
 
 def recolour(x: Array, matrix: Array) -> Array:
   """x [H, W, C] through a map of colours; grey images keep to the grey axis, on which hue and saturation do nothing."""
   if x.shape[-1] == 3:
-    return x @ matrix[:3, :3].T + matrix[:3, 3]
+    return _times(x, matrix[:3, :3].T) + matrix[:3, 3]
   return x * matrix[:3, :3].sum(1).mean() + matrix[:3, 3].mean()
 
 

@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from gen_ai.nets.equalised import EqualisedDense
 from gen_ai.nets.pyramid import kernel_init
 from gen_ai.nets.spectral import Dense, Embed
 from gen_ai.types import Array, PyTree
@@ -56,6 +57,7 @@ class Critic(nn.Module):
   flat: bool = False  # the trunk takes vectors: labels are joined to these, not as planes
   weight_init: str = 'lecun'  # of the head: see pyramid.kernel_init
   spectral: bool = False  # normalise the head, too
+  equalised: bool = False  # heads with an equalised learning rate, as StyleGAN2's trunk has
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -70,11 +72,16 @@ class Critic(nn.Module):
     h = self.trunk(x, train)
     h = h.reshape(h.shape[0], -1)
     init = kernel_init(self.weight_init)
-    logits = Dense(1, self.spectral, kernel_init=init, dtype=self.dtype, name='score')(h)[:, 0].astype(jnp.float32)
+
+    def head(features: int, name: str) -> nn.Module:
+      if self.equalised:
+        return EqualisedDense(features, dtype=self.dtype, name=name)
+      return Dense(features, self.spectral, kernel_init=init, dtype=self.dtype, name=name)
+
+    logits = head(1, 'score')(h)[:, 0].astype(jnp.float32)
     if self.condition == 'projection':
       vector = Embed(self.num_classes, h.shape[-1], self.spectral, name='projection')(label)
       logits = logits + (vector * h.astype(jnp.float32)).sum(-1)
     if self.condition != 'auxiliary':
       return Scores(logits)
-    classes = Dense(self.num_classes, self.spectral, kernel_init=init, dtype=self.dtype, name='classes')(h)
-    return Scores(logits, classes.astype(jnp.float32))
+    return Scores(logits, head(self.num_classes, 'classes')(h).astype(jnp.float32))

@@ -107,7 +107,8 @@ class StyleGenerator(nn.Module):
     self.up = [StyledConv(width, up=True, **options) for width in widths[1:]]
     self.same = [StyledConv(width, **options) for width in widths[1:]]
     self.to_rgb = [ModulatedConv(C, 1, demodulate=False, **options) for _ in widths]
-    self.rgb_bias = self.param('rgb_bias', nn.initializers.zeros, (self.stages + 1, C), jnp.float32)
+    # Vectors, one each: what has two axes is a matrix to weight decay.
+    self.rgb_bias = [self.param(f'rgb_bias_{i}', nn.initializers.zeros, (C,), jnp.float32) for i in range(len(widths))]
     self.w_avg = self.variable(COLLECTION, 'w_avg', jnp.zeros, (self.width,), jnp.float32)
 
   def _channels(self, stage: int) -> int:
