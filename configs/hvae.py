@@ -4,7 +4,7 @@ Claim: the paper's deeper network and its binarised pixels, on any data set, tra
   importance-weighted form is `--config.loss.bound=iwae --config.loss.draws=5`; `sweep_bound` compares. Evaluations give
   the KL of each layer.
 Command: python launch.py --config=configs/hvae.py            (or configs/hvae.py:fashion_mnist)
-Cost: minutes on 2 CPU cores; benchmarks/FAMILIES.md has measured ones.
+Cost: minutes on 2 CPU cores; not measured at this length yet.
 """
 
 from gen_ai.config import TINY

@@ -4,7 +4,7 @@ Claim: the paper's network (784-200-200-50, tanh) and its binarised pixels, on a
   gradients (arXiv 1810.04152) by default, the paper's own by `--config.loss.gradient=plain`. `sweep_draws` compares
   k of 1, 5 and 50 and `sweep_bound` the VAE with the same draws; judge them by `gen_ai.evaluate --metrics=nll`.
 Command: python launch.py --config=configs/iwae.py            (or configs/iwae.py:fashion_mnist)
-Cost: minutes on 2 CPU cores; benchmarks/FAMILIES.md has measured ones.
+Cost: minutes on 2 CPU cores; not measured at this length yet.
 """
 
 from gen_ai.config import TINY

@@ -6,7 +6,7 @@ Claim: the published parts: mapping network, modulated and demodulated convoluti
   (arXiv 2006.06676) or `diffaugment` (arXiv 2006.10738); `sweep_augment` compares. `configs/stylegan2.py:cifar10` is 32
   pixels in colour.
 Command: python launch.py --config=configs/stylegan2.py            (or configs/stylegan2.py:fashion_mnist)
-Cost: minutes on 2 CPU cores; benchmarks/FAMILIES.md has measured ones.
+Cost: minutes on 2 CPU cores; not measured at this length yet.
 """
 
 from gen_ai.config import TINY

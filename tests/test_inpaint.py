@@ -181,7 +181,7 @@ def test_figures_of_completions_say_what_they_were_given(alone):
   for name, figure in alone.figures.items():
     assert figure.stamp['conditioned_on'] == 'test', name
     assert figure.stamp['measure'] == 'completion of masks of kind box'
-  samples, _ = tiny.config('gan', eval__samples=N), None
+  samples = tiny.config('gan', eval__samples=N)
   program = tiny.program(samples)
   data = tiny.dataset(samples)
   of_gan = judge.Judge(program, samples, data, judge.protocol(samples, data, 'test', ('fd',)))

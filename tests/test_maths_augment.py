@@ -69,7 +69,7 @@ def test_transforms_apply_with_the_probability_asked_for(p):
   # A flip, a quarter turn and a translation: of what applies, 1 of 2, 1 of 4 and a few do nothing.
   linear = np.abs(np.asarray(of('blit')(keys(n)))[:, :2, :2] - eye[:2, :2]).max((1, 2)) > 0
   flips, turns = p / 2, p * 3 / 4
-  unchanged = (1 - flips) * (1 - turns) + flips * p / 4 * 0  # a flip is no turn, so no two undo each other
+  unchanged = (1 - flips) * (1 - turns)  # a flip is no turn, so no two undo each other
   assert stats.binomtest(int(linear.sum()), n, 1 - unchanged).pvalue > 1e-4
   # Translation by chance alone in 'geometric': its column is untouched with probability 1 - p.
   moved = np.abs(np.asarray(of('geometric')(keys(n)))[:, :2, 2]).max(1) > 0

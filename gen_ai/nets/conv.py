@@ -18,6 +18,7 @@ from jax import lax
 
 from gen_ai.errors import UserError
 from gen_ai.maths.lowering import has_run_axis
+from gen_ai.nets.bias import add_bias
 from gen_ai.nets.spectral import normalise_spectrum
 from gen_ai.types import Array
 
@@ -161,14 +162,6 @@ def conv_transpose(x: Array, kernel: Array, strides: tuple[int, int], lowering: 
   y = _phase_sums(_per_tap(x, kernel), 1, 3, strides[0])
   y = _phase_sums(y, 3, 4, strides[1])
   return y.reshape(B, H * strides[0], W * strides[1], -1)
-
-
-def add_bias(y: Array, bias: Array) -> Array:
-  """y [..., F] + bias [F] in y's type, added in float32.
-
-  The gradient of a bias is a sum over all pixels of a batch, which stops growing at some 256 terms in bfloat16.
-  """
-  return (y.astype(jnp.float32) + bias).astype(y.dtype)
 
 
 class Conv(nn.Module):

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from gen_ai.nets.bias import add_bias
 from gen_ai.types import Array
 
 COLLECTION = 'spectral'
@@ -71,7 +72,7 @@ class Dense(nn.Module):
     y = x.astype(self.dtype) @ kernel.astype(self.dtype)
     if self.use_bias:
       bias = self.param('bias', nn.initializers.zeros, (self.features,), jnp.float32)
-      y = (y.astype(jnp.float32) + bias).astype(y.dtype)  # see conv.add_bias, which cannot be imported from here
+      y = add_bias(y, bias)
     return y
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 
 from gen_ai.maths.switch import is_off
-from gen_ai.nets.conv import add_bias
+from gen_ai.nets.bias import add_bias
 from gen_ai.nets.equalised import GAIN, EqualisedConv, EqualisedDense, ModulatedConv, leaky, upsample
 from gen_ai.nets.pyramid import num_stages
 from gen_ai.types import Array, Key, Reduce, identity
