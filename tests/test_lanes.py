@@ -60,7 +60,7 @@ def test_a_lane_equals_the_run_alone(name):
   assert_lanes_equal_runs(name, 'vmap')
 
 
-@pytest.mark.parametrize('name', ['wgan', 'vae', 'lm'])
+@pytest.mark.parametrize('name', ['dcgan', 'vae', 'lm'])
 def test_a_lane_that_takes_turns_equals_the_run_alone(name):
   assert_lanes_equal_runs(name, 'map')
 
