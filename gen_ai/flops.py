@@ -36,11 +36,20 @@ def _equation(equation: Any) -> float:
   inner = [_jaxpr(jaxpr) for value in params.values() for jaxpr in _inner(value)]
   if name == 'cond':  # one branch runs: count the dearest
     return max(inner)
-  return sum(inner) * (params['length'] if name == 'scan' else 1)
+  if name == 'scan':
+    return sum(inner) * params['length']
+  if name == 'shard_map':  # shapes inside are those of one shard
+    return sum(inner) * params['mesh'].size
+  return sum(inner)
 
 
 def _jaxpr(jaxpr: Any) -> float:
   return sum(_equation(equation) for equation in jaxpr.eqns)
+
+
+def of(traced: Any) -> float:
+  """FLOPs over all devices of what `jax.jit(function).trace(...)` returned. While loops count one round."""
+  return _jaxpr(traced.jaxpr.jaxpr)
 
 
 def count(function: Callable[..., Any], *args: Any) -> float:

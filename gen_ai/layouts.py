@@ -135,9 +135,9 @@ class JitLayout:
       donate_argnums=(1,) if returns_state else (),
     )
     start = time.perf_counter()
-    compiled = jitted.lower(floats, state, key, resident, rows).compile()
-    seconds = time.perf_counter() - start
-    return compiled, _stats(compiled, seconds, flops.count(fn, floats, state, key, resident, rows))
+    traced = jitted.trace(floats, state, key, resident, rows)  # once, for the program and for the count of its work
+    compiled = traced.lower().compile()
+    return compiled, _stats(compiled, time.perf_counter() - start, flops.of(traced))
 
 
 class PmapLayout:
@@ -350,10 +350,9 @@ class LaneLayout:
     arguments = (floats, state, key, resident, rows)
     start = time.perf_counter()
     with under_run_axis(self.mapping == 'vmap'):
-      compiled = jitted.lower(*arguments).compile()
-      seconds = time.perf_counter() - start
-      total = flops.count(spread, *arguments)
-    return compiled, _stats(compiled, seconds, total)
+      traced = jitted.trace(*arguments)
+      compiled = traced.lower().compile()
+    return compiled, _stats(compiled, time.perf_counter() - start, flops.of(traced))
 
 
 Layout = JitLayout | PmapLayout | LaneLayout

@@ -1,5 +1,7 @@
 """A resumed run is a continuation: N + restore + N equals 2N bit for bit, in state and in metrics.jsonl."""
 
+import functools
+import json
 import os
 import random
 import signal
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 import tiny
 
+from gen_ai import config as config_lib
 from gen_ai import record
 from gen_ai.checkpoint import Checkpoints
 from gen_ai.errors import DONE, REQUEUE
@@ -19,9 +22,13 @@ from gen_ai.errors import DONE, REQUEUE
 every_config = pytest.mark.parametrize('name', tiny.CONFIGS)
 
 
+@functools.lru_cache
+def abstract_state(text):
+  return tiny.program(config_lib.from_json(json.loads(text))).abstract_state()
+
+
 def final_state(config, path):
-  program = tiny.program(config)
-  step, state = Checkpoints(path / 'checkpoints', read_only=True).restore(program.abstract_state())
+  step, state = Checkpoints(path / 'checkpoints', read_only=True).restore(abstract_state(config.to_json()))
   assert step == config.run.steps
   return jax.tree.map(np.asarray, state)
 
@@ -45,52 +52,48 @@ class StopAt:
     return 'SIGTERM' if self.left < 0 else ''
 
 
-@every_config
-def test_a_stopped_and_resumed_run_equals_an_undisturbed_one(name, tmp_path):
-  config = tiny.config(name)
-  code, _ = tiny.run(config, tmp_path / 'whole')
-  assert code == DONE
-  code, trainer = tiny.run(config, tmp_path / 'halved', stop=StopAt(3))
-  assert (code, trainer.step) == (REQUEUE, 3 * config.run.log_every)
-  assert record.read_status(tmp_path / 'halved')['state'] == 'stopped'
-  speeds = [row['examples_per_second'] for row in record.read_metrics(tmp_path / 'halved') if row['kind'] == 'train']
-  assert max(speeds) < 1e7, 'the last row before a stop is timed like the others'
-  code, trainer = tiny.run(config, tmp_path / 'halved')
-  assert code == DONE
-  assert_same_run(config, tmp_path / 'whole', tmp_path / 'halved')
-  assert record.read_status(tmp_path / 'halved')['state'] == 'done'
-  assert len(record.read_metrics(tmp_path / 'halved')) == config.run.steps // config.run.log_every + 2
-
-
-# In a process of its own, with this one's devices and flags, so that equal means bit for bit.
+# In a process of its own, with this one's devices and flags, so that equal means bit for bit. It kills itself once its
+# record has so many rows, wherever it is by then.
 TINY_RUN = """
-import sys
+import os, pathlib, signal, sys, threading, time
 sys.path.insert(0, 'tests')
 import tiny
-steps, every = map(int, sys.argv[3:])
-tiny.run(tiny.config(sys.argv[1], run__steps=steps, run__save_every=every), sys.argv[2])
+name, path, rows = sys.argv[1:]
+
+def kill():
+  record = pathlib.Path(path, 'metrics.jsonl')
+  while not record.exists() or record.read_bytes().count(10) < int(rows):
+    time.sleep(0.001)
+  os.kill(os.getpid(), signal.SIGKILL)
+
+threading.Thread(target=kill, daemon=True).start()
+tiny.run(tiny.config(name), path)
 """
 
 
 @every_config
-def test_a_killed_and_resumed_run_equals_an_undisturbed_one(name, tmp_path):
-  steps, every = 40, 4
-  config = tiny.config(name, run__steps=steps, run__save_every=every)
-  code, _ = tiny.run(config, tmp_path / 'whole')
-  assert code == DONE
-  words = [sys.executable, '-c', TINY_RUN, name, str(tmp_path / 'killed'), str(steps), str(every)]
+def test_stopped_or_killed_and_resumed_runs_equal_an_undisturbed_one(name, tmp_path):
+  config = tiny.config(name)
+  whole, halved, killed = (tmp_path / name for name in ('whole', 'halved', 'killed'))
+  assert tiny.run(config, whole)[0] == DONE
+  code, trainer = tiny.run(config, halved, stop=StopAt(3))
+  assert (code, trainer.step) == (REQUEUE, 3 * config.run.log_every)
+  assert record.read_status(halved)['state'] == 'stopped'
+  speeds = [row['examples_per_second'] for row in record.read_metrics(halved) if row['kind'] == 'train']
+  assert max(speeds) < 1e7, 'the last row before a stop is timed like the others'
   cache = {'JAX_COMPILATION_CACHE_DIR': os.environ['GEN_AI_TEST_XLA'],
            'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.2'}  # fmt: skip
-  options = {'cwd': tiny.ROOT, 'env': {**os.environ, **cache}, 'stderr': subprocess.PIPE, 'text': True}
-  process = subprocess.Popen(words, **options)
-  wait_for_rows(tmp_path / 'killed', random.Random(name).randint(3, 12), process)
-  process.kill()
-  process.communicate()
-  assert process.returncode == -signal.SIGKILL, 'it was killed in time'
-  done = subprocess.run(words, timeout=300, **options)
-  assert done.returncode == DONE, done.stderr
-  assert_same_run(config, tmp_path / 'whole', tmp_path / 'killed')
-  assert len(record.read_attempts(tmp_path / 'killed')) >= 2
+  rows = random.Random(name).randint(2, 4)
+  process = subprocess.run([sys.executable, '-c', TINY_RUN, name, str(killed), str(rows)], cwd=tiny.ROOT,
+                           env={**os.environ, **cache}, stderr=subprocess.PIPE, text=True, timeout=300)  # fmt: skip
+  assert process.returncode == -signal.SIGKILL, process.stderr
+  assert record.read_status(killed)['state'] == 'running'
+  for broken in (halved, killed):
+    assert tiny.run(config, broken)[0] == DONE
+    assert_same_run(config, whole, broken)
+    assert record.read_status(broken)['state'] == 'done'
+    assert len(record.read_attempts(broken)) >= 2
+    assert len(record.read_metrics(broken)) == config.run.steps // config.run.log_every + 2
 
 
 def start(path, name, *overrides):

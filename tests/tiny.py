@@ -1,11 +1,14 @@
 """Tiny runs of every config, for the tests that hold for all of them."""
 
+import functools
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from gen_ai import config as config_lib
@@ -40,10 +43,46 @@ def dataset(config):
   return _DATASETS[key]
 
 
+class _Compiled(Program):
+  """A program that compiles everything once, however often an engine or a test begins anew with it."""
+
+  def __init__(self, *args):
+    super().__init__(*args)
+    self._made = {}
+
+  def _once(self, name, rows, make):
+    about = name, str(jax.tree.map(lambda x: (np.shape(x), np.asarray(x).dtype), rows))
+    if about not in self._made:
+      self._made[about] = make()
+    return self._made[about]
+
+  def init(self):
+    state = self._once('init', (), super().init)
+    return jax.tree.map(jnp.copy, state)  # training donates its state
+
+  def trainer(self, feed, state, rows, name='train'):
+    return self._once(name, rows, lambda: super(_Compiled, self).trainer(feed, state, rows, name))
+
+  def evaluator(self, feed, state, rows):
+    return self._once('eval', rows, lambda: super(_Compiled, self).evaluator(feed, state, rows))
+
+  def sampler(self, state, n, seed=None):
+    return self._once(f'sample {n} {seed}', (), lambda: super(_Compiled, self).sampler(state, n, seed))
+
+  def viewers(self, state, batch):
+    return self._once('views', batch, lambda: super(_Compiled, self).viewers(state, batch))
+
+
 def program(config, devices=1):
-  """The config's program on the first `devices` fake devices."""
+  """The config's program on the first `devices` fake devices, compiled once a process."""
+  return _program(config.to_json(), devices)
+
+
+@functools.lru_cache(maxsize=24)
+def _program(text, devices):
+  config = config_lib.from_json(json.loads(text))
   build = config_lib.experiment(config).build
-  return Program(config, build, dataset(config).spec, make_layout(config, jax.devices()[:devices]))
+  return _Compiled(config, build, dataset(config).spec, make_layout(config, jax.devices()[:devices]))
 
 
 def feed(config, program):
@@ -54,16 +93,36 @@ def feed(config, program):
 
 
 def train(config, devices=1, steps=None):
-  """(state as NumPy, metrics {name: [steps]}) after `steps` updates, in chunks, without an engine."""
-  prog = program(config, devices)
-  source, state, chunk = feed(config, prog), prog.init(), config.run.log_every
-  run = prog.trainer(source, state, source.chunk(0, chunk))
-  rows = []
-  for step in range(0, steps or config.run.steps, chunk):
-    state, metrics = run(state, source.chunk(step, chunk))
-    rows.append(jax.tree.map(np.asarray, metrics))
-  metrics = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-  return jax.tree.map(np.asarray, next(prog.layout.split(state, [0]))), metrics
+  """(state as NumPy, metrics {name: [steps]}) after `steps` updates, in chunks, without an engine.
+
+  What several tests compare with is compiled and trained once a process.
+  """
+  steps = steps or config.run.steps
+  states, metrics = _training(config.to_json(), devices).until(steps)
+  return states, {name: values[:steps] for name, values in metrics.items()}
+
+
+class _Training:
+  """A training that goes on as far as anyone has asked."""
+
+  def __init__(self, config, devices):
+    self.program, self.chunk = program(config, devices), config.run.log_every
+    self.source, self.state = feed(config, self.program), self.program.init()
+    self.run = self.program.trainer(self.source, self.state, self.source.chunk(0, self.chunk))
+    self.states, self.rows = [], []
+
+  def until(self, steps):
+    assert steps % self.chunk == 0
+    while len(self.states) * self.chunk < steps:
+      self.state, metrics = self.run(self.state, self.source.chunk(len(self.states) * self.chunk, self.chunk))
+      self.rows.append(jax.tree.map(np.asarray, metrics))
+      self.states.append(jax.tree.map(np.array, next(self.program.layout.split(self.state, [0]))))
+    return self.states[steps // self.chunk - 1], {n: np.concatenate([r[n] for r in self.rows]) for n in self.rows[0]}
+
+
+@functools.lru_cache(maxsize=32)
+def _training(text, devices):
+  return _Training(config_lib.from_json(json.loads(text)), devices)
 
 
 def run(config, path, devices=1, stop=None):
