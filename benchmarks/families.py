@@ -41,7 +41,7 @@ flags.DEFINE_string('picture', '', 'also write a PNG with a row of samples a met
 flags.DEFINE_bool('tiny', False, "apply the configs' tiny() instead of --minutes: to see that all works")
 
 FAMILIES = {'VAE': ('vae', 'vqvae', 'vae_gan'), 'GAN': ('gan', 'inpaint_gan')}  # by experiment
-SPEED_SECONDS = 6.0  # that the speed is measured for
+WARM_SECONDS, SPEED_SECONDS = 5.0, 10.0  # before the speed is measured (an idle core is faster at first), and for it
 SCHEDULES = ('loss.autoencoder_steps', 'loss.kl_warmup_steps', 'optim.warmup_steps')  # in updates: stretched likewise
 
 
@@ -64,7 +64,7 @@ def methods(asked: Sequence[str]) -> dict[str, str]:
 
 
 def plan(name: str, dataset: Dataset) -> dict[str, Any]:
-  """Overrides that make configs/NAME.py last --minutes, and the speed that they rest on.
+  """Overrides that make configs/NAME.py last --minutes, the speed that they rest on, and whether it has a likelihood.
 
   Updates are a multiple of what lies between two rows of the record; whatever the config schedules in updates is
   stretched with them.
@@ -73,9 +73,10 @@ def plan(name: str, dataset: Dataset) -> dict[str, Any]:
   config = config_lib.load(reference)
   if FLAGS.tiny:
     config = config_lib.override(config, config_lib.tiny(reference))
-    return {'speed': None, 'overrides': {**config_lib.tiny(reference)}, 'steps': config.run.steps}
+    return {'speed': None, 'overrides': {**config_lib.tiny(reference)}, 'steps': config.run.steps,
+            'weighs': ours.program(config, dataset).weighs}  # fmt: skip
   own = ours.Ours(config, dataset)
-  own.run(0.0)  # the first chunk is slower
+  own.run(WARM_SECONDS)
   steps, seconds = own.run(SPEED_SECONDS)
   every = config.run.log_every
   total = max(int(FLAGS.minutes * 60 * steps / seconds) // every, 1) * every
@@ -85,7 +86,8 @@ def plan(name: str, dataset: Dataset) -> dict[str, Any]:
     section, field = path.split('.')
     if config[section].get(field):
       stretched[path] = max(round(config[section][field] * total / config.run.steps), 1)
-  return {'speed': steps / seconds, 'steps': total, 'overrides': {'run.steps': total, **cadence, **stretched}}
+  return {'speed': steps / seconds, 'steps': total, 'overrides': {'run.steps': total, **cadence, **stretched},
+          'weighs': own.weighs}  # fmt: skip
 
 
 def launch(run_dir: Path, name: str, seed: int, overrides: Mapping[str, Any]) -> tuple[int, list[str]]:
@@ -110,17 +112,18 @@ def evaluated(run_dir: Path, steps: int, judge: Mapping[str, Any]) -> dict[str, 
   return None
 
 
-def evaluate(run_dir: Path, steps: int, extractor: str, judge: Mapping[str, Any]) -> dict[str, Any] | None:
+def evaluate(
+  run_dir: Path, planned: Mapping[str, Any], extractor: str, judge: Mapping[str, Any]
+) -> dict[str, Any] | None:
   """The evaluation of a run that is done, from its record if it is there; None where it fails."""
-  row = evaluated(run_dir, steps, judge)
+  row = evaluated(run_dir, planned['steps'], judge)
   if row is None:
-    config = config_lib.from_json(record.read_config(run_dir))
-    weighs = config.experiment == 'vae'
-    words = [str(run_dir), f'--metrics={FLAGS.metrics}{f",{NLL}" if weighs else ""}', f'--samples={FLAGS.samples}',
+    likelihood = f',{NLL}' if planned['weighs'] else ''
+    words = [str(run_dir), f'--metrics={FLAGS.metrics}{likelihood}', f'--samples={FLAGS.samples}',
              f'--extractor={extractor}', f'--config.eval.nll_draws={FLAGS.nll_draws}']  # fmt: skip
     call = [sys.executable, '-m', 'gen_ai.evaluate', *words]
     code = subprocess.run(call, stdout=sys.stderr, cwd=config_lib.SOURCE).returncode
-    row = evaluated(run_dir, steps, judge) if code == DONE else None
+    row = evaluated(run_dir, planned['steps'], judge) if code == DONE else None
   return row
 
 
@@ -134,7 +137,7 @@ def one_run(
                          'steps': planned['steps'], 'state': 'failed', 'exit_code': code}  # fmt: skip
   if code != DONE:
     return row
-  told, evaluation = record.read_summary(run_dir), evaluate(run_dir, planned['steps'], extractor, judge)
+  told, evaluation = record.read_summary(run_dir), evaluate(run_dir, planned, extractor, judge)
   if evaluation is None:
     return row | {'state': 'not evaluated'}
   return row | {

@@ -28,7 +28,11 @@ def program(config: ConfigDict, data: dataset_lib.Dataset, layout: Layout | None
 
 
 class Ours:
-  """A method compiled and warm. Attributes: `parameters`, the number of trainable ones; `versions` of packages."""
+  """A method compiled and warm.
+
+  Attributes: `parameters`, the number of trainable ones; `weighs`, whether its latent draws have importance weights;
+  `versions` of packages.
+  """
 
   def __init__(self, config: ConfigDict, data: dataset_lib.Dataset | None = None):
     data = data or dataset(config)
@@ -39,7 +43,7 @@ class Ours:
                           prog.batches_per_step)  # fmt: skip
     self.state, self.step = prog.init(), 0
     self.train = prog.trainer(self.feed, self.state, self.feed.chunk(0, self.chunk))
-    self.parameters = prog.parameter_count()
+    self.parameters, self.weighs = prog.parameter_count(), prog.weighs
     self.versions = {name: metadata.version(name) for name in ('jax', 'jaxlib', 'flax', 'optax')}
 
   def run(self, seconds: float) -> tuple[int, float]:
