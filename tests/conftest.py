@@ -13,7 +13,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_threa
 
 # Before JAX is imported anywhere in this process. Compiling is most of what the suite does, and takes half the time
 # without LLVM's optimiser, and half of that without the fusion emitters, which later XLAs cannot do without.
-_FLAGS = ['--xla_backend_optimization_level=0', '--xla_cpu_parallel_codegen_split_count=1']
+_FLAGS = ['--xla_backend_optimization_level=0']
 if metadata.version('jaxlib').startswith('0.10.'):
   _FLAGS.append('--xla_cpu_use_fusion_emitters=false')
 os.environ['GEN_AI_TEST_FLAGS'] = ' '.join(_FLAGS)
