@@ -78,7 +78,7 @@ def program(config, devices=1):
   return _program(config.to_json(), devices)
 
 
-@functools.lru_cache(maxsize=24)
+@functools.lru_cache(maxsize=6)
 def _program(text, devices):
   config = config_lib.from_json(json.loads(text))
   build = config_lib.experiment(config).build
@@ -120,7 +120,7 @@ class _Training:
     return self.states[steps // self.chunk - 1], {n: np.concatenate([r[n] for r in self.rows]) for n in self.rows[0]}
 
 
-@functools.lru_cache(maxsize=32)
+@functools.lru_cache(maxsize=8)
 def _training(text, devices):
   return _Training(config_lib.from_json(json.loads(text)), devices)
 
