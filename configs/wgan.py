@@ -7,7 +7,7 @@ Claim: the best of what was tried in equal time (2 cores, one seed, 10,000 sampl
   averaged weights, which the widely used recipe, configs/wgan_gp.py, has not. Weight clipping, the original WGAN, is
   `--config.loss.constraint=clip --config.optim.name=rmsprop --config.optim.lr=5e-5`.
 Command: python launch.py --config=configs/wgan.py            (or configs/wgan.py:fashion_mnist)
-Cost: about 3 minutes on 2 CPU cores.
+Cost: 2 minutes 34 seconds on 2 CPU cores, compilation included.
 """
 
 from gen_ai.config import TINY
