@@ -27,6 +27,13 @@ def test_matrix_products():
   assert flops.count(lambda a, b: a + 1, A, B) == 0
 
 
+def test_work_of_shards_is_counted_over_all_devices():
+  devices = jax.sharding.Mesh(np.asarray(jax.devices()), ('x',))
+  rows, whole = P('x'), P()
+  product = jax.jit(jax.shard_map(jnp.matmul, mesh=devices, in_specs=(rows, whole), out_specs=rows))
+  assert flops.of(product.trace(A, B)) == MATMUL
+
+
 def test_a_gradient_costs_twice_the_product():
   forward_and_back = jax.value_and_grad(lambda a, b: jnp.sum(a @ b), argnums=(0, 1))
   assert flops.count(forward_and_back, A, B) == 3 * MATMUL

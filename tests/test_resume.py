@@ -1,7 +1,5 @@
 """A resumed run is a continuation: N + restore + N equals 2N bit for bit, in state and in metrics.jsonl."""
 
-import functools
-import json
 import os
 import random
 import signal
@@ -14,7 +12,6 @@ import numpy as np
 import pytest
 import tiny
 
-from gen_ai import config as config_lib
 from gen_ai import record
 from gen_ai.checkpoint import Checkpoints
 from gen_ai.errors import DONE, REQUEUE
@@ -22,13 +19,8 @@ from gen_ai.errors import DONE, REQUEUE
 every_config = pytest.mark.parametrize('name', tiny.CONFIGS)
 
 
-@functools.lru_cache
-def abstract_state(text):
-  return tiny.program(config_lib.from_json(json.loads(text))).abstract_state()
-
-
 def final_state(config, path):
-  step, state = Checkpoints(path / 'checkpoints', read_only=True).restore(abstract_state(config.to_json()))
+  step, state = Checkpoints(path / 'checkpoints', read_only=True).restore(tiny.program(config).abstract_state())
   assert step == config.run.steps
   return jax.tree.map(np.asarray, state)
 
