@@ -20,7 +20,11 @@ from gen_ai.errors import DONE, FAILED, UserError
 FLAGS = flags.FLAGS
 flags.DEFINE_string('data', 'fashion_mnist', 'images, binarised anew each time they are seen')
 flags.DEFINE_string('data_dir', '', 'where prepared data sets live; empty: as the configs say')
+flags.DEFINE_list('arms', ['all'], 'to train, all or some of ' + ', '.join(ARMS))
 flags.DEFINE_integer('steps', 5000, 'updates of every run', lower_bound=1)
+flags.DEFINE_float('lr', 3e-3, 'learning rate, of every arm', lower_bound=0.0)
+flags.DEFINE_float('warmup', 0.5, 'share of the updates in which the weight of the KL grows from 0', lower_bound=0.0,
+                   upper_bound=1.0)  # fmt: skip
 flags.DEFINE_integer('seeds', 3, 'runs of every arm: seeds 0, 1, ...', lower_bound=1)
 flags.DEFINE_integer('nll_draws', 1000, 'latent draws an image', lower_bound=1)
 flags.DEFINE_integer('examples', 1000, 'images of the test split, from its first on', lower_bound=2)
@@ -35,7 +39,8 @@ def train(run_dir: Path, arm: Arm, seed: int) -> None:
   tiny = config_lib.tiny(reference) if FLAGS.tiny else {}
   cadence = dict.fromkeys(('run.steps', 'run.eval_every', 'run.sample_every', 'run.save_every'), steps)
   place = {'data.data_dir': FLAGS.data_dir} if FLAGS.data_dir else {}
-  given = {**tiny, **cadence, **arm.changes, **place, 'run.seed': seed}
+  train_as = {'optim.lr': FLAGS.lr, 'loss.kl_warmup_steps': int(FLAGS.warmup * steps)}
+  given = {**tiny, **cadence, **train_as, **arm.changes, **place, 'run.seed': seed}
   words = [f'--config.{path}={value}' for path, value in given.items()]
   call = [sys.executable, str(config_lib.SOURCE / 'launch.py'), f'--config={reference}', *words, f'--run_dir={run_dir}']
   code = subprocess.run(call, stdout=sys.stderr).returncode
@@ -57,38 +62,49 @@ def log_likelihoods(run_dir: Path) -> np.ndarray:
   return np.concatenate(parts)[: FLAGS.examples].astype(np.float64)
 
 
+def arms() -> dict[str, Arm]:
+  """What --arms asks for. Raises UserError for an unknown name."""
+  asked = list(ARMS) if list(FLAGS.arms) == ['all'] else FLAGS.arms
+  for name in asked:
+    if name not in ARMS:
+      raise UserError(f"--arms: '{name}' is none of {', '.join(ARMS)}.{config_lib.nearest(name, list(ARMS))}")
+  return {name: arm for name, arm in ARMS.items() if name in asked}
+
+
 def run(arguments: list[str], overrides: dict[str, str]) -> int:
   """Flags to orders; 1 where one did not come out."""
   if arguments or overrides:
     word = next(iter([*arguments, *overrides]))
     raise UserError(f"'{word}' is not for this command: what it changes in the configs is part of it.")
-  about, begun = machine.facts(), time.perf_counter()
+  chosen, about, begun = arms(), machine.facts(), time.perf_counter()
   values: dict[str, np.ndarray] = {}
-  for name, arm in ARMS.items():
+  for name, arm in chosen.items():
     rows = []
     for seed in range(FLAGS.seeds):
-      run_dir = Path(FLAGS.runs_dir).resolve() / f'{name.replace(", ", "-").replace(" ", "-")}-seed{seed}'
+      run_dir = Path(FLAGS.runs_dir).resolve() / f'{name}-seed{seed}'
       train(run_dir, arm, seed)
       rows.append(log_likelihoods(run_dir))
     values[name] = np.stack(rows)
     minutes = (time.perf_counter() - begun) / 60
     print(f'  {name}: {values[name].mean():.3f} nats, {minutes:.1f} minutes', file=sys.stderr, flush=True)
   print(machine.describe(about))
-  print(f'{FLAGS.data}, {FLAGS.steps:,} updates, {FLAGS.seeds} seeds; log p(x) in nats of {FLAGS.examples:,} images,'
-        f' {FLAGS.nll_draws:,} draws; {minutes:.1f} minutes')  # fmt: skip
+  print(f'{FLAGS.data}, {FLAGS.steps:,} updates, lr {FLAGS.lr:g}, KL warm-up {FLAGS.warmup:.0%}, {FLAGS.seeds} seeds; '
+        f'log p(x) in nats of {FLAGS.examples:,} images, {FLAGS.nll_draws:,} draws;'
+        f' {minutes:.1f} minutes')  # fmt: skip
   for name, found in values.items():
     print(f'  {name:20} {found.mean():.3f}  by seed {", ".join(f"{row.mean():.3f}" for row in found)}')
   verdicts = []
-  for low, high in ORDERS:
+  orders = [(low, high) for low, high in ORDERS if low in chosen and high in chosen]
+  for low, high in orders:
     images, seeds = difference(values[low], values[high])
     verdicts.append(held(images, seeds))
     verdict = 'PASS' if verdicts[-1] else 'FAIL'
     print(f'{verdict}: {low} < {high}: {spread(images)} over images, {spread(seeds)} over seeds')
   if FLAGS.out:
-    orders = [{'low': low, 'high': high, 'held': ok} for (low, high), ok in zip(ORDERS, verdicts, strict=True)]
-    report = {'machine': about, 'steps': FLAGS.steps, 'examples': FLAGS.examples, 'nll_draws': FLAGS.nll_draws,
-              'data': FLAGS.data, 'nats': {name: found.mean(1).tolist() for name, found in values.items()},
-              'orders': orders}  # fmt: skip
+    told = [{'low': low, 'high': high, 'held': ok} for (low, high), ok in zip(orders, verdicts, strict=True)]
+    settings = {name: getattr(FLAGS, name) for name in ('data', 'steps', 'lr', 'warmup', 'examples', 'nll_draws')}
+    report = {'machine': about, **settings, 'nats': {name: found.mean(1).tolist() for name, found in values.items()},
+              'orders': told}  # fmt: skip
     Path(FLAGS.out).write_text(json.dumps(report, indent=1) + '\n')
   return DONE if all(verdicts) else FAILED
 

@@ -5,7 +5,7 @@ Claim: the note's networks (G 100-256-512-1024-784, D 784-1024-512-256-1, ReLU),
   to one garment (1,500 updates, seed 0, FD 77 of 10,000 samples in a classifier's features); with
   `--config.optim.b1=0.5`, which `sweep_momentum` compares, it does not (FD 9.5 of 2,000 samples, 8 of 10 classes).
 Command: python launch.py --config=configs/gan.py            (or configs/gan.py:fashion_mnist)
-Cost: about 4 minutes on 2 CPU cores (estimated from its steps a second).
+Cost: 3.2 minutes of training on 2 CPU cores, by the speed that `benchmarks.families` measured.
 """
 
 from gen_ai.config import TINY

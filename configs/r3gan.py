@@ -4,7 +4,7 @@ Claim: the published loss and both zero-centred penalties, Adam with b1 0, and a
   are this project's residual ones with zero-initialised branches (the paper's Fixup idea), not its grouped
   bottlenecks, and neither the learning rate nor the penalty is annealed but for a linear decay.
 Command: python launch.py --config=configs/r3gan.py            (or configs/r3gan.py:fashion_mnist)
-Cost: minutes on 2 CPU cores; not measured at this length yet.
+Cost: 8.8 minutes of training on 2 CPU cores, by the speed that `benchmarks.families` measured.
 """
 
 from gen_ai.config import TINY

@@ -6,7 +6,7 @@ Claim: the published parts: mapping network, modulated and demodulated convoluti
   (arXiv 2006.06676) or `diffaugment` (arXiv 2006.10738); `sweep_augment` compares. `configs/stylegan2.py:cifar10` is 32
   pixels in colour.
 Command: python launch.py --config=configs/stylegan2.py            (or configs/stylegan2.py:fashion_mnist)
-Cost: minutes on 2 CPU cores; not measured at this length yet.
+Cost: 9.9 minutes of training on 2 CPU cores, by the speed that `benchmarks.families` measured.
 """
 
 from gen_ai.config import TINY

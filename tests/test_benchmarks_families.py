@@ -94,20 +94,23 @@ def test_the_command_trains_judges_and_goes_on(tmp_path):
   cli.refused(other, 'samples: 300 there, 200 here', 'another file')
 
 
-@pytest.mark.parametrize(('words', 'says'), [
-  (['--methods=vea'], "'vea' is none of"), (['--config.optim.lr=1'], 'compares the configs as they are'),
+@pytest.mark.parametrize(('command', 'words', 'says'), [
+  ('families', ['--methods=vea'], "'vea' is none of"),
+  ('families', ['--config.optim.lr=1'], 'compares the configs as they are'),
+  ('likelihood', ['--arms=IWAE5'], "Did you mean 'IWAE-5'"),
+  ('likelihood', ['--config.optim.lr=1'], 'is part of it'),
 ])  # fmt: skip
-def test_bad_words_are_refused(words, says):
-  cli.refused(cli.command('benchmarks.families', *words), says, says)
+def test_bad_words_are_refused(command, words, says):
+  cli.refused(cli.command(f'benchmarks.{command}', *words), says, says)
 
 
 @pytest.mark.parametrize('name', likelihood_orders.ARMS)
 def test_every_arm_is_a_config(name):
   arm = likelihood_orders.ARMS[name]
   config = config_lib.override(tiny.config(arm.config), arm.changes)
-  assert (config.loss.bound == 'elbo') == name.startswith('VAE')
-  assert (len(config.model.latents) == 2) == name.endswith('two layers')
-  assert str(config.loss.draws) in (name.split(',')[0].split('-')[-1], '1')
+  assert (config.loss.draws == 1) == name.startswith('VAE')
+  assert (len(config.model.latents) == 2) == name.endswith('2-layers')
+  assert config.loss.draws == 1 or name.startswith(f'IWAE-{config.loss.draws}')
 
 
 def test_an_order_holds_where_both_intervals_do():
