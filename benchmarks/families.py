@@ -165,7 +165,9 @@ def begin(about: dict[str, Any], judge: Mapping[str, Any]) -> dict[str, Any]:
   if unlike:
     raise UserError(f'--out={report_file()} holds a report that was made in another way ({"; ".join(unlike)}): give '
                     'the same flags, or another file.')  # fmt: skip
-  return report
+  # Families stay together in table and picture; JSON has sorted them away.
+  plans = report['plans']
+  return report | {'plans': {name: plans[name] for name in methods(['all']) if name in plans}}
 
 
 def report_file() -> Path:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import families_table
 from benchmarks.real_data import RealData
 from gen_ai import pictures, restored
 from gen_ai.draws import Given, Samples
@@ -59,7 +60,7 @@ def draw(path: Path, report: Mapping[str, Any], runs_dir: Path, data: RealData) 
   done.sort(key=lambda row: order.index(row['method']))
   runs = runs_dir.resolve()
   rows = [(f'{row["family"]} family', row['method'], samples(runs / row['run_dir'], data)) for row in done]
-  minutes = report['settings']['minutes']
-  heading = f'{report["settings"]["data"]}, {minutes:g} minutes of training each: samples 0 to {COLUMNS - 1} of seed 0'
+  budget = families_table.budget(report)
+  heading = f'{report["settings"]["data"]}, {budget} each: samples 0 to {COLUMNS - 1} of seed 0'
   path.parent.mkdir(parents=True, exist_ok=True)
   path.write_bytes(pictures.encode_png(tree(rows, heading)))

@@ -101,11 +101,17 @@ def markdown(table: Sequence[Sequence[str]]) -> str:
   return '\n'.join([head, '|' + '---|' * len(table[0]), *rest]) + '\n'
 
 
+def budget(report: Mapping[str, Any]) -> str:
+  """'10 minutes of training'."""
+  minutes = report['settings']['minutes']
+  return f'{minutes:g} minute{"" if minutes == 1 else "s"} of training'
+
+
 def terms(report: Mapping[str, Any]) -> str:
   """What all figures rest on, in a sentence or two."""
   asked = report['settings']
   return (f'{asked["data"]}, {asked["samples"]:,} samples a run against the test split; features of '
-          f'{asked["extractor"]}; {asked["minutes"]:g} minutes of training a run by the speed measured before. '
+          f'the {asked["extractor"]}; {budget(report)} a run by the speed measured before. '
           '± is half of the 95 % Student interval over the seeds.')  # fmt: skip
 
 

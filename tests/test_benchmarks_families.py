@@ -94,6 +94,18 @@ def test_the_command_trains_judges_and_goes_on(tmp_path):
   cli.refused(other, 'samples: 300 there, 200 here', 'another file')
 
 
+def test_a_report_that_is_gone_on_with_keeps_families_together(tmp_path):
+  made = {'settings': {}, 'plans': {'cgan': {}, 'cvae': {}, 'dcgan': {}}}
+  (tmp_path / 'report.json').write_text(json.dumps(made))
+  code = (
+    'import sys; from benchmarks import families\n'
+    'families.FLAGS(sys.argv); families.settings = lambda judge: {}\n'
+    'print(*families.begin({}, {})["plans"])'
+  )
+  done = tiny.command('-c', code, f'--runs_dir={tmp_path}')
+  assert done.stdout.split() == ['cvae', 'cgan', 'dcgan'], done.stderr
+
+
 @pytest.mark.parametrize(('command', 'words', 'says'), [
   ('families', ['--methods=vea'], "'vea' is none of"),
   ('families', ['--config.optim.lr=1'], 'compares the configs as they are'),
