@@ -21,12 +21,12 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string('data', 'fashion_mnist', 'images, binarised anew each time they are seen')
 flags.DEFINE_string('data_dir', '', 'where prepared data sets live; empty: as the configs say')
 flags.DEFINE_list('arms', ['all'], 'to train, all or some of ' + ', '.join(ARMS))
-flags.DEFINE_integer('steps', 5000, 'updates of every run', lower_bound=1)
+flags.DEFINE_integer('steps', 1500, 'updates of every run', lower_bound=1)
 flags.DEFINE_float('lr', 3e-3, 'learning rate, of every arm', lower_bound=0.0)
 flags.DEFINE_float('warmup', 0.5, 'share of the updates in which the weight of the KL grows from 0', lower_bound=0.0,
                    upper_bound=1.0)  # fmt: skip
 flags.DEFINE_integer('seeds', 3, 'runs of every arm: seeds 0, 1, ...', lower_bound=1)
-flags.DEFINE_integer('nll_draws', 1000, 'latent draws an image', lower_bound=1)
+flags.DEFINE_integer('nll_draws', 500, 'latent draws an image', lower_bound=1)
 flags.DEFINE_integer('examples', 1000, 'images of the test split, from its first on', lower_bound=2)
 flags.DEFINE_string('runs_dir', 'runs/likelihood', 'where the runs go; those that are done are left as they are')
 flags.DEFINE_bool('tiny', False, "apply the configs' tiny(): to see that all works")
