@@ -87,7 +87,7 @@ def run(arguments: list[str], overrides: dict[str, str]) -> int:
     values[name] = np.stack(rows)
     minutes = (time.perf_counter() - begun) / 60
     print(f'  {name}: {values[name].mean():.3f} nats, {minutes:.1f} minutes', file=sys.stderr, flush=True)
-  print(machine.describe(about))
+  print(machine.describe(about, timed=False))  # runs are counted in updates
   print(f'{FLAGS.data}, {FLAGS.steps:,} updates, lr {FLAGS.lr:g}, KL warm-up {FLAGS.warmup:.0%}, {FLAGS.seeds} seeds; '
         f'log p(x) in nats of {FLAGS.examples:,} images, {FLAGS.nll_draws:,} draws;'
         f' {minutes:.1f} minutes')  # fmt: skip

@@ -27,10 +27,10 @@ def facts() -> dict[str, str | int | float]:
           'python': platform.python_version(), **versions}  # fmt: skip
 
 
-def describe(about: dict[str, str | int | float]) -> str:
-  """One line, and a second one where the machine was not quiet."""
+def describe(about: dict[str, str | int | float], timed: bool = True) -> str:
+  """One line, and a second one where what was `timed` was so on a machine that was not quiet."""
   line = (f'machine: {about["cores"]} cores, {about["processor"]}, {about["system"]}; '
           f'Python {about["python"]}, jax {about["jax"]}, jaxlib {about["jaxlib"]}')  # fmt: skip
-  if float(about['load']) > 0.5:
+  if timed and float(about['load']) > 0.5:
     line += f'\nnot quiet: the load was {about["load"]} before this began, so do not publish these figures'
   return line
