@@ -1,5 +1,6 @@
 """Eight fake devices, one shared compilation cache and one shared data folder."""
 
+import gc
 import os
 import signal
 import threading
@@ -12,8 +13,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_threa
   signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before JAX is imported anywhere in this process. Compiling is most of what the suite does, and takes half the time
-# without LLVM's optimiser, and half of that without the fusion emitters, which later XLAs cannot do without.
-_FLAGS = ['--xla_backend_optimization_level=0']
+# without LLVM's optimiser, and half of that without the fusion emitters, which later XLAs cannot do without. The
+# workers keep all cores busy: to compile one program in several parts only adds work.
+_FLAGS = ['--xla_backend_optimization_level=0', '--xla_cpu_parallel_codegen_split_count=1']
 if metadata.version('jaxlib').startswith('0.10.'):
   _FLAGS.append('--xla_cpu_use_fusion_emitters=false')
 os.environ['GEN_AI_TEST_FLAGS'] = ' '.join(_FLAGS)
@@ -23,6 +25,10 @@ os.environ['JAX_PLATFORMS'] = 'cpu'
 _CACHE = Path(__file__).resolve().parent.parent / '.pytest_cache' / 'gen_ai'
 os.environ['TFDS_DATA_DIR'] = str(_CACHE / 'data')
 os.environ['GEN_AI_TEST_XLA'] = str(_CACHE / 'xla')
+
+# Tracing makes millions of objects that live until a program is compiled; Python's default looks through them again and
+# again for cycles, a tenth of the suite's time.
+gc.set_threshold(200_000, 50, 100)
 
 import jax  # noqa: E402
 

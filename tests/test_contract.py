@@ -10,21 +10,9 @@ from gen_ai import keys
 from gen_ai.data.plan import eval_plan
 from gen_ai.errors import UserError
 from gen_ai.evaluation import Evaluator
-from gen_ai.layouts import make_layout
-from gen_ai.program import Program
+from gen_ai.program import chunk
 
 every_config = pytest.mark.parametrize('name', tiny.CONFIGS)
-
-
-# Plain gradient descent: Adam turns the rounding of a tiny gradient into a step of full size.
-SGD = {
-  'optim__name': 'sgd',
-  'optim__b1': 0.0,
-  'optim__lr': 0.1,
-  'optim__weight_decay': 0.0,
-  'optim__clip_norm': 1.0,  # a likelihood's gradient is thousands of nats at first
-  'data__batch_size': 16,
-}
 
 
 def close(a, b, tolerance=2e-5):
@@ -64,47 +52,25 @@ def test_training_learns_finite_numbers_and_counts_its_steps(name):
 @every_config
 def test_one_trace_serves_all_chunks_and_all_learning_rates(name):
   config = tiny.config(name)
-  module = config_lib.experiment(config)
-  traces = []
-
-  def build(*args):
-    method = module.build(*args)
-
-    def train_step(state, batch, key):
-      traces.append(1)
-      return method.train_step(state, batch, key)
-
-    return method._replace(train_step=train_step)
-
-  def lowered(config):
-    layout = make_layout(config, jax.devices()[:1])
-    program = Program(config, build, tiny.dataset(config).spec, layout)
-    feed = tiny.feed(config, program)
-    run = program.trainer(feed, program.init(), feed.chunk(0, config.run.log_every))
-    return program, feed, run
-
-  program, feed, run = lowered(config)
-  state, count = program.init(), len(traces)
+  program = tiny.program(config)
+  feed = tiny.feed(config, program)
+  state = program.init()
+  run = program.trainer(feed, state, feed.chunk(0, config.run.log_every))
+  count = program.traces
   for step in range(0, 3 * config.run.log_every, config.run.log_every):
     state, _ = run(state, feed.chunk(step, config.run.log_every))
-  assert len(traces) == count, 'a later chunk traced again'
-  texts = []
-  for lr in (1e-3, 3e-4):
-    other = config_lib.override(config, {'optim.lr': lr})
-    module_program = tiny.program(other)
-    source = tiny.feed(other, module_program)
-    rows = source.chunk(0, 2)
-    from gen_ai.program import chunk
-
-    fn = chunk(module_program._make, source, module_program.layout)
-    arguments = (module_program.floats, module_program.init(), module_program.key, source.resident, rows)
-    texts.append(jax.jit(fn).lower(*arguments).as_text())
-  assert texts[0] == texts[1], 'the learning rate is baked into the program'
+  assert count and program.traces == count, 'a later chunk traced again'
+  texts = set()
+  for other in (config, config_lib.override(config, {'optim.lr': 3 * config.optim.lr})):
+    program = tiny.program(other)
+    arguments = (program.floats, program.abstract_state(), program.key, feed.resident, feed.chunk(0, 2))
+    texts.add(jax.jit(chunk(program._make, feed, program.layout)).lower(*arguments).as_text())
+  assert len(texts) == 1, 'the learning rate is baked into the program'
 
 
 def assert_mesh_equals_one_device(name, data, fsdp, tensor):
-  alone, one = tiny.train(tiny.config(name, **SGD), 1, 4)
-  config = tiny.config(name, mesh__data=data, mesh__fsdp=fsdp, mesh__tensor=tensor, mesh__min_shard=16, **SGD)
+  alone, one = tiny.train(tiny.exact(name), 1, 4)
+  config = tiny.exact(name, mesh__data=data, mesh__fsdp=fsdp, mesh__tensor=tensor, mesh__min_shard=16)
   spread, eight = tiny.train(config, 8, 4)
   close(alone.params, spread.params)
   close(one, eight)
@@ -129,15 +95,15 @@ def test_fsdp_and_tensor_really_split_parameters():
 
 
 def test_pmap_equals_one_device_for_a_noise_free_method():
-  alone, one = tiny.train(tiny.config('lm', **SGD), 1, 8)
-  spread, eight = tiny.train(tiny.config('lm', parallel='pmap', **SGD), 8, 8)
+  alone, one = tiny.train(tiny.exact('lm'), 1, 8)
+  spread, eight = tiny.train(tiny.exact('lm', parallel='pmap'), 8, 8)
   close(alone.params, spread.params)
   close(one, eight)
 
 
 @every_config
 def test_pmap_trains_every_method(name):
-  config = tiny.config(name, data__batch_size=16, parallel='pmap')
+  config = tiny.config(name, eval__batch_size=64, data__batch_size=16, parallel='pmap')
   state, metrics = tiny.train(config, 8, 4)
   assert state.step == 4
   assert all(np.isfinite(value).all() for value in metrics.values())
@@ -145,13 +111,13 @@ def test_pmap_trains_every_method(name):
 
 @every_config
 def test_evaluation_is_exact_whatever_the_batch_size_and_the_layout(name):
-  results = []
+  state, results = tiny.program(tiny.config(name)).init(), []
   for size, devices, parallel in ((48, 1, 'jit'), (56, 8, 'jit'), (64, 8, 'pmap')):
     config = tiny.config(name, eval__batch_size=size, parallel=parallel, data__batch_size=16)
     source = tiny.dataset(config).splits['validation']
     assert len(source) % size, 'the last batch must be ragged'
     program = tiny.program(config, devices)
-    results.append(Evaluator(program, config, source)(program.init()))
+    results.append(Evaluator(program, config, source)(tiny.placed(program, state)))
   assert all(np.isfinite(value) for value in results[0].values())
   for other in results[1:]:
     assert other.keys() == results[0].keys()
@@ -211,8 +177,8 @@ def test_accumulated_gradients_equal_one_batch(name):
   coupled = {'model__g_norm': 'none', 'model__d_norm': 'none', 'model__group': 1}
   config = tiny.config(name)
   free = {k: v for k, v in coupled.items() if k.replace('__', '.') in config_lib.flatten(config)}
-  whole, one = tiny.train(tiny.config(name, **free, **SGD), 1, 4)
-  parts, four = tiny.train(tiny.config(name, optim__accumulate=4, **free, **SGD), 1, 4)
+  whole, one = tiny.train(tiny.exact(name, **free), 1, 4)
+  parts, four = tiny.train(tiny.exact(name, optim__accumulate=4, **free), 1, 4)
   close(whole.params, parts.params)
   close(one, four)
 

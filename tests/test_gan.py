@@ -32,7 +32,7 @@ def made_batch(config, spec, n=8):
 def test_each_update_leaves_the_other_player_untouched(name):
   config = tiny.config(name)
   spec = tiny.dataset(config).spec
-  state = gan.build(config, spec).init(jax.random.key(0))
+  state = jax.jit(gan.build(config, spec).init)(jax.random.key(0))
   update = gan.updates(config, gan.networks(config, spec, identity), identity)
   batch = made_batch(config, spec)
   after, _ = jax.jit(update.discriminator)(state, batch, jax.random.key(2))
@@ -91,7 +91,7 @@ def test_lazy_regularisation_equals_eager_in_expectation(name, player, every, we
     spec = tiny.dataset(config).spec
     update = gan.updates(config, gan.networks(config, spec, identity), identity)
     update = jax.jit(update.discriminator if player == 'd' else update.generator)
-    state = gan.build(config, spec).init(jax.random.key(0))
+    state = jax.jit(gan.build(config, spec).init)(jax.random.key(0))
     results = [change(update, state, made_batch(config, spec), player, step) for step in range(interval)]
     changes[interval] = jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *(c for c, _ in results))
     shares[interval] = [float(m['penalty' if player == 'd' else 'path_penalty']) for _, m in results]
@@ -106,10 +106,10 @@ def test_the_half_life_of_the_average_is_in_images():
   config = tiny.config('gan', optim__ema_halflife=64.0, run__steps=40)
   spec = tiny.dataset(config).spec
   method = gan.build(config, spec)
-  state = method.init(jax.random.key(0))
+  state = jax.jit(method.init)(jax.random.key(0))
   state = state._replace(step=jnp.int32(10_000))
   batch = {'image': jnp.zeros((16, *spec.shape), jnp.uint8), 'index': jnp.arange(16)}
-  after, _ = method.train_step(state, batch, jax.random.key(1))
+  after, _ = jax.jit(method.train_step)(state, batch, jax.random.key(1))
   decay = 0.5**0.25
   for old, new, mean in zip(
     *map(jax.tree.leaves, (state.params['g'], after.params['g'], after.ema['params'])), strict=True
@@ -133,7 +133,7 @@ def test_every_condition_trains_with_every_kind_of_network(condition, network):
   assert ('class_nats_real' in metrics) == (condition == 'auxiliary')
   spec = tiny.dataset(config).spec
   method = gan.build(config, spec)
-  rows = np.asarray(method.views['classes'](state, {}, jax.random.key(0))).reshape(spec.num_classes, 8, -1)
+  rows = np.asarray(jax.jit(method.views['classes'])(state, {}, jax.random.key(0))).reshape(spec.num_classes, 8, -1)
   assert np.abs(rows[0] - rows[1]).max() > 1e-4, 'the label changes the image'
 
 
@@ -192,12 +192,13 @@ def test_samples_come_from_averaged_weights_and_their_moments():
   state, _ = tiny.train(config)
   method = gan.build(config, tiny.dataset(config).spec)
   state = jax.tree.map(jnp.asarray, state)
-  drawn = method.sample(state, jax.random.key(0), 4)
+  sample = lambda method, state: jax.jit(method.sample, static_argnums=2)(state, jax.random.key(0), 4)  # noqa: E731
+  drawn = sample(method, state)
   swapped = state._replace(
     params={**state.params, 'g': state.ema['params']}, stats={**state.stats, 'g': state.ema['stats']}
   )
   plain = gan.build(tiny.config('dcgan', optim__ema_decay=0.0), tiny.dataset(config).spec)
-  np.testing.assert_array_equal(drawn, plain.sample(swapped, jax.random.key(0), 4))
+  np.testing.assert_array_equal(drawn, sample(plain, swapped))
   assert not same(state.ema['stats'], state.stats['g'])
 
 

@@ -15,12 +15,6 @@ from gen_ai.program import Program
 
 every_config = pytest.mark.parametrize('name', tiny.CONFIGS)
 
-# Everything that a lane could get wrong at once; gradient descent, as Adam turns rounding into full steps.
-FULL = {
-  'optim__name': 'sgd', 'optim__b1': 0.5, 'optim__weight_decay': 0.0, 'optim__clip_norm': 1.0, 'optim__lr': 0.05,
-  'optim__schedule': 'cosine', 'optim__warmup_steps': 2, 'optim__end_factor': 0.1, 'optim__ema_decay': 0.9,
-}  # fmt: skip
-HALFLIFE = {'optim__ema_halflife': 0.0}  # says what ema_decay says, where there is one
 VARIED = (
   {},
   {'optim__lr': 0.01, 'optim__clip_norm': 0.3, 'data__seed': 3, 'optim__ema_decay': 0.5, 'optim__end_factor': 0.7,
@@ -67,8 +61,7 @@ def test_a_lane_that_takes_turns_equals_the_run_alone(name):
 
 
 def assert_lanes_equal_runs(name, mapping):
-  halflife = HALFLIFE if 'ema_halflife' in tiny.config(name).optim else {}
-  configs = [tiny.config(name, **(FULL | halflife | changes)) for changes in VARIED]
+  configs = [tiny.exact(name, **changes) for changes in VARIED]
   states, metrics, (program, state) = train(configs, mapping=mapping)
   evaluations = Evaluator(program, configs[0], tiny.dataset(configs[0]).splits['validation']).lanes(state)
   drawn = program.layout.per_lane(program.sampler(state, 4)(state)) if program.draws else None
@@ -93,7 +86,7 @@ def assert_lanes_equal_runs(name, mapping):
 
 @pytest.mark.parametrize(('name', 'mapping'), [('gan', 'vmap'), ('vae', 'map'), ('lm', 'vmap')])
 def test_lanes_over_eight_devices_equal_lanes_on_one(name, mapping):
-  configs = [tiny.config(name, **FULL, run__seed=seed, data__seed=seed % 3) for seed in range(16)]
+  configs = [tiny.exact(name, run__seed=seed, data__seed=seed % 3) for seed in range(16)]
   one, first, _ = train(configs, 1, 4, mapping)
   eight, second, (_, state) = train(configs, 8, 4, mapping)
   close(one, eight)
@@ -132,7 +125,7 @@ def test_a_cpu_takes_turns():
 
 
 def test_lanes_do_not_touch_one_another():
-  config = tiny.config('gan', **FULL)
+  config = tiny.exact('gan')
   wild = config_lib.override(config, {'optim.lr': 1e30})
   (_, calm), (values, _), _ = train([wild, config], 1, 8)
   (alone, _), (expected, _), _ = train([config, config], 1, 8)

@@ -146,7 +146,7 @@ def vae(likelihood_name, **overrides):
 
   @jax.jit
   def start():
-    state = method.init(jax.random.key(1))
+    state = jax.jit(method.init)(jax.random.key(1))
     leaves, structure = jax.tree.flatten(state.params['encoder'])
     moved = [leaf + 0.05 * jax.random.normal(jax.random.key(i), leaf.shape) for i, leaf in enumerate(leaves)]
     calm = jax.tree.map(lambda leaf: 0.4 * leaf, state.params['decoder'])  # or its noise would drown mistakes

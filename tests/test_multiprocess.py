@@ -50,11 +50,12 @@ def free_port():
 def start(words, count=2, env=None, spy=None):
   """`count` processes with two devices each, as one run: [(exit code, stdout, stderr)]."""
   port, processes = free_port(), []
+  flags = f'{os.environ["GEN_AI_TEST_FLAGS"]} --xla_force_host_platform_device_count=2'
   shared = [f'--compilation_cache={os.environ["GEN_AI_TEST_XLA"]}', f'--coordinator=localhost:{port}',
             f'--num_processes={count}', *words]  # fmt: skip
   for i in range(count):
     script = ['-c', SPY, str(spy / f'{i}.json')] if spy else ['launch.py']
-    variables = {**os.environ, 'XLA_FLAGS': '--xla_force_host_platform_device_count=2', **(env or {}).get(i, {})}
+    variables = {**os.environ, 'XLA_FLAGS': flags, **(env or {}).get(i, {})}
     command = [sys.executable, *script, *shared, f'--process_id={i}']
     processes.append(subprocess.Popen(command, cwd=tiny.ROOT, env=variables, stdout=subprocess.PIPE,
                                       stderr=subprocess.PIPE, text=True))  # fmt: skip

@@ -19,7 +19,7 @@ def test_static_images_are_binarised_once_and_dynamic_ones_anew():
     config = tiny.config('vae', loss__binarise=binarise)
     method = config_lib.experiment(config).build(config, tiny.dataset(config).spec)
     batch = tiny.dataset(config).splits['validation'].read(np.arange(8))
-    state = method.init(jax.random.key(0))
+    state = jax.jit(method.init)(jax.random.key(0))
     originals = [method.views['reconstructions'](state, batch, jax.random.key(seed))[:8] for seed in (1, 2)]
     assert set(np.unique(originals[0])) == {-1.0, 1.0}
     same.append(np.array_equal(*originals))

@@ -176,7 +176,7 @@ def test_dead_codes_start_again_while_training(monkeypatch):
   # With every code dead at once, all are vectors of the batch after one update.
   config = tiny.config('vqvae', loss__restart_below=1e9)
   method = vqvae.build(config, tiny.dataset(config).spec)
-  state = method.init(jax.random.key(0))
+  state = jax.jit(method.init)(jax.random.key(0))
   batch = validation(config, 16)
   after, _ = jax.jit(method.train_step)(state, batch, jax.random.key(1))
   assert counted

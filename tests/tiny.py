@@ -35,6 +35,22 @@ def config(name, **overrides):
   return config_lib.override(config_lib.load(reference), {**config_lib.tiny(reference), 'run.writers': '', **flat})
 
 
+# For two programs that must agree, with everything that one could get wrong. Gradient descent, as Adam turns the
+# rounding of a tiny gradient into a step of full size; clipped, as a likelihood's is thousands of nats at first.
+_EXACT = {
+  'optim__name': 'sgd', 'optim__b1': 0.5, 'optim__weight_decay': 0.0, 'optim__clip_norm': 1.0, 'optim__lr': 0.05,
+  'optim__schedule': 'cosine', 'optim__warmup_steps': 2, 'optim__end_factor': 0.1, 'optim__ema_decay': 0.9,
+  'data__batch_size': 16,
+}  # fmt: skip
+
+
+def exact(name, **overrides):
+  """configs/NAME.py with its tiny() and an optimiser that does not magnify rounding."""
+  # The half-life says what ema_decay says, where there is one.
+  halflife = {'optim__ema_halflife': 0.0} if 'ema_halflife' in config(name).optim else {}
+  return config(name, **(_EXACT | halflife | overrides))
+
+
 def dataset(config):
   """The config's data set, loaded once a process."""
   key = config.data.to_json()
@@ -44,11 +60,24 @@ def dataset(config):
 
 
 class _Compiled(Program):
-  """A program that compiles everything once, however often an engine or a test begins anew with it."""
+  """A program that compiles everything once, however often an engine or a test begins anew with it.
 
-  def __init__(self, *args):
-    super().__init__(*args)
-    self._made = {}
+  `traces` counts how often JAX called its train_step.
+  """
+
+  def __init__(self, config, build, spec, layout):
+    self.traces, self._made = 0, {}
+
+    def counted(*args):
+      method = build(*args)
+
+      def train_step(state, batch, key):
+        self.traces += 1
+        return method.train_step(state, batch, key)
+
+      return method._replace(train_step=train_step)
+
+    super().__init__(config, counted, spec, layout)
 
   def _once(self, name, rows, make):
     about = name, str(jax.tree.map(lambda x: (np.shape(x), np.asarray(x).dtype), rows))
@@ -83,6 +112,12 @@ def _program(text, devices):
   config = config_lib.from_json(json.loads(text))
   build = config_lib.experiment(config).build
   return _Compiled(config, build, dataset(config).spec, make_layout(config, jax.devices()[:devices]))
+
+
+def placed(program, state):
+  """A run's state on one device as `program`, of another layout, takes it."""
+  where = jax.tree.map(lambda leaf: leaf.sharding, program.abstract_state())
+  return program.layout.join([jax.device_put(state, where)])
 
 
 def feed(config, program):
