@@ -63,4 +63,4 @@ def space():
 
 def tiny():
   """Seconds instead of minutes."""
-  return {**TINY, 'data.batch_size': 8, 'model.latent': 8, 'model.width': 2}
+  return {**TINY, 'data.batch_size': 8, 'model.latent': 8, 'model.width': 4}
