@@ -1,8 +1,8 @@
 """VQ-VAE (arXiv 1711.00937): images as 7x7 codes, and a Transformer over the codes that draws new ones.
 
 Claim: straight-through gradients, a codebook of moving averages whose dead codes start again, and a prior by this
-  project's own Transformer, in one run: two thirds of the updates train both, the last third the prior alone on codes
-  that no longer move. Pixels are 256 levels under a discretised logistic, so that `elbo_nats` is a bound in nats.
+  project's own Transformer, in one run: three fifths of the updates train both, the last two fifths the prior alone on
+  codes that no longer move. Pixels are 256 levels under a discretised logistic, so that `elbo_nats` is a bound in nats.
 Command: python launch.py --config=configs/vqvae.py            (or configs/vqvae.py:fashion_mnist)
 Cost: 4.4 minutes of training on 2 CPU cores, by the speed that `benchmarks.families` measured.
 """
@@ -36,7 +36,7 @@ def get_config(data: str = 'mnist_5k'):
     'commitment': 10.0,  # weight of the squared distance to the code; the paper's 0.25 is for a squared error of pixels
     'codebook_decay': 0.99,  # share of the codebook's averages that survives an update
     'restart_below': 0.5,  # vectors that choose a code, a running mean an update, below which it starts again
-    'autoencoder_steps': 1800,  # updates after which the autoencoder and the codes stay; 0: they never do
+    'autoencoder_steps': 1800,  # updates after which autoencoder and codes stay, whatever run.steps; 0: they never do
     'prior_lr_factor': 1.0,  # the prior's learning rate over the autoencoder's
   }
   config.optim.lr = 1e-3

@@ -36,7 +36,7 @@ def get_config(data: str = 'mnist_5k'):
 
 
 def sweep_lr():
-  """Learning rates around the published one."""
+  """Learning rates around the recipe's."""
   for lr in (5e-5, 1e-4, 2e-4, 4e-4):
     yield {'optim.lr': lr}
 

@@ -27,7 +27,7 @@ class Networks(NamedTuple):
   discriminator: nn.Module  # (x, train, label) -> Scores
 
 
-def check_networks(config: ConfigDict, spec: Spec) -> None:
+def check_networks(config: ConfigDict) -> None:
   """Raises UserError for an unknown network, or an option that the chosen one does not have."""
   model = config.model
   if model.network not in NETWORKS:
@@ -44,7 +44,7 @@ def check_networks(config: ConfigDict, spec: Spec) -> None:
 
 def networks(config: ConfigDict, spec: Spec, reduce: Reduce) -> Networks:
   """The networks that config.model describes. Raises UserError for an unknown one or an image size it cannot take."""
-  check_networks(config, spec)
+  check_networks(config)
   model, dtype, shape = config.model, compute_dtype(config.precision), spec.image_shape
   classes = spec.num_classes if model.condition != 'none' else 0
   says: dict[str, Any] = {'condition': model.condition, 'num_classes': classes, 'dtype': dtype}

@@ -11,6 +11,7 @@ Deviation: the optimiser's constants are not adjusted for that. Under conditions
 batch; samples have labels drawn evenly over the classes.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -21,7 +22,6 @@ from ml_collections import ConfigDict
 
 from experiments._gan_networks import (
   Networks,
-  check_networks,
   discriminate,
   generate,
   networks,
@@ -34,7 +34,7 @@ from gen_ai.errors import UserError
 from gen_ai.maths import adversarial, augment
 from gen_ai.maths.path_length import path_length, path_length_mean, path_length_penalty
 from gen_ai.maths.pixels import to_signed
-from gen_ai.maths.switch import is_off
+from gen_ai.maths.switch import is_off, is_outside
 from gen_ai.nets.players import CONDITIONS, Scores
 from gen_ai.optim import ema_update, gradients, optimiser, split_batch
 from gen_ai.types import Array, Batch, Key, Method, Metrics, PyTree, Reduce, Spec, State, SumCount, identity
@@ -254,8 +254,21 @@ def check(config: ConfigDict, spec: Spec) -> None:
     raise UserError(f"config.augment.kind=ada goes by the sign of the logits of real images, which says nothing under "
                     f"config.loss.kind='{loss.kind}': take one of {', '.join(SIGNED)}, or config.augment.kind="
                     'diffaugment.')  # fmt: skip
-  if model.network == 'stylegan2' and is_off(model.mapping_lr):
-    raise UserError('config.model.mapping_lr=0.0 leaves no mapping network: it must be positive.')
+  if model.network == 'stylegan2' and (is_off(model.mapping_lr) or is_outside(model.mapping_lr, 0.0)):
+    raise UserError(f'config.model.mapping_lr={model.mapping_lr} leaves no mapping network: it must be positive.')
+  if model.network != 'stylegan2' and is_outside(config.sample.truncation, 1.0, 1.0):
+    raise UserError(f"config.sample.truncation={config.sample.truncation} draws styles nearer to their mean, but "
+                    f"config.model.network='{model.network}' has none: set it to 1.0.")  # fmt: skip
+  if loss.constraint == 'clip' and (is_off(loss.clip) or is_outside(loss.clip, 0.0)):
+    raise UserError(f'config.loss.clip={loss.clip} leaves the discriminator no weights: it must be positive.')
+  for path, value, high in (
+    ('loss.penalty', loss.penalty, math.inf), ('loss.path_length', loss.path_length, math.inf),
+    ('loss.auxiliary', loss.auxiliary, math.inf), ('loss.d_lr_factor', loss.d_lr_factor, math.inf),
+    ('model.mixing', model.mixing, 1.0),
+  ):  # fmt: skip
+    if is_outside(value, 0.0, high):
+      allowed = 'at least 0' if high == math.inf else f'from 0 to {high:g}'
+      raise UserError(f'config.{path}={value} must be {allowed}.')
   if loss.constraint in PENALTIES and model.d_norm == 'batch':
     raise UserError(f"config.loss.constraint='{loss.constraint}' is defined example by example, but "
                     "config.model.d_norm='batch' couples the examples of a batch: use 'group' or 'none'.")  # fmt: skip
@@ -269,7 +282,6 @@ def check(config: ConfigDict, spec: Spec) -> None:
                     f"'{model.network}' has none: set it to 0.0.")  # fmt: skip
   if not is_off(config.optim.ema_halflife) and not is_off(config.optim.ema_decay):
     raise UserError('config.optim.ema_halflife and config.optim.ema_decay say the same thing twice: set one to 0.0.')
-  check_networks(config, spec)
 
 
 def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:

@@ -21,7 +21,7 @@ from gen_ai import keys
 from gen_ai.errors import UserError
 from gen_ai.maths import bounds, densities, latents
 from gen_ai.maths.pixels import to_signed, to_unit
-from gen_ai.maths.switch import is_off
+from gen_ai.maths.switch import is_off, is_outside
 from gen_ai.nets.vae import (
   ConvDecoder,
   ConvEncoder,
@@ -54,7 +54,7 @@ CHOICES = {
   'loss.bound': ('elbo', 'iwae'),
   'loss.gradient': ('plain', 'dreg'),
 }
-MIN_LOG_SCALE = -7.0  # about a sixth of a grey level: below it the densities of a flat image grow without bound
+MIN_LOG_SCALE = -7.0  # about a ninth of a grey level: below it the densities of a flat image grow without bound
 REACH = 3.0  # standard deviations that a traversal goes to either side
 COLUMNS = 8  # of a view
 
@@ -96,11 +96,14 @@ def check(config: ConfigDict, spec: Spec) -> None:
   if not is_off(loss.free_bits) and loss.bound != 'elbo':
     raise UserError('config.loss.free_bits is a floor of KL terms, of which config.loss.bound='
                     f"'{loss.bound}' has none: set it to 0.0.")  # fmt: skip
+  if not is_off(loss.free_bits) and config.parallel == 'pmap':
+    raise UserError("config.loss.free_bits is a floor of the mean KL of a whole batch, of which config.parallel='pmap' "
+                    'shows a device its own share only: set config.parallel=jit.')  # fmt: skip
   if not is_off(loss.free_bits) and config.optim.accumulate > 1:
     raise UserError(f'config.loss.free_bits is a floor of the mean KL of a whole batch, which config.optim.accumulate='
                     f'{config.optim.accumulate} never sees: set one of them off.')  # fmt: skip
   for name in ('free_bits', 'kl_weight'):
-    if isinstance(loss[name], float) and loss[name] < 0:
+    if is_outside(loss[name], 0.0):
       raise UserError(f'config.loss.{name}={loss[name]} must not be negative.')
   if model.conditional and spec.num_classes < 2:
     raise UserError(f"config.model.conditional=true needs labels, but config.data.name='{config.data.name}' has none: "
@@ -328,16 +331,17 @@ def objective(config: ConfigDict, chain: Chain, params: PyTree, draws: Batch, be
 
 
 def rows_of(images: Array, shape: tuple[int, ...]) -> Array:
-  """Whole rows of COLUMNS images: [rows, COLUMNS, H, W, C]."""
-  rows = images.shape[0] // COLUMNS * COLUMNS
-  return images[:rows].reshape(-1, COLUMNS, *shape)
+  """Whole rows of COLUMNS images, of less than a row the same ones again: [rows, COLUMNS, H, W, C]."""
+  rows = max(images.shape[0] // COLUMNS, 1)
+  return images[jnp.arange(rows * COLUMNS) % images.shape[0]].reshape(-1, COLUMNS, *shape)
 
 
 def interpolate(path, top: Array) -> Array:
-  """Paths of COLUMNS points between the first half of `top` [B, Z] and the second: [B / 2, COLUMNS, Z], 4 at most."""
-  pairs = min(top.shape[0] // 2, 4)
+  """Paths of COLUMNS points between the first half of `top` [B, Z] and the second: [B / 2, COLUMNS, Z], 1 to 4."""
+  pairs = min(max(top.shape[0] // 2, 1), 4)
   t = jnp.linspace(0.0, 1.0, COLUMNS)[:, None]
-  return path(top[:pairs, None], top[pairs : 2 * pairs, None], t)
+  ends = top[jnp.arange(2 * pairs) % top.shape[0], None]
+  return path(ends[:pairs], ends[pairs:], t)
 
 
 def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:

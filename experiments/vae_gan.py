@@ -4,8 +4,9 @@ Three updates a step from one and the same state, as in algorithm 1: the encoder
 gamma times the feature error and the adversarial loss, the discriminator by the adversarial loss alone, with
 reconstructions and draws from the prior as its fakes. The feature error is -log p(Dis_l(x) | z) of a unit normal, its
 constant left out. Deviations: the decoder's adversarial loss is the non-saturating one by default ('minimax' is the
-paper's), real images weigh as much as both kinds of fakes together (the paper: as each), norms are group norms, and R1
-on the discriminator is an option.
+paper's), real images weigh as much as both kinds of fakes together (the paper: as each) and the decoder's adversarial
+loss is the mean over both kinds (the paper: their sum, so that its gamma is half of ours), norms are group norms, and
+R1 on the discriminator is an option.
 
 State: params and opt_state {'encoder', 'decoder', 'discriminator'}; with config.optim.ema_decay, ema of the first two.
 """
@@ -23,7 +24,7 @@ from gen_ai.errors import UserError
 from gen_ai.maths import adversarial, latents
 from gen_ai.maths.densities import normal_kl
 from gen_ai.maths.pixels import to_signed
-from gen_ai.maths.switch import is_off
+from gen_ai.maths.switch import is_off, is_outside
 from gen_ai.nets.vae import ConvDecoder, ConvEncoder
 from gen_ai.nets.vae_gan import FeatureDiscriminator
 from gen_ai.optim import ema_update, gradients, optimiser
@@ -131,6 +132,9 @@ def check(config: ConfigDict, spec: Spec) -> None:
     raise UserError(f"config.loss.kind='{config.loss.kind}' is none of {', '.join(kinds)}.")
   if config.model.d_norm not in ('group', 'none'):
     raise UserError(f"config.model.d_norm='{config.model.d_norm}' is none of group, none.")
+  for name in ('kl_weight', 'gamma', 'penalty', 'd_lr_factor'):
+    if is_outside(config.loss[name], 0.0):
+      raise UserError(f'config.loss.{name}={config.loss[name]} must not be negative.')
 
 
 def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:

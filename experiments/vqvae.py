@@ -67,9 +67,13 @@ def check(config: ConfigDict, spec: Spec) -> None:
       f'config.model.prior_width={model.prior_width} does not divide into {model.prior_heads} heads '
       '(config.model.prior_heads).'
     )
-  for path, value, most in (('sample.temperature', config.sample.temperature, math.inf),
-                            ('loss.codebook_decay', config.loss.codebook_decay, 1.0)):  # fmt: skip
-    if isinstance(value, float) and not 0 <= value < most:  # tracers have been looked at before
+  for path, value, most in (
+    ('sample.temperature', config.sample.temperature, math.inf), ('loss.commitment', config.loss.commitment, math.inf),
+    ('loss.restart_below', config.loss.restart_below, math.inf),
+    ('loss.prior_lr_factor', config.loss.prior_lr_factor, math.inf),
+    ('loss.codebook_decay', config.loss.codebook_decay, 1.0),
+  ):  # fmt: skip
+    if not isinstance(value, jax.core.Tracer) and not 0 <= value < most:
       raise UserError(f'config.{path}={value} must be at least 0{" and less than 1" if most == 1 else ""}.')
   if config.sample.top_k < 0:
     raise UserError(f'config.sample.top_k={config.sample.top_k} must be at least 0; 0 draws from all codes.')

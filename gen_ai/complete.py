@@ -1,5 +1,6 @@
 """Images completed by a trained run: python -m gen_ai.complete RUN_DIR --images=x.npy [--mask=m.npy] [--out=x.png]."""
 
+import zipfile
 from pathlib import Path
 
 import jax
@@ -31,7 +32,7 @@ def read_mask(given: str, spec: Spec, n: int) -> np.ndarray:
   H, W, _ = spec.image_shape
   try:
     mask = np.load(given, allow_pickle=False)
-  except (OSError, ValueError, EOFError) as error:
+  except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
     raise UserError(f'--mask={given} is none of {", ".join(masks.KINDS)} and cannot be read as a NumPy array (.npy): '
                     f'{error}') from error  # fmt: skip
   if isinstance(mask, np.lib.npyio.NpzFile):

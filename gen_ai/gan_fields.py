@@ -36,6 +36,7 @@ def adversarial(data: str) -> ConfigDict:
   config.loss.constraint = 'none'  # of the discriminator: none | clip | gradient_penalty | dragan | r1 | r1_r2
   config.loss.penalty = 10.0  # weight of gradient_penalty, dragan, r1 or r1_r2
   config.loss.penalty_every = 1  # discriminator updates between two penalties, which then weigh as many times as much
+  # wasserstein has no finite optimum without a constraint or d_spectral
   config.loss.clip = 0.01  # largest absolute weight (clip)
   config.loss.n_critic = 1  # discriminator updates in one step, each on a batch of its own
   config.loss.d_lr_factor = 1.0  # the discriminator's learning rate over the generator's

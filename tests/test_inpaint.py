@@ -249,6 +249,7 @@ def files(tmp_path_factory):
   np.save(folder / 'small.npy', mask[:14])
   np.save(folder / 'point.npy', np.float32(1.0))
   np.savez(folder / 'two.npz', a=mask, b=mask)
+  (folder / 'torn.npz').write_bytes((folder / 'two.npz').read_bytes()[:100])
   np.save(folder / 'few.npy', np.ones((3, 28, 28)))
   return folder, images, mask
 
@@ -277,6 +278,8 @@ def test_images_of_ones_own_are_completed(run_dir, files):
   (['--mask={}/small.npy'], ['small.npy has the shape [14, 28]', 'for 10 images of 28x28 it must be [28, 28]']),
   (['--mask={}/few.npy'], ['few.npy has the shape [3, 28, 28]', '[10, 28, 28]']),
   (['--mask={}/two.npz'], ['two.npz must be one NumPy array [28, 28]']),
+  (['--mask={}/torn.npz'], ['torn.npz', 'cannot be read as a NumPy array']),
+  (['--images={}/torn.npz'], ['torn.npz', 'cannot be read as a NumPy array']),
   (['--mask={}/point.npy'], ['point.npy must be one NumPy array']),
   (['--mask=star'], ['--mask=star is none of box, half, centre']),
   (['--images={}/m.npy'], ['--images=', 'm.npy holds bool [28, 28]']),

@@ -82,6 +82,14 @@ def distance(params):
   return sum(jnp.sum((params[name] - TARGET[name]) ** 2) for name in TARGET)
 
 
+def test_rmsprop_adds_eps_to_the_root():
+  # Gradients far below the root of eps, as those of a clipped critic: the first step is lr / sqrt(1 - b2) all the same.
+  rule = optim.optimiser(section(name='rmsprop', lr=0.1, b1=0.0, b2=0.9, eps=1e-8), 100)
+  w = jnp.ones(3)
+  change, _ = rule.update(jnp.full(3, 1e-5), rule.init(w), w)
+  np.testing.assert_allclose(change, -0.1 * 1e-5 / (np.sqrt(0.1) * 1e-5 + 1e-8), rtol=1e-5)
+
+
 @pytest.mark.parametrize('name', optim.OPTIMISERS)
 def test_every_optimiser_descends_with_a_traced_learning_rate(name):
   floats = ('lr', 'b1', 'b2', 'eps')

@@ -199,3 +199,13 @@ def test_sides_that_a_network_cannot_take_are_refused(network, side):
   spec = tiny.dataset(config).spec._replace(shape=(side, side, 1))
   with pytest.raises(UserError, match=f'{side}x{side} images'):
     jax.eval_shape(vae.build(config, spec).init, jax.random.key(0))
+
+
+@pytest.mark.parametrize('n', [1, 3, 8, 19])
+def test_views_of_few_examples_repeat_them(n):
+  images = jnp.arange(n, dtype=jnp.float32).reshape(n, 1, 1, 1)
+  rows = np.asarray(vae.rows_of(images, (1, 1, 1)))[..., 0, 0, 0]
+  np.testing.assert_array_equal(rows.reshape(-1), np.arange(max(n // 8, 1) * 8) % n)
+  ends = np.asarray(vae.interpolate(lambda a, b, t: a + t * (b - a), images.reshape(n, 1)))[:, [0, -1], 0]
+  pairs = min(max(n // 2, 1), 4)
+  np.testing.assert_array_equal(ends, [[i, (pairs + i) % n] for i in range(pairs)])

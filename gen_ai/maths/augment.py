@@ -16,7 +16,7 @@ from gen_ai.types import Array, Key
 
 POLICIES = ('color', 'translation', 'cutout')
 GROUPS = ('blit', 'geometric', 'color')
-_SHIFT = 1 / 8  # of a side: the furthest translation
+_SHIFT = 1 / 8  # of a side: the furthest whole translation, the standard deviation of a fractional one
 
 
 # DiffAugment.

@@ -31,7 +31,7 @@ def num_stages(height: int, width: int) -> int:
   if stages < 2:
     raise UserError(
       f'convolutional networks cannot take {height}x{width} images: both sides must be multiples of 4 and at least 16,'
-      ' such as 28, 32 or 64. Resize the images, or choose an MLP network.'
+      ' such as 28, 32 or 64. Resize the images, or choose an MLP network where there is one.'
     )
   return stages
 
