@@ -31,7 +31,8 @@ def read_mask(given: str, spec: Spec, n: int) -> np.ndarray:
   """float32 [n, H, W, 1], 1 where a pixel is hidden. Raises UserError for a file that is no mask of these images."""
   H, W, _ = spec.image_shape
   try:
-    mask = np.load(given, allow_pickle=False)
+    with Path(given).open('rb') as file:  # NumPy would leave a torn archive open
+      mask = np.load(file, allow_pickle=False)
   except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
     raise UserError(f'--mask={given} is none of {", ".join(masks.KINDS)} and cannot be read as a NumPy array (.npy): '
                     f'{error}') from error  # fmt: skip

@@ -1,7 +1,6 @@
 """Samples made elsewhere, judged under the same protocol: any codebase's model can be put among the runs."""
 
 import hashlib
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -51,8 +50,10 @@ def read_samples(file: str, spec: Spec, n: int | None, flag: str = 'samples_file
     UserError: no such file, another shape or range, or fewer samples than asked for.
   """
   try:
-    samples = np.load(file, mmap_mode='r', allow_pickle=False)
-  except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    with Path(file).open('rb') as start:
+      archive = start.read(2) == b'PK'  # .npz, of which NumPy would leave a torn one open
+    samples = None if archive else np.load(file, mmap_mode='r', allow_pickle=False)
+  except (OSError, ValueError, EOFError) as error:
     raise UserError(f'--{flag}={file} cannot be read as a NumPy array (.npy): {error}') from error
   if not isinstance(samples, np.ndarray) or not samples.size:
     raise UserError(f'--{flag}={file} holds no samples: it must be one NumPy array, saved by np.save (.npy).')

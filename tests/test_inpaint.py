@@ -279,7 +279,7 @@ def test_images_of_ones_own_are_completed(run_dir, files):
   (['--mask={}/few.npy'], ['few.npy has the shape [3, 28, 28]', '[10, 28, 28]']),
   (['--mask={}/two.npz'], ['two.npz must be one NumPy array [28, 28]']),
   (['--mask={}/torn.npz'], ['torn.npz', 'cannot be read as a NumPy array']),
-  (['--images={}/torn.npz'], ['torn.npz', 'cannot be read as a NumPy array']),
+  (['--images={}/torn.npz'], ['torn.npz holds no samples', 'one NumPy array, saved by np.save']),
   (['--mask={}/point.npy'], ['point.npy must be one NumPy array']),
   (['--mask=star'], ['--mask=star is none of box, half, centre']),
   (['--images={}/m.npy'], ['--images=', 'm.npy holds bool [28, 28]']),
