@@ -77,7 +77,7 @@ def choose(engine: str, points: Sequence[Point]) -> str:
 
 
 def check(points: Sequence[Point], engine: str, rule: str) -> None:
-  """Traces one point of every structure, so that a bad one is refused before anything starts.
+  """Builds every point and traces one of every structure, so that a bad one is refused before anything starts.
 
   Args:
     points: from `plan`.
@@ -96,15 +96,18 @@ def check(points: Sequence[Point], engine: str, rule: str) -> None:
   judge = halving.parse(rule).metric if rule else ''
   datasets: dict[str, Any] = {}
   for group in groups(points):
-    config = group[0].config
+    point, config = group[0], group[0].config
     try:
       writers.parse_names(config.run.writers)
       data = config.data.to_json()
       if data not in datasets:
         datasets[data] = dataset_lib.load(config.data)
+      for point in group[1:]:  # a number of a later point may be out of its range
+        config_lib.experiment(point.config).build(point.config, datasets[data].spec)
+      point = group[0]
       _check_group(group, datasets[data], {'--halving': judge, 'config.eval.best': config.eval.best.rpartition(':')[0]})
     except UserError as error:
-      raise UserError(f'point {group[0].number} ({group[0].name}): {error} Nothing was started.') from error
+      raise UserError(f'point {point.number} ({point.name}): {error} Nothing was started.') from error
 
 
 def _check_group(group: Sequence[Point], dataset: Any, judges: Mapping[str, str]) -> None:

@@ -358,6 +358,7 @@ def test_a_dry_run_shows_all_and_touches_no_disk(tmp_path):
   (['--axis=run.seed=0:2', '--engine=locl'], ["Did you mean 'local'?"]),
   (['--axis=run.seed=0:2', '--run_dir=x'], ['leave --run_dir']),
   (['--axis=loss.kind=hinge,hnge', '--engine=local'], ['point 1', 'hnge', 'Nothing was started']),
+  (['--axis=loss.d_lr_factor=1.0,-1.0'], ['point 1', 'd_lr_factor=-1.0 must be at least 0', 'Nothing was started']),
 ])  # fmt: skip
 def test_a_bad_sweep_leaves_nothing_behind(tmp_path, words, says):
   done = cli.launch(*GAN, f'--runs_dir={tmp_path}/runs', *words)
