@@ -86,7 +86,7 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     change, opt_state = rule.update(grads, state.opt_state, state.params)
     params, step = jax.tree.map(jnp.add, state.params, change), state.step + 1
     ema = ema_update(state.ema, params, config.optim.ema_decay, step) if averaged else ()
-    return State(step, params, opt_state, ema), {**metrics, 'gradient_norm': optax.tree.norm(grads)}
+    return State(step, params, opt_state, ema), {**metrics, 'grad_norm': optax.tree.norm(grads)}
 
   def settled(state: State) -> PyTree:
     return state.ema if averaged else state.params

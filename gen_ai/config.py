@@ -76,9 +76,7 @@ def common(experiment: str, data: str) -> ConfigDict:
   config.optim.end_factor = 0.0  # last learning rate as a fraction of lr
   config.optim.clip_norm = 0.0  # largest global gradient norm; 0: no clipping
   config.optim.accumulate = 1  # micro-batches in one update; the batch stays the same
-  config.optim.ema_decay = (
-    0.0  # of the parameters used to sample and evaluate, per update; 0: the parameters themselves
-  )
+  config.optim.ema_decay = 0.0  # per update, of the parameters used to sample and evaluate; 0: no averaging
 
   config.mesh = ConfigDict()
   config.mesh.data = -1  # devices that split the batch; -1: all that are left

@@ -121,7 +121,8 @@ def run_directory(path: str, config: ConfigDict, dataset: Dataset, file: str, co
   about |= {'git': {}, 'samples_file': str(Path(file).absolute()), 'samples_sha256': content}
   run.write_run({**about, 'evaluation': {
     'split': '', 'examples': 0, 'split_rule': dataset.split_rule, 'data': dataset.fingerprint,
-    'averaged': config.optim.ema_decay > 0, 'seed': config.eval.seed, 'extractor': '', 'samples': 0,
+    'averaged': config.optim.ema_decay > 0, 'seed': config.eval.seed, 'measure': '', 'extractor': '',
+    'samples': 0,
   }, 'examples_per_step': 0, 'parameters': 0, 'lanes': 1})  # fmt: skip
   run.write_config(tree)
   run.status('done', config.run.steps, config.run.steps)

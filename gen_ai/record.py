@@ -31,6 +31,8 @@ from gen_ai.lease import Lease
 STATES = ('running', 'done', 'stopped', 'diverged', 'pruned', 'failed')  # pruned: ended by early stopping
 # What a row holds besides the figures of the model.
 CLOCKED = ('step', 'kind', 'attempt', 'seconds', 'examples_per_second', 'input_stall_percent')
+_RENAMED = {'gradient_norm': 'grad_norm'}  # metrics that older runs call otherwise
+_JUDGED = ('extractor ', 'nll_draws ')  # how what figures of samples rest on begins
 _NON_FINITE = {'nan': float('nan'), 'inf': float('inf'), '-inf': float('-inf')}
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -335,7 +337,13 @@ def _last_attempt(path: Path) -> int:
 
 def read_run(path: str | os.PathLike) -> dict[str, Any]:
   """run.json of a run directory. Raises UserError when it is missing or damaged, as all readers do."""
-  return _read_json(Path(path) / 'run.json')
+  run = _read_json(Path(path) / 'run.json')
+  protocol = run.get('evaluation')
+  if protocol and 'measure' not in protocol:  # older runs: 'measure; extractor' in one field
+    parts = [part for part in protocol.get('extractor', '').split('; ') if part]
+    judged = parts.pop() if parts and parts[-1].startswith(_JUDGED) else ''
+    protocol |= {'measure': '; '.join(parts), 'extractor': judged}
+  return run
 
 
 def read_config(path: str | os.PathLike) -> dict[str, Any]:
@@ -370,7 +378,8 @@ def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
     last_step[attempt] = bound
     bound = min(bound, begins[attempt])
   rows = _read_jsonl(Path(path) / 'metrics.jsonl')
-  return [row for row in rows if row['step'] <= last_step.get(row['attempt'], float('inf'))]
+  kept = [row for row in rows if row['step'] <= last_step.get(row['attempt'], float('inf'))]
+  return [{_RENAMED.get(n, n): v for n, v in row.items()} if _RENAMED.keys() & row.keys() else row for row in kept]
 
 
 def append_evaluation(run_dir: str | os.PathLike, row: Mapping[str, Any]) -> None:

@@ -201,7 +201,7 @@ def _protocol(config: ConfigDict, dataset: dataset_lib.Dataset, measure: str, ju
   return {
     'split': 'validation', 'examples': len(dataset.splits['validation']), 'split_rule': dataset.split_rule,
     'data': dataset.fingerprint, 'averaged': config_lib.averages(config), 'seed': config.eval.seed,
-    'extractor': '; '.join(filter(None, (measure, judging.get('extractor', '')))), 'samples': judging.get('samples', 0),
+    'measure': measure, 'extractor': judging.get('extractor', ''), 'samples': judging.get('samples', 0),
   }  # fmt: skip
 
 

@@ -15,6 +15,7 @@ UNLIKE = {
   'eval_examples': {'evaluation': {'examples': 400}},
   'eval_seed': {'evaluation': {'seed': 1}},
   'ema': {'evaluation': {'averaged': True}},
+  'measure': {'evaluation': {'measure': 'bernoulli likelihood, binarised (threshold)'}},
   'extractor': {'evaluation': {'extractor': 'inception 1.0'}},
   'eval_samples': {'evaluation': {'samples': 10000}},
   'steps': {},
@@ -93,6 +94,22 @@ def test_a_run_that_has_not_reached_its_budget_is_not_unlike():
   made_runs.make('runs/a')
   made_runs.make('runs/b', state='stopped', run__seed=1)
   assert compare('runs').returncode == 0
+
+
+@pytest.mark.parametrize('measure, judged', [
+  ('bernoulli likelihood, binarised (threshold)', ''),
+  ('', 'extractor random (weak), weights 0123, resize none, features 24'),
+  ('gaussian likelihood, uniformly dequantised', 'nll_draws 50'),
+  ('', ''),
+])  # fmt: skip
+def test_a_run_from_before_the_measure_had_its_own_field_is_like_one_that_has_it(measure, judged):
+  field = '; '.join(filter(None, (measure, judged)))
+  old = {name: value for name, value in made_runs.EVALUATION.items() if name != 'measure'} | {'extractor': field}
+  made_runs.make('runs/old', protocol={'about': {'evaluation': old}})
+  made_runs.make('runs/new', run__seed=1, protocol={'evaluation': {'measure': measure, 'extractor': judged}})
+  runs = load('runs').runs
+  assert protocol.unlike(runs) == []
+  assert set(runs['measure']) == {measure} and set(runs['extractor']) == {judged}
 
 
 def test_points_that_have_not_started_are_not_unlike():

@@ -42,6 +42,14 @@ def test_train_and_eval_rows_of_a_step_are_one_row(tmp_path):
   assert metrics['examples'].tolist() == [50 * 64, 100 * 64] and metrics['flops'].tolist() == [1e11, 2e11]
 
 
+def test_a_metric_that_was_called_otherwise_is_read_by_its_name(tmp_path):
+  path = made_runs.make(tmp_path / 'a')
+  rows = path / 'metrics.jsonl'
+  rows.write_text(rows.read_text().replace('"loss_nats"', '"gradient_norm"'))
+  metrics = load(tmp_path).metrics
+  assert metrics['train/grad_norm'].tolist() == [6.0, 4.0, 2.0] and 'train/gradient_norm' not in metrics
+
+
 def test_a_diverged_run_has_no_final_figure_but_a_best(tmp_path):
   made_runs.make(tmp_path / 'a', state='diverged', message='diverged at step 50')
   row = load(tmp_path).runs.iloc[0]

@@ -141,7 +141,7 @@ def test_figures_in_training_are_those_of_the_checkpoint(tmp_path):
   rows = [row for row in record.read_metrics(run) if row['kind'] == 'eval']
   assert [row['step'] for row in rows] == [4, 8] and all({'fd', 'kid'} <= row.keys() for row in rows)
   about = record.read_run(run)['evaluation']
-  assert about['samples'] == N and 'random (weak)' in about['extractor']
+  assert about['samples'] == N and 'random (weak)' in about['extractor'] and about['measure'] == ''
   assert record.read_summary(run)['best']['value'] == min(row['fd'] for row in rows)
   # An evaluation afterwards, on the split that training is judged on, finds the same, and adds it to the record.
   done = cli.command('gen_ai.evaluate', run, '--split=validation', '--metrics=fd,kid', '--step=4')

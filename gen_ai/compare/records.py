@@ -58,6 +58,7 @@ COLUMNS = {  # of the frame `runs`; the index is `run`, the path as it was found
   'eval_examples': 'examples in it',
   'eval_seed': 'noise of the evaluation',
   'ema': 'whether averaged parameters were evaluated',
+  'measure': "what the own metrics of the method are of, such as the likelihood of a VAE; '' for none",
   'extractor': "feature extractor of the metrics; '' for none",
   'eval_samples': 'generated samples that a metric used; 0 for none',
 }  # fmt: skip
@@ -189,7 +190,8 @@ def _identity(place: Place, config: Mapping[str, Any], about: Mapping[str, Any])
     'split_rule': data.get('split_rule', ''), 'lanes': about.get('lanes', 1),
     'eval_split': protocol.get('split', ''), 'eval_examples': protocol.get('examples', np.nan),
     'eval_seed': protocol.get('seed', np.nan), 'ema': protocol.get('averaged'),
-    'extractor': protocol.get('extractor', ''), 'eval_samples': protocol.get('samples', np.nan),
+    'measure': protocol.get('measure', ''), 'extractor': protocol.get('extractor', ''),
+    'eval_samples': protocol.get('samples', np.nan),
   }  # fmt: skip
 
 
