@@ -44,6 +44,7 @@ from gen_ai.types import (
 )
 
 PEAK = 2.0  # of x in [-1, 1], for the signal-to-noise ratio
+DRAWS = 8  # completions of one hole, whose spread an evaluation tells
 
 
 def check(config: ConfigDict, spec: Spec) -> None:
@@ -164,6 +165,15 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
   def conditional(state: State, batch: Batch, key: Key) -> Array:
     return completed(state, hidden(batch, key))
 
+  def spread(state: State, own: Batch, batch: Batch, key: Key) -> Array:
+    """Standard deviation over completions of one hole, mean over its pixels: [B]; 0: the latent does nothing."""
+
+    def draw(number: Array) -> Array:
+      z = keys.normal_per_example(keys.stream(key, 'spread', number), batch['index'], (latent,))
+      return completed(state, {**own, 'z': z})
+
+    return masks.over_hidden(jax.lax.map(draw, jnp.arange(DRAWS)).std(0, ddof=1), own['hole'])
+
   def eval_step(state: State, batch: Batch, key: Key) -> SumCount:
     own, mask = hidden(batch, key), batch['mask']
     x, output = to_signed(batch['image']), completed(state, own)
@@ -174,6 +184,7 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
       # Of each example, then averaged; an error below a hundredth of a level counts as that.
       'psnr_hidden_db': 10.0 / math.log(10.0) * jnp.log(PEAK**2 / jnp.maximum(square, 1e-8)),
       'logit_gap': real - fake,
+      'spread_hidden': spread(state, own, batch, key),
     }
     return {name: ((value * mask).sum(), mask.sum()) for name, value in per_example.items()}
 

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from absl import logging
 
-from gen_ai import distributed
+from gen_ai import distributed, spread
 from gen_ai.data.dataset import Dataset
 from gen_ai.data.feed import Feed, LaneFeed, make_feed
 from gen_ai.errors import DIVERGED, DONE, FAILED, REQUEUE, Diverged, UserError
@@ -64,7 +64,8 @@ class Trainer:
     self._programs: list[Program] = []
     self._use(program, slots)
     name = self.config.eval.best.rpartition(':')[0]
-    known = [*self.evaluate.metric_names(), *(self._judge.figures if self._judge else ())]
+    known = [*self.evaluate.metric_names(), *([spread.NAME] if self._spread_measured() else []),
+             *(self._judge.figures if self._judge else ())]  # fmt: skip
     if name and name not in known:
       raise UserError(f"config.eval.best='{self.config.eval.best}' names no metric of config.experiment="
                       f"'{self.config.experiment}', which evaluates {', '.join(known)}; "
@@ -85,7 +86,9 @@ class Trainer:
     self.evaluate = Evaluator(program, self.config, self.dataset.splits['validation'])
     self._judge = self._make_judge(program) if self._make_judge else None
     self._finite = jax.jit(program.layout.over_lanes(finite))
-    self._pictures: dict[str, Callable[[State], Any]] | None = None  # samples and views; compiled when first needed
+    # Compiled when first needed.
+    self._sampler: Callable[[State], Any] | None = None
+    self._viewers: dict[str, Callable[[State], Any]] | None = None
     self._run_chunk: Callable[..., Any] | None = None
 
   def _make_feed(self) -> Feed:
@@ -186,12 +189,13 @@ class Trainer:
   def _act(self, state: State, due: set[str]) -> None:
     """Evaluates, samples and saves, in this order, strictly before the next batch."""
     hopeless: dict[int, str] = {}
+    samples = self._samples(state) if 'sample' in due or ('eval' in due and self._spread_measured()) else []
     if 'eval' in due:
-      self._evaluate(state, 'judge' in due)
+      self._evaluate(state, 'judge' in due, samples)
       if self._prune is not None and self.step < self.config.run.steps:
         hopeless = self._prune(self.live(), self.step)
     if 'sample' in due:
-      self._draw(state)
+      self._draw(state, samples)
     if 'save' in due:
       self._save(state, self.live())
     for lane in self.live():
@@ -256,8 +260,22 @@ class Trainer:
     numbers = [value for _, value in values]
     return {'lanes': len(live)} | ({f'{values[0][0]} from': min(numbers), 'to': max(numbers)} if values else {})
 
-  def _evaluate(self, state: State, judged: bool) -> None:
+  def _spread_measured(self) -> bool:
+    """Whether samples have a spread, which is measured with every evaluation."""
+    return self.program.draws and self.dataset.spec.kind == 'image' and self.config.sample.n >= spread.FEWEST
+
+  def _samples(self, state: State) -> list[np.ndarray]:
+    """The samples of fixed latents, of every lane; none of a method that draws none."""
+    if not self.program.draws:
+      return []
+    if self._sampler is None:
+      self._sampler = self.program.sampler(state, self.config.sample.n)
+    return self.program.layout.per_lane(self._sampler(state))
+
+  def _evaluate(self, state: State, judged: bool, samples: Sequence[np.ndarray]) -> None:
     metrics, live = self.evaluate.lanes(state), self.live()
+    for lane in live if self._spread_measured() else ():
+      metrics[self._slot[lane]][spread.NAME] = spread.of_images(samples[self._slot[lane]])
     if judged and self._judge is not None:
       found = self._judge.measured(state, [self._slot[lane] for lane in live])
       for lane, (figures, problem) in zip(live, found, strict=True):
@@ -279,17 +297,17 @@ class Trainer:
     ends = [f'{number(value)} (point {point})' for value, point in (min(values), max(values))]
     return f'{name} {" to ".join(ends)}'
 
-  def _draw(self, state: State) -> None:
-    """Samples of fixed latents where the method draws any, and its views of fixed examples."""
-    if self._pictures is None:
-      self._pictures = {'samples': self.program.sampler(state, self.config.sample.n)} if self.program.draws else {}
+  def _draw(self, state: State, samples: list[np.ndarray]) -> None:
+    """Pictures of `samples` where the method draws any, and its views of fixed examples."""
+    if self._viewers is None:
+      self._viewers = {}
       if self.program.view_names:
         source = self.dataset.splits['validation']
         index = source.eval_index(np.arange(min(VIEW_EXAMPLES, len(source))))
-        self._pictures |= self.program.viewers(state, source.read(index))
-    drawn = {name: draw(state) for name, draw in self._pictures.items()}
-    for name, array in drawn.items():
-      arrays = self.program.layout.per_lane(array)
+        self._viewers = self.program.viewers(state, source.read(index))
+    drawn = {name: view(state) for name, view in self._viewers.items()}
+    pictures = {name: self.program.layout.per_lane(array) for name, array in drawn.items()}
+    for name, arrays in (({'samples': samples} if samples else {}) | pictures).items():
       for lane in self.live() if distributed.is_main() else ():
         lane.drew(self.dataset.spec, name, arrays[self._slot[lane]], None if name == 'samples' else 8)
 

@@ -12,17 +12,21 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
+from ml_collections import ConfigDict
 
-from gen_ai import command, external, pictures, record, restored
+from gen_ai import command, external, pictures, record, restored, spread
 from gen_ai import config as config_lib
 from gen_ai.data import dataset as dataset_lib
 from gen_ai.data import identity
 from gen_ai.data.dataset import Dataset
 from gen_ai.errors import UserError
-from gen_ai.judge import NLL, Judge, parse_names, protocol, shared_stamp
-from gen_ai.metrics.quality import Found
+from gen_ai.judge import NLL, Judge, parse_names, protocol, sampler_stamp, shared_stamp
+from gen_ai.metrics.quality import Figure, Found
+from gen_ai.program import Program
+from gen_ai.types import State
 
 FLAGS = flags.FLAGS
+BESIDE = 'data_spread'  # of a stamp
 flags.DEFINE_enum('split', 'test', ['train', 'validation', 'test'], 'which split')
 flags.DEFINE_string('step', 'latest', "checkpoint: 'latest', 'best' or a step")
 flags.DEFINE_string('out', '', 'also write the report, with its protocol, to this JSON file')
@@ -68,8 +72,10 @@ def show(title: str, row: Mapping[str, Any]) -> None:
   """Prints the figures with their intervals, the pictures, and what there is to say."""
   print(title)
   for name, figure in row['figures'].items():
-    interval = f'  [{figure["low"]:.6g}, {figure["high"]:.6g}]' if 'low' in figure else ''
-    print(f'  {name:24} {figure["value"]:<12.6g}{interval}')
+    told = f'  [{figure["low"]:.6g}, {figure["high"]:.6g}]' if 'low' in figure else ''
+    if BESIDE in figure.get('stamp', {}):
+      told += f'  ({figure["stamp"][BESIDE]:.6g} in the training images)'
+    print(f'  {name:24} {figure["value"]:<12.6g}{told}')
   if any('low' in figure for figure in row['figures'].values()):
     print('  in brackets: 95 % intervals over examples or samples; other seeds of training vary more')
   for note in row['notes']:
@@ -86,6 +92,22 @@ def write_report(out: str, report: Mapping[str, Any]) -> None:
     raise UserError(f'--out={out} cannot be written: {error.strerror}.') from error
 
 
+def _spread(program: Program, state: State, config: ConfigDict, dataset: Dataset) -> dict[str, Figure]:
+  """That of the samples of fixed latents, as in training; {} where they have none."""
+  n = config.sample.n
+  if not program.draws or dataset.spec.kind != 'image' or n < spread.FEWEST:
+    return {}
+  (images,) = program.layout.per_lane(program.sampler(state, n)(state))
+  stamp = {'samples': n, 'sample_seed': config.eval.seed, **_beside(dataset)} | sampler_stamp(config)
+  return {spread.NAME: Figure(spread.of_images(images), stamp=stamp)}
+
+
+def _beside(dataset: Dataset) -> dict[str, float]:
+  """What the spread of samples is read beside: that of the training images, to digits that no machine changes."""
+  found = spread.of_source(dataset.splits['train'])
+  return {} if found is None else {BESIDE: round(found, 4)}
+
+
 def evaluate_run(run_dir: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
   """Evaluates a checkpoint, adds the evaluation to the run's record and returns it."""
   config = restored.open_config(run_dir, _overrides(overrides), ('eval',))
@@ -99,7 +121,7 @@ def evaluate_run(run_dir: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
   (found,) = judge.lanes(state)
   # Without latent draws 'nll' is what eval_step gives: not to be computed twice.
   own = {} if NLL in names and not program.weighs else judge.likelihoods(state)
-  found = found._replace(figures={**own, **found.figures})
+  found = found._replace(figures={**own, **_spread(program, state, config, dataset), **found.figures})
   row = row_of(found, dataset, FLAGS.split, step, time.perf_counter() - started)
   return keep(run_dir, row, found)
 
@@ -112,6 +134,9 @@ def evaluate_file(overrides: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
   images = external.read_samples(FLAGS.samples_file, dataset.spec, FLAGS.samples)
   config = config_lib.override(config, {'eval.samples': len(images)})
   found, content = external.judge(images, config, dataset, protocol(config, dataset, FLAGS.split, names))
+  if dataset.spec.kind == 'image':
+    stamp = {'samples': len(images), **_beside(dataset)}
+    found = found._replace(figures={spread.NAME: Figure(spread.of_images(images), stamp=stamp), **found.figures})
   place = FLAGS.run_dir or f'runs/external/{Path(FLAGS.samples_file).stem}'
   run_dir = str(external.run_directory(place, config, dataset, FLAGS.samples_file, content))
   row = row_of(found, dataset, FLAGS.split, config.run.steps, time.perf_counter() - started)

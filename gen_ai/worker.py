@@ -11,7 +11,7 @@ import jax
 from ml_collections import ConfigDict
 
 from gen_ai import config as config_lib
-from gen_ai import distributed, engine, halving, provenance, record, writers
+from gen_ai import distributed, engine, halving, provenance, record, spread, writers
 from gen_ai.data import dataset as dataset_lib
 from gen_ai.data import identity
 from gen_ai.errors import DONE, REQUEUE, UserError
@@ -189,20 +189,33 @@ def describe(run: record.RunDir | SilentRecord, config: ConfigDict, dataset: dat
   )  # fmt: skip
   (run.path / 'run.json').unlink(missing_ok=True)  # of a process that was killed before it wrote the config
   run.write_run({
-    **about, 'evaluation': _protocol(config, dataset, program.measure, judging),
+    **about, 'evaluation': _protocol(config, dataset, program, judging),
     'examples_per_step': program.batch_size, 'parameters': program.parameter_count(), 'lanes': lanes,
   })  # fmt: skip
   run.write_config(config_lib.to_json(config))  # last: it makes the directory a run
 
 
-def _protocol(config: ConfigDict, dataset: dataset_lib.Dataset, measure: str, judging: Mapping[str, Any]
+def data_spread(dataset: dataset_lib.Dataset, program: Program) -> float | None:
+  """The spread of the training images, which that of samples is read beside; None where samples have none."""
+  return spread.of_source(dataset.splits['train']) if program.draws and dataset.spec.kind == 'image' else None
+
+
+def spread_line(config: ConfigDict, dataset: dataset_lib.Dataset, program: Program) -> str:
+  """What the header of a run says of `data_spread`; '' where there is nothing to say."""
+  found = data_spread(dataset, program)
+  n = config.sample.n
+  return '' if found is None else f'spread     {found:.3f} in the training images; evaluations tell that of {n} samples'
+
+
+def _protocol(config: ConfigDict, dataset: dataset_lib.Dataset, program: Program, judging: Mapping[str, Any]
               ) -> dict[str, Any]:  # fmt: skip
   """What the evaluations in metrics.jsonl rest on: figures of unlike protocols must not be compared."""
+  found = data_spread(dataset, program)
   return {
     'split': 'validation', 'examples': len(dataset.splits['validation']), 'split_rule': dataset.split_rule,
     'data': dataset.fingerprint, 'averaged': config_lib.averages(config), 'seed': config.eval.seed,
-    'measure': measure, 'extractor': judging.get('extractor', ''), 'samples': judging.get('samples', 0),
-  }  # fmt: skip
+    'measure': program.measure, 'extractor': judging.get('extractor', ''), 'samples': judging.get('samples', 0),
+  } | ({} if found is None else {'data_spread': found})  # fmt: skip
 
 
 def _header(display: Display, path: Path, config: ConfigDict, dataset: dataset_lib.Dataset, program: Program,
@@ -214,6 +227,8 @@ def _header(display: Display, path: Path, config: ConfigDict, dataset: dataset_l
   display.say(f'run        {path}')
   display.say(f'device     {len(devices)} x {kind}, layout {config.parallel}, {config.precision}')
   display.say(f'data       {dataset.name} {dataset.version}: {sizes} ({unit}), sha256 {dataset.fingerprint[:12]}')
+  if line := spread_line(config, dataset, program):
+    display.say(line)
   display.say(f'parameters {program.parameter_count():,}')
   display.say(f'cache      {cache or "off"} (compiled programs; --compilation_cache)')
 

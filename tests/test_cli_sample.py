@@ -9,6 +9,7 @@ import tiny
 from PIL import Image
 
 from gen_ai import record
+from gen_ai.maths.pixels import to_signed
 
 
 @pytest.fixture(scope='module')
@@ -114,6 +115,11 @@ def test_evaluate_prints_and_writes_a_report_with_its_protocol(vae, split, tmp_p
   stamp = {'split': split, 'examples': about['sizes'][split], 'data': 'mnist_5k', 'data_hash': about['fingerprint'],
            'split_rule': about['split_rule'], 'form': 'images 28x28x1'}  # fmt: skip
   assert {name: report['stamp'][name] for name in stamp} == stamp
+  own = report['figures'].pop('spread')  # of the samples of fixed latents, whatever the split
+  images = to_signed(draw(vae, tmp_path / 'x.npy', '--n=8'))
+  assert own['value'] == pytest.approx(images.std(0, ddof=1).mean(), abs=1e-2)
+  assert (own['stamp']['samples'], own['stamp']['data_spread']) == (8, 0.384)
+  assert f'  {"spread":24} {own["value"]:<12.6g}  (0.384 in the training images)\n' in done.stdout
   for name, figure in report['figures'].items():
     assert figure['stamp'] == {'ema': True, 'eval_seed': 0, 'measure': 'bernoulli likelihood, binarised (dynamic)'}
     if name == 'active_units':  # of the model, not an average over examples
@@ -123,7 +129,7 @@ def test_evaluate_prints_and_writes_a_report_with_its_protocol(vae, split, tmp_p
     assert f'  {name:24} {figure["value"]:<12.6g}  [{figure["low"]:.6g}, {figure["high"]:.6g}]\n' in done.stdout
   if split == 'validation':  # the same protocol as in training: the same figures
     [last] = [row for row in record.read_metrics(vae) if row['kind'] == 'eval' and row['step'] == 8]
-    values = {name: figure['value'] for name, figure in report['figures'].items()}
+    values = {name: figure['value'] for name, figure in report['figures'].items()} | {'spread': own['value']}
     assert values == pytest.approx({name: last[name] for name in values}, rel=1e-5)
 
 
@@ -139,7 +145,8 @@ def test_the_noise_of_an_evaluation_is_its_seed(vae):
 def test_text_is_evaluated_in_nats_and_bits(lm):
   done = cli.command('gen_ai.evaluate', lm)
   assert done.returncode == 0, done.stderr
-  assert 'blocks of 16 tokens' in done.stdout
+  assert 'blocks of 16 tokens' in done.stdout and 'spread' not in done.stdout
+  assert not any('spread' in row for row in record.read_metrics(lm))
   values = dict(line.split()[:2] for line in done.stdout.splitlines() if line.startswith('  '))
   assert float(values['bits_per_byte']) == pytest.approx(float(values['loss_nats']) / np.log(2), rel=1e-4)
 

@@ -133,3 +133,14 @@ def test_devices_and_versions_are_notes():
   assert done.returncode == 0
   assert 'devices differ: 1 x cpu (1 run) and 2 x cuda (1 run)' in done.stdout
   assert 'versions differ: jax 0.10.2 (1 run) and jax 0.12.0 (1 run)' in done.stdout
+
+
+def test_the_spread_of_samples_stands_beside_that_of_the_data():
+  evaluation = {'evaluation': {'data_spread': 0.38399}}
+  made_runs.make('runs/a', (0.5, 0.06), name='spread', protocol=evaluation)
+  made_runs.make('runs/b', (0.5, 0.05), name='spread', run__seed=1, protocol=evaluation)
+  done = compare('runs', '--metric=spread:max')
+  assert done.returncode == 0, done.stderr
+  assert 'spread of the data: 0.38399' in done.stdout
+  made_runs.make('other/a')
+  assert 'spread' not in compare('other').stdout

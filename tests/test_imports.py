@@ -123,6 +123,7 @@ MAY_IMPORT = {
   'metrics': {*FOUNDATION, 'command', 'config', 'keys', 'maths', 'nets', 'record', 'restored', 'data', 'metrics'},
   'program': {*FOUNDATION, 'config', 'keys', 'layouts'},
   'checkpoint': {*FOUNDATION, 'record'},
+  'spread': {'data', 'maths'},
 }  # fmt: skip
 # The loop and all below it know no method: experiments are found by the name in a config (gen_ai.config.experiment).
 NEVER = {'engine': {'experiments', 'nets', 'maths', 'configs', 'optim', 'metrics', 'judge'},

@@ -137,6 +137,20 @@ def test_the_reconstruction_error_by_hand():
   assert float(metrics['l1_hidden']) == pytest.approx(float(expected), rel=1e-4)
 
 
+def test_the_spread_of_completions_by_hand():
+  config, method, state = built(optim__ema_decay=0.0)
+  batch, key = examples(config, np.arange(16), 'train'), jax.random.key(1)
+  own = inpaint_gan.keys.per_example(inpaint_gan.keys.stream(key, 'mask'), batch['index'])
+  batch['hole'], batch['mask'] = masks.draw(config.model.mask, own, (28, 28)), np.ones(16, np.float32)
+  total, count = jax.jit(method.eval_step)(state, batch, key)['spread_hidden']
+  # Many completions of the same holes: few of them are not low for being few.
+  conditional = jax.jit(method.conditional)
+  drawn = np.stack([conditional(state, batch, jax.random.key(seed)) for seed in range(50)])
+  pairs = zip(drawn[..., 0].std(0, ddof=1), np.asarray(batch['hole'][..., 0]) > 0.5, strict=True)
+  expected = np.mean([std[hole].mean() for std, hole in pairs])
+  assert float(total / count) == pytest.approx(expected, rel=0.1) and expected > 1e-4
+
+
 def test_the_view_shows_hidden_completed_and_original_rows():
   config, method, state = built()
   drawn = np.asarray(jax.jit(method.views['completions'])(state, examples(config, np.arange(8)), jax.random.key(0)))

@@ -137,11 +137,14 @@ def test_figures_in_training_are_those_of_the_checkpoint(tmp_path):
   run = tmp_path / 'run'
   words = ['--config=configs/gan.py', '--tiny', '--config.run.writers=', '--config.eval.metrics=fd,kid',
            f'--config.eval.samples={N}', '--config.eval.best=fd:min', f'--run_dir={run}']  # fmt: skip
-  assert cli.launch(*words, '--config.eval.metrics_every=4').returncode == DONE
+  done = cli.launch(*words, '--config.eval.metrics_every=4')
+  assert done.returncode == DONE
   rows = [row for row in record.read_metrics(run) if row['kind'] == 'eval']
   assert [row['step'] for row in rows] == [4, 8] and all({'fd', 'kid'} <= row.keys() for row in rows)
   about = record.read_run(run)['evaluation']
   assert about['samples'] == N and 'random (weak)' in about['extractor'] and about['measure'] == ''
+  assert about['data_spread'] == pytest.approx(0.384, abs=5e-4)  # for the samples' own to be read beside
+  assert 'spread     0.384 in the training images; evaluations tell that of 8 samples\n' in done.stdout
   assert record.read_summary(run)['best']['value'] == min(row['fd'] for row in rows)
   # An evaluation afterwards, on the split that training is judged on, finds the same, and adds it to the record.
   done = cli.command('gen_ai.evaluate', run, '--split=validation', '--metrics=fd,kid', '--step=4')

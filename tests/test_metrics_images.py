@@ -1,11 +1,15 @@
-"""Inception score and MS-SSIM: closed forms, and an independent computation."""
+"""Inception score, MS-SSIM and spread: closed forms, and an independent computation."""
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.ndimage
+import tiny
 
-from gen_ai.errors import UserError
+from gen_ai import record, spread
+from gen_ai.data.dataset import from_arrays
+from gen_ai.errors import DONE, UserError
+from gen_ai.maths.pixels import to_signed
 from gen_ai.metrics import inception_score, ms_ssim
 
 score = inception_score.inception_score
@@ -149,3 +153,39 @@ def test_pair_plan():
 def test_diversity_refuses_what_are_no_images(images):
   with pytest.raises(UserError, match='compares images uint8'):
     ms_ssim.diversity(images, 0)
+
+
+def test_spread_is_the_standard_deviation_of_a_pixel_over_images():
+  images = np.random.default_rng(0).uniform(-1, 1, (300, 4, 5, 3)).astype(np.float32)
+  assert spread.of_images(images) == pytest.approx(images.std(0, ddof=1).mean(), rel=1e-6)
+  few = np.mean([spread.of_images(images[i : i + 3]) for i in range(0, 300, 3)])
+  assert few == pytest.approx(spread.of_images(images), rel=0.15)  # not low for being few: 0.71 of it with n below
+  assert spread.of_images(np.float32([[[[-1.0]]], [[[1.0]]]])) == pytest.approx(2**0.5)
+  assert spread.of_images(np.repeat(images[:1], 64, 0)) == 0.0
+
+
+def test_spread_of_data_is_that_of_its_levels_read_evenly(monkeypatch):
+  levels = np.random.default_rng(1).integers(0, 256, (700, 4, 4, 1), np.uint8)
+  levels[350:] //= 8  # a set that is sorted, as folders are
+  parts = {name: {'image': levels} for name in ('train', 'validation', 'test')}
+  train = from_arrays('made', parts).splits['train']
+  whole = to_signed(levels).std(0, ddof=1).mean()
+  assert spread.of_source(train) == pytest.approx(whole, rel=1e-6)
+  monkeypatch.setattr(spread, '_MOST', 100)
+  spread.of_source.cache_clear()
+  assert spread.of_source(train) == pytest.approx(to_signed(levels[::7]).std(0, ddof=1).mean(), rel=1e-6)
+
+
+def test_every_evaluation_tells_the_spread_of_its_samples(tmp_path):
+  config = tiny.config('gan', run__sample_every=0, eval__best='spread:max')
+  code, trainer = tiny.run(config, tmp_path / 'gan')
+  assert code == DONE
+  rows = [row for row in record.read_metrics(tmp_path / 'gan') if row['kind'] == 'eval']
+  assert [row['step'] for row in rows] == [4, 8] and rows[0]['spread'] != rows[1]['spread']
+  assert [path.name for path in (tmp_path / 'gan' / 'samples').iterdir()] == ['step_00000008.png']
+  abstract = trainer.program.abstract_state()
+  for row, (_, state) in zip(rows, (trainer.lanes[0].restore(abstract, step) for step in (4, 8)), strict=True):
+    images = np.asarray(trainer.program.sampler(state, 8)(state))
+    assert row['spread'] == pytest.approx(images.std(0, ddof=1).mean(), rel=1e-5)
+  trainer.config = tiny.config('gan', sample__n=1)
+  assert trainer._spread_measured() is False

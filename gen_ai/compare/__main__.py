@@ -82,6 +82,7 @@ def _compare(console: Console, runs: Runs) -> None:
     protocol.refuse(stamps)
   unlike += stamps
   stamp, notes = protocol.stamp(unlike), [*protocol.notes(frame), *protocol.stamp_notes(frame, figures)]
+  notes += protocol.spread_note(frame, [metric.name for metric in metrics])
   if FLAGS.csv:
     output.csv(frame, FLAGS.csv, stamp)
     if FLAGS.csv == '-':

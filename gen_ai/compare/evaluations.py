@@ -34,6 +34,7 @@ DIRECTIONS: dict[str, Mode | None] = {
   r'c_t(_.*)?': None,  # near 0: below it samples copy, above it they stay away from the data
   r'.*_p(_value)?': None,  # of a test
   r'.*heldout.*': None,  # what others are held against
+  r'spread(_hidden)?': None,  # near that of the data
   r'(fd|fid|kid|sliced_wasserstein|ms_ssim)(_.*)?': 'min',
   r'(nll|bits|bpd|perplexity|loss|kl|modes_kl)(_.*)?': 'min',
   _MEMORISATION: 'min',

@@ -149,6 +149,14 @@ def notes(frame: 'pd.DataFrame') -> list[str]:
   return [f'{CIRCUMSTANCES[one.field]} differ: {_circumstance(one)}' for one in unlike(frame, tuple(CIRCUMSTANCES))]
 
 
+def spread_note(frame: 'pd.DataFrame', metrics: Sequence[str]) -> list[str]:
+  """What the spread of samples is read beside, where it is one of `metrics`."""
+  if not any(name.rpartition('/')[2] == 'spread' for name in metrics):
+    return []
+  found = dict.fromkeys(shown(value) for value in cells(frame, 'data_spread') if not missing(value))
+  return [f'spread of the data: {" and ".join(found)}'] if found else []
+
+
 def stamp_notes(frame: 'pd.DataFrame', figures: Sequence[str]) -> list[str]:
   """Circumstances in which the stamps of `figures` differ, and what their evaluations said."""
   lines: dict[str, list[str]] = {}  # a line: the figures it is about

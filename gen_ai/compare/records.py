@@ -61,6 +61,7 @@ COLUMNS = {  # of the frame `runs`; the index is `run`, the path as it was found
   'measure': "what the own metrics of the method are of, such as the likelihood of a VAE; '' for none",
   'extractor': "feature extractor of the metrics; '' for none",
   'eval_samples': 'generated samples that a metric used; 0 for none',
+  'data_spread': 'of the training images: what the metric spread, of samples, is read beside',
 }  # fmt: skip
 METRIC_COLUMNS = {  # of `runs`, for each metric m evaluated in training
   'final/m': 'its last evaluation; NaN for a diverged run, which has no final figure',
@@ -191,7 +192,7 @@ def _identity(place: Place, config: Mapping[str, Any], about: Mapping[str, Any])
     'eval_split': protocol.get('split', ''), 'eval_examples': protocol.get('examples', np.nan),
     'eval_seed': protocol.get('seed', np.nan), 'ema': protocol.get('averaged'),
     'measure': protocol.get('measure', ''), 'extractor': protocol.get('extractor', ''),
-    'eval_samples': protocol.get('samples', np.nan),
+    'eval_samples': protocol.get('samples', np.nan), 'data_spread': protocol.get('data_spread', np.nan),
   }  # fmt: skip
 
 

@@ -23,8 +23,8 @@ _ABOUT = ('name', 'experiment', 'data', 'data_version', 'data_hash', 'data_spec'
           'versions')  # fmt: skip
 _PROTOCOL = {'data': 'data', 'data_version': 'version', 'data_hash': 'sha256', 'split_rule': 'splits',
              'eval_split': 'evaluated on', 'eval_examples': 'examples', 'ema': 'weights', 'eval_seed': 'noise seed',
-             'measure': 'measure', 'extractor': 'extractor', 'eval_samples': 'samples',
-             'steps': 'step budget'}  # fmt: skip
+             'data_spread': 'spread of the data', 'measure': 'measure', 'extractor': 'extractor',
+             'eval_samples': 'samples', 'steps': 'step budget'}  # fmt: skip
 _IN_WORDS = {
   'data_hash': lambda value: value[:12],
   'ema': lambda value: 'averaged (EMA)' if value == 'true' else 'last',
@@ -225,7 +225,7 @@ def _provenance(row: 'pd.Series') -> list[list[str]]:
   about = record.read_run(path) if (Path(path) / 'run.json').is_file() else {}
   argv = shlex.join(['python', *about['argv']]) if about.get('argv') else ''
   evaluation = about.get('evaluation') or {}
-  names = ('split', 'examples', 'averaged', 'seed', 'measure', 'extractor', 'samples')
+  names = ('split', 'examples', 'averaged', 'seed', 'measure', 'extractor', 'samples', 'data_spread')
   protocol = ', '.join(f'{name} {shown(evaluation[name])}' for name in names if evaluation.get(name, '') != '')
   attempts = f'{row["attempts"]} (resumed)' if row['attempts'] > 1 else str(row['attempts'])
   pairs = [

@@ -214,7 +214,7 @@ def _run(sweep: Sweep, points: Sequence[Point], stop: Stop, options: Options) ->
       _note(sweep, step, order)
       program = _program([by_number[number] for number in order])
       display = Display(points[0].config.run.steps)
-      _header(display, program, len(numbers), dataset, options)
+      _header(display, program, len(numbers), points[0], dataset, options)
 
       def pack(live: Sequence[Lane], step: int, width: int) -> tuple[Program, list[Lane]] | None:
         numbers = [lane.number for lane in live]
@@ -290,11 +290,14 @@ def _fail(sweep: Sweep, lane: Lane, error: Exception) -> None:
   logging.error('point %d cannot go on: %s', lane.number, error)
 
 
-def _header(display: Display, program: Program, points: int, dataset: Dataset, options: Options) -> None:
+def _header(display: Display, program: Program, points: int, point: Point, dataset: Dataset, options: Options
+            ) -> None:  # fmt: skip
   devices = jax.devices()
   display.say(
     f'packed     {points} points as {program.lanes} lanes of one program on {len(devices)} x {devices[0].device_kind}'
   )
   display.say(f'data       {dataset.name} {dataset.version}, sha256 {dataset.fingerprint[:12]}')
+  if line := worker.spread_line(point.config, dataset, program):
+    display.say(line)
   display.say(f'parameters {program.parameter_count():,} a point')
   display.say(f'cache      {options.cache or "off"} (compiled programs; --compilation_cache)')
