@@ -6,9 +6,10 @@ the same on one device and sharded over many, so a checkpoint is verified on wha
 """
 
 import errno
+import glob
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
+from etils.epath.gpath import PosixGPath
 from jax.experimental import multihost_utils
 
 from gen_ai.errors import UserError
-from gen_ai.record import disk_full_message, dumps, sha256
+from gen_ai.record import check_path, disk_full_message, dumps, sha256
 from gen_ai.types import Array, PyTree
 
 _UINT = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}  # by bytes a value; 8 bytes become two words
@@ -86,6 +88,21 @@ def _describe(state: PyTree, metrics: Mapping[str, float]) -> dict[str, Any]:
   return {**body, 'digest': sha256(dumps(body))}
 
 
+class _Literal(PosixGPath):
+  """A folder that Orbax takes as it is written: `[1]`, `*` and `?` in it are no pattern, `/gs/x` is no bucket.
+
+  Orbax finds the parts of a checkpoint by `glob`, and joins none of them where the folder's own name is read as a
+  pattern: what was saved could then never be restored. All paths that it derives from this one are of this class.
+  """
+
+  _uri_scheme = None
+
+  def glob(self, pattern: str) -> Iterator['_Literal']:
+    """What `pattern` matches in this folder."""
+    for found in glob.glob(pattern, root_dir=self):  # noqa: PTH207 (that of Path would call this one)
+      yield self / found
+
+
 class _Keep(ocp.checkpoint_managers.PreservationPolicy):
   """Keeps the last `keep` checkpoints and the best one."""
 
@@ -118,8 +135,10 @@ class Checkpoints:
     self._metrics: dict[int, dict[str, float]] = {}
     if read_only and not self.path.is_dir():
       raise UserError(f'there is no checkpoint directory {self.path}')
+    real = self.path.resolve()  # Orbax takes `link/..` for nothing, whatever the link leads to
+    check_path(real)
     self._manager = ocp.CheckpointManager(
-      self.path,
+      _Literal(real),
       options=ocp.CheckpointManagerOptions(  # its own `read_only` warns at every start
         create=not read_only,
         cleanup_tmp_directories=not read_only,  # what a killed process left half-written

@@ -12,6 +12,9 @@ INTERRUPTED = 130  # what shells report of a command that Ctrl-C ended
 
 def split_overrides(argv: list[str]) -> tuple[list[str], dict[str, str]]:
   """Takes --config.a.b=v and --config.a.b v out of argv, as absl reads flags; values stay text."""
+  for word in argv:
+    if any('\ud800' <= char <= '\udfff' for char in word):  # bytes that Python could not decode
+      raise UserError(f'{word!r} is no UTF-8 text, which the record of a run is: rename the file or folder.')
   rest, overrides = [], {}
   words = iter(argv)
   for word in words:

@@ -143,6 +143,24 @@ def _repair(path: Path) -> None:
     os.truncate(path, data.rfind(b'\n') + 1)
 
 
+def check_path(path: str | os.PathLike) -> None:
+  """Raises UserError for a place where checkpoints could be written and never be read again.
+
+  TensorStore, which stores the arrays, takes a backslash for a slash; Orbax takes a folder `gs:` for a bucket; the
+  record is UTF-8.
+  """
+  whole = os.path.realpath(path)
+  what = ''
+  if '\\' in whole:
+    what = 'holds a backslash'
+  elif any(part.endswith('gs:') for part in whole.split('/')):
+    what = "holds a folder whose name ends in 'gs:', as addresses of buckets do"
+  elif any('\ud800' <= char <= '\udfff' for char in whole):
+    what = 'is no UTF-8 text'
+  if what:
+    raise UserError(f'{whole!r} {what}, so a run there could not be restored: name another folder.')
+
+
 class RunDir:
   """Writes one run's record. Only the holder of its `lease()` may write."""
 
@@ -182,8 +200,9 @@ class RunDir:
     """A new run directory at `path`; with `adopt` also one left by a process that was killed before its first record.
 
     Raises:
-      UserError: there is something at `path` already, or it cannot be written or the disk is full.
+      UserError: there is something at `path` already, it cannot be written, the disk is full, or see `check_path`.
     """
+    check_path(path)
     run = cls(path)
     with disk_errors(run.path, run.path):
       try:

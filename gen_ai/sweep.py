@@ -244,8 +244,9 @@ class Sweep:
       about: recorded as it is (argv, config file, engine, ...).
 
     Raises:
-      UserError: the place cannot be written, or the disk is full.
+      UserError: the place cannot be written or hold runs, or the disk is full.
     """
+    record.check_path(runs_dir)
     stamp = datetime.now(UTC).strftime('%Y%m%d-%H%M%S')
     label = re.sub(r'[^\w.+=-]', '_', label)[:40]
     path = Path(runs_dir) / base.run.name / f'{stamp}-{label}-{secrets.token_hex(2)}'

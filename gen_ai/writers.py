@@ -6,6 +6,7 @@ The run directory is the truth. A mirror that fails warns once, is switched off 
 import difflib
 import html
 import json
+import re
 import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -93,7 +94,7 @@ class WandB:
     import wandb  # optional, and only needed here
 
     self._wandb = wandb
-    name = '-'.join(run_dir.resolve().parts[-2:])
+    name = re.sub(r'[/\\#?%:]', '_', '-'.join(run_dir.resolve().parts[-2:]))  # W&B refuses these in an id
     self._run = wandb.init(
       project='gen_ai', id=name, name=name, dir=str(run_dir), config=json.loads(config), resume='allow'
     )

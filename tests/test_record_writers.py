@@ -126,12 +126,12 @@ def wandb(monkeypatch):
 def test_wandb_gets_rows_on_an_axis_of_our_own_steps(tmp_path, wandb):
   run, asked = wandb
   (tmp_path / 's.txt').write_text('a < b')
-  mirror = writers.open_writers('wandb', tmp_path / 'toy' / '1', json.dumps({'a': 1}), step=5)
+  mirror = writers.open_writers('wandb', tmp_path / 'toy' / '50% #1?', json.dumps({'a': 1}), step=5)
   mirror.scalars(6, {'train/loss': 0.5})
   mirror.picture(6, 'samples', tmp_path / 's.png')
   mirror.picture(6, 'texts', tmp_path / 's.txt')
   mirror.close()
-  assert (asked['id'], asked['resume'], asked['config']) == ('toy-1', 'allow', {'a': 1})
+  assert (asked['id'], asked['resume'], asked['config']) == ('toy-50_ _1_', 'allow', {'a': 1})
   assert run.axis == ('*', 'step') and run.finished
   assert run.logged[1:] == [
     {'step': 6, 'train/loss': 0.5},

@@ -40,12 +40,11 @@ def find(patterns: Sequence[str | os.PathLike]) -> Found:
   roots: list[str] = []
   sweeps: dict[Path, sweep_lib.Sweep | None] = {}
   for pattern in [os.fspath(pattern) for pattern in patterns]:
-    matches = _matches(pattern)
-    for match in matches:
+    for match in _matches(pattern):
       for folder in _walk(match):
         for place in _places(folder, sweeps):
           places.setdefault(os.path.realpath(place.path), place)
-    roots.append(_root(pattern, matches))
+    roots.append(_root(pattern))
   if not places:
     raise UserError(f'no run found in {", ".join(map(str, patterns))}: a run is a directory with a config.json, '
                     'such as `python launch.py --config=configs/vae.py` writes below runs/.')  # fmt: skip
@@ -61,23 +60,29 @@ def _order(place: Place) -> tuple[str, int, str]:
 
 def _matches(pattern: str) -> list[str]:
   """Folders that `pattern` names; files are left out, as a shell's `runs/*` names them too."""
-  plain = pattern.removesuffix('/**') or '/'  # what is below is walked anyway
-  if glob.has_magic(plain) and not Path(plain).exists():
-    matches = glob.glob(plain, recursive=True)  # noqa: PTH207 (that of Path takes no absolute pattern)
-    return [path for path in sorted(matches) if Path(path).is_dir()]
-  if not Path(plain).exists():
+  plain = Path(pattern.removesuffix('/**') or '/')  # what is below is walked anyway
+  start = _start(plain)
+  if start != plain:
+    matches = glob.glob(str(plain.relative_to(start)), root_dir=start, recursive=True)  # noqa: PTH207 (of Path: hidden ones too)
+    return [str(start / path) for path in sorted(matches) if (start / path).is_dir()]
+  if not plain.exists():
     raise UserError(f'there is no {plain}: name a run directory, a folder of runs or a quoted pattern.')
-  return [plain] if Path(plain).is_dir() else []
+  return [str(plain)] if plain.is_dir() else []
 
 
-def _root(pattern: str, matches: list[str]) -> str:
-  """The folder a pattern starts from: what it matches changes as runs are added, this does not."""
+def _start(pattern: Path) -> Path:
+  """What comes before the first part that is a pattern; a part that is there by its own name, as `a[1]`, is none."""
   parts: list[str] = []
-  for part in Path(pattern).parts:
+  for part in pattern.parts:
     if glob.has_magic(part) and not Path(*parts, part).exists():
       break
     parts.append(part)
-  root = Path(*parts)
+  return Path(*parts)
+
+
+def _root(pattern: str) -> str:
+  """The folder a pattern starts from: what it matches changes as runs are added, this does not."""
+  root = _start(Path(pattern))
   return str(root.parent if is_run(root) or not root.is_dir() else root)
 
 
