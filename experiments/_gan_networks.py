@@ -14,7 +14,7 @@ from gen_ai.nets.mlp import MLPFeatures, MLPGenerator
 from gen_ai.nets.players import Critic, Generator, Scores
 from gen_ai.nets.pyramid import Downsample
 from gen_ai.nets.resnet_gan import ResNetGenerator, ResNetTrunk
-from gen_ai.nets.stylegan2 import StyleDiscriminator, StyleGenerator
+from gen_ai.nets.stylegan2 import OUTPUTS, StyleDiscriminator, StyleGenerator
 from gen_ai.types import Array, Batch, PyTree, Reduce, Spec, compute_dtype
 
 NETWORKS = ('mlp', 'dcgan', 'resnet', 'stylegan2')
@@ -32,10 +32,12 @@ def check_networks(config: ConfigDict) -> None:
   model = config.model
   if model.network not in NETWORKS:
     raise UserError(f"config.model.network='{model.network}' is none of {', '.join(NETWORKS)}.")
+  if model.network == 'stylegan2' and model.g_output not in OUTPUTS:
+    raise UserError(f"config.model.g_output='{model.g_output}' is none of {', '.join(OUTPUTS)}.")
   for field, values, known in (
     ('g_spectral', (False,), ('resnet',)), ('d_spectral', (False,), ('mlp', 'dcgan', 'resnet')),
     ('attention', (False,), ('resnet',)), ('g_norm', ('none',), ('dcgan', 'resnet')),
-    ('d_norm', ('none',), ('dcgan', 'resnet')),
+    ('d_norm', ('none',), ('dcgan', 'resnet')), ('g_output', ('tanh',), ('stylegan2',)),
   ):  # fmt: skip
     if model[field] not in values and model.network not in known:
       raise UserError(f"config.model.{field}={model[field]!r} is for network {' or '.join(known)}, but "
@@ -53,7 +55,7 @@ def networks(config: ConfigDict, spec: Spec, reduce: Reduce) -> Networks:
       StyleGenerator(
         shape, latent=model.latent, width=model.style, channels=model.width, max_channels=model.max_width,
         mapping_layers=model.mapping_layers, mapping_lr=model.mapping_lr, mixing=model.mixing, num_classes=classes,
-        truncation=config.sample.truncation, reduce=reduce, dtype=dtype,
+        truncation=config.sample.truncation, output=model.g_output, reduce=reduce, dtype=dtype,
       ),
       Critic(
         StyleDiscriminator(channels=model.width, max_channels=model.max_width, group=model.group, reduce=reduce,

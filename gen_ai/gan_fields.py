@@ -19,6 +19,7 @@ def adversarial(data: str) -> ConfigDict:
   config.model.max_width = 512  # stylegan2: channels are doubled up to here
   config.model.g_activation = 'relu'  # not of stylegan2, which is leaky ReLU
   config.model.d_activation = 'relu'  # not of stylegan2, which is leaky ReLU
+  config.model.g_output = 'tanh'  # what the generator's images end in: 'tanh' | 'linear' (stylegan2, as published)
   config.model.g_norm = 'none'  # dcgan, resnet: 'none' | 'batch' | 'group'
   config.model.d_norm = 'none'  # dcgan, resnet: 'none' | 'batch' | 'group'
   config.model.g_spectral = False  # resnet: spectral normalisation of the generator

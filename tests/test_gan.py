@@ -92,6 +92,8 @@ def test_lazy_regularisation_equals_eager_in_expectation(name, player, every, we
     update = gan.updates(config, gan.networks(config, spec, identity), identity)
     update = jax.jit(update.discriminator if player == 'd' else update.generator)
     state = jax.jit(gan.build(config, spec).init)(jax.random.key(0))
+    if 'path' in state.stats:  # a penalty needs a mean
+      state = state._replace(stats={**state.stats, 'path': jnp.float32(0.1)})
     results = [change(update, state, made_batch(config, spec), player, step) for step in range(interval)]
     changes[interval] = jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *(c for c, _ in results))
     shares[interval] = [float(m['penalty' if player == 'd' else 'path_penalty']) for _, m in results]
@@ -170,6 +172,8 @@ def test_singular_values_are_recorded_and_used():
 @pytest.mark.parametrize(('overrides', 'message'), [
   ({'model.attention': True}, 'attention=True is for network resnet'),
   ({'model.d_norm': 'batch'}, "d_norm='batch' is for network dcgan or resnet"),
+  ({'model.g_output': 'linear'}, "g_output='linear' is for network stylegan2"),
+  ({'model.network': 'stylegan2', 'model.g_output': 'relu'}, "g_output='relu' is none of linear, tanh"),
   ({'loss.path_length': 1.0}, 'penalty on styles'),
   ({'loss.penalty_every': 0}, 'at least 1'),
   ({'optim.ema_halflife': 10.0, 'optim.ema_decay': 0.9}, 'ema_halflife.*ema_decay'),

@@ -62,4 +62,12 @@ def test_penalty_and_running_mean_by_hand():
   mean = jnp.float32(0.0)
   for value in (1.0, 2.0):
     mean = path_length_mean(mean, jnp.float32(value))
-  assert float(mean) == pytest.approx(0.01 + 0.01 * (2.0 - 0.01))
+  assert float(mean) == pytest.approx(1.0 + 0.01 * (2.0 - 1.0))
+
+
+def test_the_first_lengths_start_the_mean_and_are_not_pressed_towards_zero():
+  lengths, none = jnp.array([1.0, 3.0]), jnp.float32(0.0)
+  value, slope = jax.value_and_grad(path_length_penalty)(lengths, none)
+  assert float(value) == 0.0
+  np.testing.assert_array_equal(slope, 0.0)
+  assert float(path_length_mean(none, lengths.mean())) == 2.0

@@ -147,6 +147,16 @@ def test_noise_matters_by_its_strength_and_by_its_key(style):
   np.testing.assert_allclose(alone, some[1:2], atol=1e-5)
 
 
+def test_an_image_ends_in_tanh_only_if_asked(style):
+  net, variables, z, noise = style
+  strong = jax.tree.map(lambda leaf: 3.0 * leaf, variables['params'])  # so that some pixels leave [-1, 1]
+  draw = lambda net, train: np.asarray(net.apply({**variables, 'params': strong}, z, train=train, noise=noise))  # noqa: E731
+  for train in (False, True):
+    published = draw(net, train)
+    assert np.abs(published).max() > 1.0
+    np.testing.assert_allclose(draw(generator(output='tanh'), train), np.tanh(published), atol=1e-6)
+
+
 def test_truncation_zero_is_one_image_and_one_is_none(style):
   net, variables, z, noise = style
   w_avg = normal(5)

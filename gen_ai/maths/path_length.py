@@ -33,10 +33,14 @@ def path_length(synthesis_fn: Callable[[Array], Array], ws: Array, noise: Array)
 
 
 def path_length_penalty(lengths: Array, mean: Array) -> Array:
-  """E (length - a)^2 (eq. 4), a being the running mean before this batch: [B], [] -> float32 []."""
-  return ((lengths - mean) ** 2).mean()
+  """E (length - a)^2 (eq. 4), a being the running mean before this batch; 0 as long as there is none: [B], [] -> [].
+
+  The authors' mean starts at 0 and takes hundreds of updates to reach the lengths. Until then their penalty presses the
+  lengths towards 0: a long run recovers, a short one loses the variety of its images.
+  """
+  return jnp.where(mean > 0.0, ((lengths - mean) ** 2).mean(), 0.0)
 
 
 def path_length_mean(mean: Array, of_batch: Array) -> Array:
-  """The running mean a after a batch whose lengths average `of_batch`: [], [] -> []."""
-  return mean + DECAY * (of_batch - mean)
+  """The running mean a after a batch whose lengths average `of_batch`, which starts it: [], [] -> []."""
+  return jnp.where(mean > 0.0, mean + DECAY * (of_batch - mean), of_batch)

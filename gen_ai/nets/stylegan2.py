@@ -1,10 +1,12 @@
 """StyleGAN2's generator and discriminator trunk (arXiv 1912.04958) for images of 28 to 128 pixels.
 
 Skip generator and residual discriminator (section 4.1, figure 7). Deviations: sides need not be powers of two (28
-starts from 7x7, see `pyramid.num_stages`); in evaluation the minibatch deviation is its running mean, so that what the
-discriminator says of an image depends on that image alone.
+starts from 7x7, see `pyramid.num_stages`); an image may end in tanh (`output`), for data with a flat background at the
+end of its range; in evaluation the minibatch deviation is its running mean, so that what the discriminator says of an
+image depends on that image alone.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -19,6 +21,7 @@ from gen_ai.nets.equalised import GAIN, EqualisedConv, EqualisedDense, Modulated
 from gen_ai.nets.pyramid import num_stages
 from gen_ai.types import Array, Key, Reduce, identity
 
+OUTPUTS: dict[str, Callable[[Array], Array]] = {'linear': identity, 'tanh': jnp.tanh}
 COLLECTION = 'style'  # running means: w_avg [D] of the generator, deviation [] of the discriminator
 W_MOMENTUM = 0.995  # the share of the mean style that survives an update
 DEVIATION_MOMENTUM = 0.99
@@ -90,6 +93,7 @@ class StyleGenerator(nn.Module):
   mixing: float | Array = 0.9  # probability of style mixing in training; a Python 0 switches it off
   num_classes: int = 0  # 0: labels are not looked at
   truncation: float | Array = 1.0  # psi, outside of training
+  output: str = 'linear'  # of OUTPUTS: what an image ends in; 'linear' is the published one, unbounded
   lowering: str = 'auto'
   reduce: Reduce = identity  # see norms.BatchNorm
   dtype: Any = jnp.float32
@@ -124,7 +128,7 @@ class StyleGenerator(nn.Module):
     return self.map(z, label)
 
   def synthesis(self, ws: Array, noise: Key | None = None) -> Array:
-    """ws [B, num_layers, D], noise keys [B] (None: no noise inputs) -> float32 [B, H, W, C], unbounded."""
+    """ws [B, num_layers, D], noise keys [B] (None: no noise inputs) -> float32 [B, H, W, C], through `output`."""
     planes = self._planes(noise)
     x = jnp.broadcast_to(self.start.astype(self.dtype), (ws.shape[0], *self.start.shape))
     x = self.first(x, ws[:, 0], planes[0])
@@ -134,7 +138,7 @@ class StyleGenerator(nn.Module):
       x = self.same[stage](x, ws[:, 2 * stage + 2], planes[2 * stage + 2])
       rgb = self.to_rgb[stage + 1](x, ws[:, 2 * stage + 3]).astype(jnp.float32) + self.rgb_bias[stage + 1]
       image = upsample(image) + rgb
-    return image
+    return OUTPUTS[self.output](image)
 
   def _planes(self, noise: Key | None) -> list[Array | None]:
     """The noise of every convolution, N(0, 1) [B, H, W, 1] each, out of one draw an example."""
@@ -160,7 +164,7 @@ class StyleGenerator(nn.Module):
     )
 
   def __call__(self, z: Array, train: bool, label: Array | None = None, noise: Key | None = None) -> Array:
-    """z [B, Z], label int [B], noise keys [B] -> float32 [B, H, W, C], unbounded; truncated unless `train`."""
+    """z [B, Z], label int [B], noise keys [B] -> float32 [B, H, W, C], through `output`; truncated unless `train`."""
     w = self.mapping(z, label)
     if train and self.is_mutable_collection(COLLECTION) and not self.is_initializing():
       mean = self.reduce(lax.stop_gradient(w).mean(0))
