@@ -14,6 +14,7 @@ import importlib.util
 import inspect
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -58,7 +59,8 @@ def common(experiment: str, data: str) -> ConfigDict:
   config.data.data_dir = ''  # where prepared data sets live; '': $TFDS_DATA_DIR or ~/tensorflow_datasets
   config.data.manual_dir = ''  # source files that were downloaded by hand
   config.data.image_size = 0  # pixels; resize and centre-crop to a square; 0: as they are
-  config.data.grey = False  # one channel
+  config.data.grey = 'auto'  # 'true' (one channel, luminance) | 'false' | 'auto' (a folder: if every image is grey)
+  config.data.background = 'white'  # shows through transparent pixels: 'white' | 'black' | '#RRGGBB' | 'none' (ignored)
   config.data.on_bad_image = 'refuse'  # 'refuse' | 'skip' an image that cannot be read
   config.data.tokens = 'byte'  # text: 'byte' | 'char'
   config.data.block_size = 64  # text: tokens of context
@@ -224,6 +226,7 @@ CHOICES = {
   'parallel': ('jit', 'pmap'),
   'precision': ('fp32', 'bf16'),
   'data.feed': ('auto', 'device', 'host'),
+  'data.grey': ('auto', 'true', 'false'),
   'data.on_bad_image': ('refuse', 'skip'),
   'data.tokens': ('byte', 'char'),
 }
@@ -256,6 +259,9 @@ def validate(config: ConfigDict) -> None:
   for path, choices in CHOICES.items():
     _check(flat[path] in choices, f"config.{path}='{flat[path]}' is none of {', '.join(choices)}.")
   _check_numbers(flat)
+  ground = flat['data.background']
+  _check(ground in ('white', 'black', 'none') or bool(re.fullmatch('#[0-9a-fA-F]{6}', ground)),
+         f"config.data.background='{ground}' is none of white, black, none and #RRGGBB.")  # fmt: skip
   run = config.run
   for name in ('steps', 'eval_every', 'sample_every', 'save_every'):
     value = run[name]
@@ -317,14 +323,20 @@ def to_json(config: ConfigDict) -> dict[str, Any]:
 
 
 def from_json(tree: Mapping[str, Any]) -> ConfigDict:
-  """The locked config that `to_json` wrote; lists come back as tuples."""
+  """The locked config that `to_json` wrote; lists come back as tuples.
+
+  Runs once recorded `data.grey` as a truth value, before it could be 'auto'.
+  """
 
   def tuples(node: Any) -> Any:
     if isinstance(node, Mapping):
       return {name: tuples(value) for name, value in node.items()}
     return tuple(node) if isinstance(node, list) else node
 
-  return ConfigDict(tuples(tree)).lock()
+  config = ConfigDict(tuples(tree))
+  if 'data' in config and isinstance(config.data.get('grey'), bool):
+    config.data = ConfigDict({**config.data, 'grey': str(config.data.grey).lower()})
+  return config.lock()
 
 
 def difference(a: ConfigDict, b: ConfigDict) -> dict[str, tuple[Any, Any]]:

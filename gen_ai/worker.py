@@ -226,7 +226,7 @@ def _header(display: Display, path: Path, config: ConfigDict, dataset: dataset_l
   kind = devices[0].device_kind if devices[0].platform != 'cpu' else f'cpu, {os.cpu_count()} cores'
   display.say(f'run        {path}')
   display.say(f'device     {len(devices)} x {kind}, layout {config.parallel}, {config.precision}')
-  display.say(f'data       {dataset.name} {dataset.version}: {sizes} ({unit}), sha256 {dataset.fingerprint[:12]}')
+  display.say(f'data       {dataset.name} {dataset.version}: {sizes} ({unit}), {identity.told(dataset)}')
   if line := spread_line(config, dataset, program):
     display.say(line)
   display.say(f'parameters {program.parameter_count():,}')

@@ -79,6 +79,8 @@ def test_mistakes_in_the_flags(words, says):
   (GAN, 'data.name=python_stdlib', ["experiment 'gan' draws images", 'python_stdlib']),
   (GAN, 'data.split=train', ["data.split='train'", 'TRAIN|VALIDATION|TEST']),
   (GAN, 'data.feed=disk', ["config.data.feed='disk'", 'device', 'host']),
+  (GAN, 'data.grey=maybe', ["config.data.grey='maybe'", 'auto, true, false']),
+  (GAN, 'data.background=blue', ["config.data.background='blue'", 'white, black, none and #RRGGBB']),
   (GAN, 'data.tokens=word', ["config.data.tokens='word'", 'byte', 'char']),
   (GAN, 'data.on_bad_image=ignore', ["config.data.on_bad_image='ignore'", 'refuse', 'skip']),
   (GAN, 'optim.name=adamm', ["config.optim.name='adamm'", 'adam', 'muon']),

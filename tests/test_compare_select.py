@@ -22,7 +22,7 @@ def frame():
   """Three runs: a (lr 1e-4), b (lr 1e-3, stopped), c (lr 1e-2, widths (8,), other code)."""
   made_runs.make('runs/a', optim__lr=1e-4)
   made_runs.make('runs/b', optim__lr=1e-3, state='stopped')
-  made_runs.make('runs/c', optim__lr=1e-2, model__widths=(8,), data__grey=True, protocol={'about': {
+  made_runs.make('runs/c', optim__lr=1e-2, model__widths=(8,), model__conditional=True, protocol={'about': {
     'git': {'commit': 'beef' * 10}}})  # fmt: skip
   return load('runs').runs
 
@@ -30,7 +30,8 @@ def frame():
 @pytest.mark.parametrize(('conditions', 'kept'), [
   (['optim.lr>=1e-3'], 'bc'), (['optim.lr<1e-3'], 'a'), (['optim.lr = 0.001'], 'b'), (['optim.lr!=1e-3'], 'ac'),
   (['lr<=.001'], 'ab'), (['config.optim.lr>1e-4'], 'bc'), (['state=done'], 'ac'), (['state!=done'], 'b'),
-  (['model.widths=(8,)'], 'c'), (['model.widths=[512,256]'], 'ab'), (['data.grey=true'], 'c'), (['data.grey==0'], 'ab'),
+  (['model.widths=(8,)'], 'c'), (['model.widths=[512,256]'], 'ab'), (['model.conditional=true'], 'c'),
+  (['model.conditional==0'], 'ab'),
   (['commit=beef'], 'c'), (['commit!=beef'], 'ab'), (['run=runs/b'], 'b'), (['final/nll_bpd<2', 'optim.lr<1e-2'], 'ab'),
   (["sweep=''"], 'abc'), (['sweep='], 'abc'),  (['step>=50', 'state=stopped'], 'b'), (['optim.lr!=word'], 'abc'),
 ])  # fmt: skip

@@ -73,14 +73,29 @@ def test_a_file_that_is_no_config(tmp_path):
 
 
 def test_text_becomes_the_type_of_the_field(config):
-  given = {'optim.lr': '3', 'run.steps': '200', 'data.grey': 'true', 'model.g_widths': '(8, 16)', 'data.name': '5'}
+  given = {
+    'optim.lr': '3',
+    'run.steps': '200',
+    'model.attention': 'true',
+    'model.g_widths': '(8, 16)',
+    'data.name': '5',
+  }
   new = config_lib.override(config, given)
-  values = (new.optim.lr, new.run.steps, new.data.grey, new.model.g_widths, new.data.name)
+  values = (new.optim.lr, new.run.steps, new.model.attention, new.model.g_widths, new.data.name)
   assert values == (3.0, 200, True, (8, 16), '5')
   assert [type(value) for value in values] == [float, int, bool, tuple, str]
   assert config_lib.override(config, {'model.g_widths': '8'}).model.g_widths == (8,)
   assert new.is_locked
   assert config.run.steps == 6000, 'the config itself must stay'
+
+
+def test_a_run_from_before_grey_could_be_auto_keeps_its_meaning(config):
+  for recorded, now in ((True, 'true'), (False, 'false'), ('auto', 'auto')):
+    tree = config_lib.to_json(config)
+    tree['data']['grey'] = recorded
+    again = config_lib.from_json(tree)
+    assert (again.data.grey, again.is_locked) == (now, True)
+    config_lib.validate(again)
 
 
 def test_values_keep_the_type_of_the_field(config):
@@ -94,7 +109,7 @@ def test_values_keep_the_type_of_the_field(config):
   ('run.steps', True, ['config.run.steps=True', 'int', '6000']),
   ('optim.lr', 'fast', ['config.optim.lr=fast', 'a number', '0.0002']),
   ('optim.lr', True, ['config.optim.lr=True', 'float', '0.0002']),
-  ('data.grey', 'maybe', ['config.data.grey=maybe', 'true or false']),
+  ('model.attention', 'maybe', ['config.model.attention=maybe', 'true or false']),
   ('model.g_widths', '(1,', ['config.model.g_widths=(1,', 'a list, as in (1,2)']),
   ('model.g_widths', "('a',)", ['config.model.g_widths', "('a',)"]),
   ('model.g_widths', '(1.5,)', ['config.model.g_widths', '(1.5,)']),

@@ -27,8 +27,10 @@ needs_tensorflow = pytest.mark.skipif(
 
 
 def data_config(name, data_dir, **changes):
-  fields = {'name': name, 'split': 'auto', 'data_dir': str(data_dir), 'manual_dir': '', 'image_size': 0, 'grey': False}
-  return ConfigDict(fields | {'on_bad_image': 'refuse', 'tokens': 'char', 'block_size': 64} | changes)
+  fields = {'name': name, 'split': 'auto', 'data_dir': str(data_dir), 'manual_dir': '', 'image_size': 0, 'grey': 'auto'}
+  return ConfigDict(
+    fields | {'background': 'white', 'on_bad_image': 'refuse', 'tokens': 'char', 'block_size': 64} | changes
+  )
 
 
 def run_prepare(*arguments):

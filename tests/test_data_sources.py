@@ -1,6 +1,8 @@
 """What each kind of source feeds, that both feeds agree, and the mistakes a user can make with data."""
 
 import logging
+import os
+import struct
 import subprocess
 import sys
 import zlib
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from gen_ai.data import dataset, feed, mnist_5k, plan, store, text, tfds_source
+from gen_ai.data import dataset, feed, identity, images, mnist_5k, plan, store, text, tfds_source
 from gen_ai.errors import UserError
 
 
@@ -25,7 +27,8 @@ def data_config(name, **changes):
     'data_dir': '',
     'manual_dir': '',
     'image_size': 0,
-    'grey': False,
+    'grey': 'auto',
+    'background': 'white',
     'on_bad_image': 'refuse',
     'tokens': 'byte',
     'block_size': 16,
@@ -259,7 +262,7 @@ def test_folder_of_classes(folder, data_dir):
 
 
 def test_folder_options(folder, data_dir, tmp_path):
-  data = dataset.load(data_config(f'folder:{folder}', data_dir=data_dir, image_size=4, grey=True))
+  data = dataset.load(data_config(f'folder:{folder}', data_dir=data_dir, image_size=4, grey='true'))
   assert data.spec.shape == (4, 4, 1)
   for i in range(10):  # without class folders; oblong, with bars that the centre crop cuts away
     save_image(tmp_path / 'flat' / f'{i}.png', (12, 6), 0)
@@ -347,6 +350,184 @@ def test_folder_mistakes(folder, tmp_path, data_dir):
   (tmp_path / 'bad' / 'x.png').write_bytes(b'no')
   with pytest.raises(UserError, match='none of the 1 image files'):
     load(tmp_path / 'bad')
+
+
+def png(depth, colour, row, *chunks):
+  """A PNG of one row, packed by hand: Pillow writes neither 2 nor 4 bits of grey."""
+
+  def chunk(kind, body):
+    return struct.pack('>I', len(body)) + kind + body + struct.pack('>I', zlib.crc32(kind + body))
+
+  width = len(row) * 8 // depth // {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
+  header = struct.pack('>IIBBBBB', width, 1, depth, colour, 0, 0, 0)
+  body = chunk(b'IHDR', header) + b''.join(chunk(*c) for c in chunks) + chunk(b'IDAT', zlib.compress(b'\0' + row))
+  return b'\x89PNG\r\n\x1a\n' + body + chunk(b'IEND', b'')
+
+
+RED, BLUE = (255, 0, 0), (0, 0, 255)
+TRANSPARENT = {  # a picture of one row -> its levels over white
+  'rgba': (png(8, 6, bytes([255, 0, 0, 0, *BLUE, 255, 255, 0, 0, 128])), [(255,) * 3, BLUE, (255, 127, 127)]),
+  'la': (png(8, 4, bytes([0, 0, 7, 255, 0, 128])), [(255,) * 3, (7,) * 3, (127,) * 3]),
+  'palette': (png(8, 3, bytes([0, 1, 2]), (b'PLTE', bytes([*RED, *BLUE, *RED])), (b'tRNS', bytes([0, 255, 128]))),
+              [(255,) * 3, BLUE, (255, 127, 127)]),
+  'palette, one entry': (png(8, 3, bytes([0, 1]), (b'PLTE', bytes([*RED, *BLUE])), (b'tRNS', b'\0')),
+                         [(255,) * 3, BLUE]),
+  'rgb with tRNS': (png(8, 2, bytes([*RED, *BLUE]), (b'tRNS', struct.pack('>3H', *RED))), [(255,) * 3, BLUE]),
+  '8 bit grey with tRNS': (png(8, 0, bytes([9, 8]), (b'tRNS', b'\0\x09')), [(255,) * 3, (8,) * 3]),
+  '4 bit grey with tRNS': (png(4, 0, b'\x12', (b'tRNS', b'\0\1')), [(255,) * 3, (34,) * 3]),
+  '2 bit grey with tRNS': (png(2, 0, b'\x1b', (b'tRNS', b'\0\1')), [(0,) * 3, (255,) * 3, (170,) * 3, (255,) * 3]),
+  '1 bit grey with tRNS': (png(1, 0, b'\x50', (b'tRNS', b'\0\0')), [(255,) * 3] * 8),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('kind', TRANSPARENT)
+def test_transparent_pixels_show_the_background_and_not_what_is_stored_there(kind, tmp_path, data_dir):
+  content, over_white = TRANSPARENT[kind]
+  for i in range(10):
+    (tmp_path / f'{i}.png').write_bytes(content)
+
+  def load(**changes):
+    data = dataset.load(data_config(f'folder:{tmp_path}', data_dir=data_dir, **{'grey': 'false', **changes}))
+    return data.splits['train'].arrays()['image'][0, 0], data
+
+  image, data = load()
+  np.testing.assert_array_equal(image, over_white)
+  assert data.notes == ('10 with transparency, laid over white',)
+  image, data = load(background='#0A00ff')
+  first = over_white.index((255, 255, 255)) if kind != '2 bit grey with tRNS' else 1
+  assert image[first].tolist() == [10, 0, 255]
+  assert data.notes == ('10 with transparency, laid over #0A00ff',)
+  assert load(grey='true')[0][first].tolist() == [255]
+  stored, data = load(background='none')
+  assert stored[first].tolist() != [255] * 3 or kind == '1 bit grey with tRNS'
+  assert not data.notes
+
+
+def test_opaque_images_are_those_of_before_whatever_the_background():
+  from PIL import Image, ImageOps
+
+  noise = np.random.default_rng(0).integers(0, 256, (16, 16, 4), np.uint8)
+  noise[..., 3] = 255
+  for mode in ('RGBA', 'LA', 'P', 'L', '1', 'RGB', 'CMYK'):
+    picture = Image.fromarray(noise).convert(mode)
+    shown = picture.copy()
+    if mode == 'P':
+      shown.info['transparency'] = bytes([255] * 256)
+    for size, grey in ((0, False), (7, False), (0, True), (7, True)):
+      before = ImageOps.fit(picture.convert('L' if grey else 'RGB'), (size or 16,) * 2, Image.Resampling.BICUBIC)
+      for background in (None, (255, 255, 255), (1, 2, 3)):
+        np.testing.assert_array_equal(images.fit(shown, size, grey, background).squeeze(), np.asarray(before))
+
+
+def test_every_pair_of_level_and_alpha_0_or_255_is_exact():
+  from PIL import Image
+
+  level = np.arange(256, dtype=np.uint8)
+  for alpha in (0, 255):
+    whole = np.stack([level, level[::-1], level, np.full(256, alpha, np.uint8)], -1)[None]
+    whole[0, 0, 3] = 254  # one pixel that keeps the others from the short way
+    laid = images.fit(Image.fromarray(whole), 0, False, (9, 8, 7))[0, 1:]
+    np.testing.assert_array_equal(laid, whole[0, 1:, :3] if alpha else np.broadcast_to([9, 8, 7], (255, 3)))
+
+
+def test_another_background_is_not_read_from_what_was_decoded_before(tmp_path, monkeypatch):
+  monkeypatch.setattr(store, 'FILE_BYTES', 0)
+  for i in range(10):
+    (tmp_path / 'x' / f'{i}.png').parent.mkdir(exist_ok=True)
+    (tmp_path / 'x' / f'{i}.png').write_bytes(TRANSPARENT['rgba'][0])
+  config = data_config(f'folder:{tmp_path}/x', data_dir=str(tmp_path / 'store'))
+  white = [dataset.load(config) for _ in range(2)]  # decoded, and then mapped
+  assert white[0].notes == white[1].notes == ('10 with transparency, laid over white',)
+  config.background = 'black'
+  black = dataset.load(config)
+  assert black.splits['train'].arrays()['image'][0, 0, 0].tolist() == [0, 0, 0]
+  assert len({white[0].fingerprint, white[1].fingerprint, black.fingerprint}) == 2
+
+
+def test_images_of_tfds_with_alpha_lie_over_the_background():
+  image = np.array([[[255, 0, 0, 0], [0, 0, 255, 255]]], np.uint8)
+  assert images.fit_array(image, 0, False, (255, 255, 255)).tolist() == [[[255] * 3, list(BLUE)]]
+
+
+def test_a_folder_is_grey_when_every_image_is(tmp_path, data_dir):
+  from PIL import Image
+
+  for i, mode in enumerate(('L', 'LA', '1', 'RGB', 'P', 'RGBA', 'L', 'L', 'L', 'L')):
+    picture = Image.fromarray(np.full((4, 5), 40 + i, np.uint8)).convert(mode if mode != 'P' else 'RGB')
+    (picture.quantize(4) if mode == 'P' else picture).save(tmp_path / f'{i}.png')
+
+  def load(**changes):
+    return dataset.load(data_config(f'folder:{tmp_path}', data_dir=data_dir, **changes))
+
+  data = load()
+  assert data.spec.shape == (4, 5, 1)
+  assert data.notes == ('grey, as every image is',)
+  for grey, channels in (('true', 1), ('false', 3)):
+    asked = load(grey=grey)
+    assert (asked.spec.shape[2], asked.notes) == (channels, ())
+    for split in data.splits:
+      both = (x.splits[split].arrays()['image'] for x in (data, asked))
+      np.testing.assert_array_equal(*np.broadcast_arrays(*both))
+  Image.new('RGB', (5, 4), (9, 9, 10)).save(tmp_path / 'x.png')  # one pixel level is enough
+  assert load().spec.shape == (4, 5, 3)
+  (tmp_path / 'x.png').unlink()
+  (tmp_path / 'broken.png').write_bytes(b'no')
+  assert load(on_bad_image='skip').spec.shape == (4, 5, 1)
+
+
+def test_a_grey_folder_over_a_coloured_background_is_coloured(tmp_path, data_dir):
+  for i in range(10):
+    (tmp_path / f'{i}.png').write_bytes(TRANSPARENT['la'][0])
+  shapes = [dataset.load(data_config(f'folder:{tmp_path}', data_dir=data_dir, background=background)).spec.shape[2]
+            for background in ('white', '#123456', 'none')]  # fmt: skip
+  assert shapes == [1, 3, 1]
+
+
+def test_links_to_folders_are_followed_once(folder, tmp_path, data_dir):
+  elsewhere = tmp_path / 'elsewhere'
+  for i in range(10):
+    save_image(elsewhere / 'birds' / 'deep' / f'{i}.png')
+  (folder / 'bird').symlink_to(elsewhere / 'birds')
+  (folder / 'a_cat').symlink_to(folder / 'cat')  # sorts first, yet the folder itself keeps the name
+  (folder / 'cat' / 'loop').symlink_to(folder)
+  (folder / 'dog' / 'up').symlink_to(tmp_path)
+  (elsewhere / 'birds' / 'loop').symlink_to(elsewhere / 'birds')
+  (folder / 'cat' / 'self').symlink_to(folder / 'cat' / 'self')
+  (folder / 'cat' / 'gone.png').symlink_to(tmp_path / 'gone.png')
+  (folder / 'cat' / 'linked.png').symlink_to(elsewhere / 'birds' / 'deep' / '0.png')
+  data = dataset.load(data_config(f'folder:{folder}', data_dir=data_dir))
+  assert data.class_names == ('bird', 'cat', 'dog')
+  counts = np.bincount(np.concatenate([source.arrays()['label'] for source in data.splits.values()]))
+  assert counts.tolist() == [10, 11, 10]
+  assert data.notes == (
+    '3 classes: bird, cat, dog',
+    'left out: other endings (none) 1, broken links 1, links to folders that are read already 3, '
+    'links that lead back up 1',
+  )
+
+
+def test_what_is_left_out_of_a_folder_is_counted(folder, tmp_path, data_dir, monkeypatch):
+  for name in ('cat/a.txt', 'cat/b.TXT', 'dog/c.json', 'README', '.DS_Store', 'cat/.hidden.png', '.git/x.png'):
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text('x')
+  (folder / 'locked').mkdir()
+  (folder / 'loose.png').write_bytes((folder / 'cat' / 'cat0.png').read_bytes())
+  scandir = os.scandir
+
+  def refuse(path):
+    if Path(path).name == 'locked':
+      raise PermissionError(13, 'Permission denied')
+    return scandir(path)
+
+  monkeypatch.setattr(images.os, 'scandir', refuse)  # root may read everything
+  data = dataset.load(data_config(f'folder:{folder}', data_dir=data_dir, on_bad_image='skip'))
+  assert data.class_names == ('cat', 'dog')
+  assert data.notes[1] == (
+    'left out: other endings (.json, .txt, none) 4, hidden 3, folders that cannot be read 1, bad images 1'
+  )
+  assert identity.told(data).startswith(f'sha256 {data.fingerprint[:12]}; 2 classes: cat, dog; left out: other')
+  described = identity.describe(data)
+  assert described['class_names'] == ['cat', 'dog'] and described['notes'] == list(data.notes)
 
 
 def test_image_size_applies_to_tfds_images(data_dir):

@@ -24,6 +24,8 @@ class Dataset(NamedTuple):
     fingerprint: sha256 (hex) of the content fed: bytes and labels of all splits in order, their shapes and types. For
       a data set too large to decode at the start it is that of TFDS's record of the files.
     location: where it was read from.
+    class_names: names of the classes by label; empty where they have none.
+    notes: what a person should know of how it was read, and how much was left out.
   """
 
   name: str
@@ -33,6 +35,8 @@ class Dataset(NamedTuple):
   split_rule: str
   fingerprint: str
   location: str
+  class_names: tuple[str, ...] = ()
+  notes: tuple[str, ...] = ()
 
 
 def load(config_data: Any) -> Dataset:
@@ -111,10 +115,18 @@ def from_text(
 
 def _load_folder(config_data: Any) -> Dataset:
   path = config_data.name.removeprefix('folder:')
-  examples, num_classes = images.folder(
-    path, config_data.image_size, config_data.grey, config_data.on_bad_image, config_data.data_dir
+  found = images.folder(
+    path,
+    config_data.image_size,
+    config_data.grey,
+    config_data.on_bad_image,
+    config_data.data_dir,
+    config_data.background,
   )
-  return _from_examples(config_data.name, {'train': examples}, config_data.split, num_classes, location=path)
+  whole = _from_examples(
+    config_data.name, {'train': found.examples}, config_data.split, len(found.class_names), location=path
+  )
+  return whole._replace(class_names=found.class_names, notes=found.notes)
 
 
 def _load_tfds(config_data: Any) -> Dataset:
@@ -124,10 +136,13 @@ def _load_tfds(config_data: Any) -> Dataset:
   if prepared.kind == 'text':
     texts = tfds_source.load_texts(prepared)
     return from_text(name, texts, config_data.tokens, config_data.block_size, config_data.split, **about)
-  size, grey = config_data.image_size, config_data.grey
-  examples = tfds_source.load_images(prepared, size, grey, data_dir)
-  stand_in = repr([prepared.version, tfds_source.record(prepared), size, grey])
-  return _from_examples(name, examples, config_data.split, tfds_source.num_classes(prepared), stand_in, **about)
+  size, grey, background = config_data.image_size, config_data.grey == 'true', config_data.background
+  examples = tfds_source.load_images(prepared, size, grey, data_dir, background)
+  ground = [] if background == 'none' else [background]  # without one it is the hash of runs that knew of none
+  stand_in = repr([prepared.version, tfds_source.record(prepared), size, grey, *ground])
+  classes = tfds_source.num_classes(prepared)
+  whole = _from_examples(name, examples, config_data.split, classes, stand_in, **about)
+  return whole._replace(class_names=tfds_source.class_names(prepared))
 
 
 def _from_examples(

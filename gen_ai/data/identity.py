@@ -12,12 +12,17 @@ from gen_ai.types import Spec
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:
-  """What run.json holds of a data set: what it is, how it was cut, the hash of its content, and its spec."""
+  """What run.json holds of a data set: what it is, how it was read and cut, the hash of its content, and its spec."""
   return {
     'name': dataset.name, 'version': dataset.version, 'split_rule': dataset.split_rule, 'location': dataset.location,
     'fingerprint': dataset.fingerprint, 'sizes': {name: len(source) for name, source in dataset.splits.items()},
-    'spec': _spec_to_json(dataset.spec),
+    'spec': _spec_to_json(dataset.spec), 'class_names': list(dataset.class_names), 'notes': list(dataset.notes),
   }  # fmt: skip
+
+
+def told(dataset: Dataset) -> str:
+  """How the line that describes a data set ends: its content hash, how it was read, what was left out."""
+  return '; '.join([f'sha256 {dataset.fingerprint[:12]}', *dataset.notes])
 
 
 def _spec_to_json(spec: Spec) -> dict[str, Any]:

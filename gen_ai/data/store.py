@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import logging
@@ -22,8 +22,28 @@ from gen_ai.errors import UserError
 FILE_BYTES = 16 * 2**20  # decoded images from this size on go to a file
 _ROWS_AT_ONCE = 256
 
-# index int64 [n] -> images uint8 [n, H, W, C], labels int32 [n] (-1: none), {row: what is wrong with its image}.
-ReadRows = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, dict[int, str]]]
+
+class Rows(NamedTuple):
+  """A stretch of decoded images: uint8 [n, H, W, C], labels int32 [n] (-1: none), {row: what is wrong with it}.
+
+  `transparent` counts those of the good ones that were laid over a background.
+  """
+
+  images: np.ndarray
+  labels: np.ndarray
+  wrong: dict[int, str]
+  transparent: int = 0
+
+
+class Decoded(NamedTuple):
+  """All images that could be decoded, what was wrong with the others, and how many were laid over a background."""
+
+  examples: ArrayExamples
+  bad: list[str]
+  transparent: int
+
+
+ReadRows = Callable[[np.ndarray], Rows]  # index int64 [n]
 
 
 def data_folder(data_dir: str) -> Path:
@@ -36,26 +56,27 @@ def key(*parts: Any) -> str:
   return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def decoded(
-  read_rows: ReadRows, n: int, shape: tuple[int, int, int], folder: Path, to_file: bool
-) -> tuple[ArrayExamples, list[str]]:
+def kept(folder: Path) -> Decoded | None:
+  """What an earlier call of `decoded` wrote into `folder`; None where there is nothing."""
+  return _map(folder) if (folder / 'meta.json').exists() else None
+
+
+def decoded(read_rows: ReadRows, n: int, shape: tuple[int, int, int], folder: Path, to_file: bool) -> Decoded:
   """Decodes n images of one shape, or maps what an earlier call with the same `folder` decoded.
 
   Bad images are left out, so the result may be shorter than n. The file appears under its name complete or not at all;
   where it cannot be written, the images stay in memory and a warning says so.
 
   Args:
-    read_rows: see `ReadRows`; called from several threads.
+    read_rows: reads a stretch; called from several threads.
     n: images to read.
     shape: (H, W, C).
     folder: of the decoded files; its name must change with everything that changes what they hold.
     to_file: keep them there; False decodes into memory.
-
-  Returns:
-    the images with labels (-1: none), and what was wrong with those left out.
   """
-  if (folder / 'meta.json').exists():
-    return _map(folder)
+  found = kept(folder)
+  if found is not None:
+    return found
   if not to_file:
     return _in_memory(read_rows, n, shape)
   try:
@@ -71,17 +92,20 @@ def decoded(
     return _in_memory(read_rows, n, shape)
 
 
-def _in_memory(read_rows: ReadRows, n: int, shape: tuple[int, int, int]) -> tuple[ArrayExamples, list[str]]:
+def _in_memory(read_rows: ReadRows, n: int, shape: tuple[int, int, int]) -> Decoded:
   images = np.empty((n, *shape), np.uint8)
-  labels, bad = _decode(read_rows, n, lambda start, good: images.__setitem__(slice(start, start + len(good)), good))
-  return ArrayExamples(images[: len(labels)], labels), bad
+  labels, bad, transparent = _decode(
+    read_rows, n, lambda start, good: images.__setitem__(slice(start, start + len(good)), good)
+  )
+  return Decoded(ArrayExamples(images[: len(labels)], labels), bad, transparent)
 
 
 def _write(folder: Path, read_rows: ReadRows, n: int, shape: tuple[int, int, int]) -> None:
   with (folder / 'image.uint8').open('wb') as file:  # written, not mapped: a full disk is then an error, not a SIGBUS
-    labels, bad = _decode(read_rows, n, lambda start, good: file.write(np.ascontiguousarray(good).data))
+    labels, bad, transparent = _decode(read_rows, n, lambda start, good: file.write(np.ascontiguousarray(good).data))
   np.save(folder / 'label.npy', labels)
-  (folder / 'meta.json').write_text(json.dumps({'shape': [len(labels), *shape], 'bad': bad}))
+  meta = {'shape': [len(labels), *shape], 'bad': bad, 'transparent': transparent}
+  (folder / 'meta.json').write_text(json.dumps(meta))
 
 
 def _rename(written: Path, folder: Path) -> None:
@@ -92,32 +116,33 @@ def _rename(written: Path, folder: Path) -> None:
       raise
 
 
-def _map(folder: Path) -> tuple[ArrayExamples, list[str]]:
+def _map(folder: Path) -> Decoded:
   meta = json.loads((folder / 'meta.json').read_text())
   shape = tuple(meta['shape'])
   if (folder / 'image.uint8').stat().st_size != np.prod(shape):
     raise UserError(f'the decoded images in {folder} are damaged: remove that folder, they will be decoded again.')
   empty = np.empty(shape, np.uint8)  # no file of 0 bytes can be mapped
   images = np.asarray(np.memmap(folder / 'image.uint8', np.uint8, 'r', shape=shape)) if shape[0] else empty
-  return ArrayExamples(images, np.load(folder / 'label.npy')), meta['bad']
+  return Decoded(ArrayExamples(images, np.load(folder / 'label.npy')), meta['bad'], meta['transparent'])
 
 
-def _decode(read_rows: ReadRows, n: int, put: Callable[[int, np.ndarray], Any]) -> tuple[np.ndarray, list[str]]:
-  """Puts the good images, in order, at `start`; returns their labels int32 and what was wrong with the others."""
+def _decode(read_rows: ReadRows, n: int, put: Callable[[int, np.ndarray], Any]) -> tuple[np.ndarray, list[str], int]:
+  """Puts the good images, in order, at `start`; returns their labels int32 and the rest of `Decoded`."""
   labels: list[np.ndarray] = [np.empty(0, np.int32)]
   bad: list[str] = []
-  start = 0
+  start = transparent = 0
   with ThreadPoolExecutor() as pool:
-    for images, image_labels, wrong in _in_order(pool, read_rows, n):
-      good = [row for row in range(len(images)) if row not in wrong]
-      put(start, images[good])
-      labels.append(image_labels[good])
+    for rows in _in_order(pool, read_rows, n):
+      good = [row for row in range(len(rows.images)) if row not in rows.wrong]
+      put(start, rows.images[good])
+      labels.append(rows.labels[good])
       start += len(good)
-      bad += wrong.values()
-  return np.concatenate(labels).astype(np.int32), bad
+      bad += rows.wrong.values()
+      transparent += rows.transparent
+  return np.concatenate(labels).astype(np.int32), bad, transparent
 
 
-def _in_order(pool: ThreadPoolExecutor, read_rows: ReadRows, n: int) -> Iterator[Any]:
+def _in_order(pool: ThreadPoolExecutor, read_rows: ReadRows, n: int) -> Iterator[Rows]:
   """What `read_rows` returns for each stretch of rows, in order, with a few stretches decoded ahead."""
   waiting: collections.deque[Any] = collections.deque()
   for start in range(0, n, _ROWS_AT_ONCE):

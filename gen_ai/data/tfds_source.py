@@ -132,10 +132,10 @@ def _find_features(name: str, builder: Any, tfds: Any) -> Prepared:
 class TfdsExamples:
   """Images of one own split, decoded at each read."""
 
-  def __init__(self, prepared: Prepared, split: str, image_size: int, grey: bool):
+  def __init__(self, prepared: Prepared, split: str, image_size: int, grey: bool, background: images.Levels | None):
     self._feature, self._label = prepared.image, prepared.label
     self._records = prepared.builder.as_data_source(split=split)
-    self._fit = functools.partial(images.fit_array, size=image_size, grey=grey)
+    self._fit = functools.partial(images.fit_array, size=image_size, grey=grey, background=background)
     self.shape = image_shape(prepared, image_size, grey)
     self.labelled = bool(prepared.label)
 
@@ -159,21 +159,27 @@ def image_shape(prepared: Prepared, image_size: int, grey: bool) -> tuple[int, i
   return height, width, 1 if grey else channels
 
 
+def class_names(prepared: Prepared) -> tuple[str, ...]:
+  """Names by label; none without labels."""
+  return tuple(prepared.builder.info.features[prepared.label].names) if prepared.label else ()
+
+
 def num_classes(prepared: Prepared) -> int:
   """0: no labels."""
   return prepared.builder.info.features[prepared.label].num_classes if prepared.label else 0
 
 
-def load_images(prepared: Prepared, image_size: int, grey: bool, data_dir: str) -> dict[str, Any]:
+def load_images(prepared: Prepared, image_size: int, grey: bool, data_dir: str, background: str) -> dict[str, Any]:
   """{own split: examples}: decoded, unless the data set is larger than `DECODE_BYTES`."""
-  splits = {name: TfdsExamples(prepared, name, image_size, grey) for name in prepared.sizes}
+  ground = images.levels(background)
+  splits = {name: TfdsExamples(prepared, name, image_size, grey, ground) for name in prepared.sizes}
   nbytes = sum(len(examples) * int(np.prod(examples.shape)) for examples in splits.values())
   if nbytes > DECODE_BYTES:
     return splits
   name = prepared.builder.name
   place = store.data_folder(data_dir) / 'decoded'
   written = (Path(prepared.location) / 'dataset_info.json').stat().st_mtime_ns
-  what = store.key(prepared.location, written, record(prepared), image_size, grey)
+  what = store.key(prepared.location, written, record(prepared), image_size, grey, background)
   return {
     split: _decoded(examples, place / f'{name}-{split}-{what}', nbytes >= store.FILE_BYTES)
     for split, examples in splits.items()
@@ -181,11 +187,11 @@ def load_images(prepared: Prepared, image_size: int, grey: bool, data_dir: str) 
 
 
 def _decoded(examples: TfdsExamples, place: Path, to_file: bool) -> ArrayExamples:
-  def read_rows(index: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
+  def read_rows(index: np.ndarray) -> store.Rows:
     image, label = examples.read(index)
-    return image, np.full(len(index), -1) if label is None else label, {}
+    return store.Rows(image, np.full(len(index), -1) if label is None else label, {})
 
-  decoded, _ = store.decoded(read_rows, len(examples), examples.shape, place, to_file)
+  decoded = store.decoded(read_rows, len(examples), examples.shape, place, to_file).examples
   return decoded if examples.labelled else ArrayExamples(decoded.image, None)
 
 

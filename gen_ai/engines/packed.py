@@ -296,7 +296,7 @@ def _header(display: Display, program: Program, points: int, point: Point, datas
   display.say(
     f'packed     {points} points as {program.lanes} lanes of one program on {len(devices)} x {devices[0].device_kind}'
   )
-  display.say(f'data       {dataset.name} {dataset.version}, sha256 {dataset.fingerprint[:12]}')
+  display.say(f'data       {dataset.name} {dataset.version}, {identity.told(dataset)}')
   if line := worker.spread_line(point.config, dataset, program):
     display.say(line)
   display.say(f'parameters {program.parameter_count():,} a point')
