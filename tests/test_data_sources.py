@@ -579,7 +579,15 @@ def test_large_alphabets_take_wider_tokens():
 def test_text_mistakes(tmp_path):
   with pytest.raises(UserError, match='no file matches'):
     dataset.load(data_config(f'text:{tmp_path}/*.txt'))
+  (tmp_path / 'a.txt').write_bytes(b'\xef\xbb\xbf')
+  with pytest.raises(UserError, match=r'a.txt is empty: there is nothing to train on'):
+    dataset.load(data_config(f'text:{tmp_path}/*.txt', tokens='char'))
+  (tmp_path / 'e.txt').write_text('')
+  with pytest.raises(UserError, match='all 2 files are empty'):
+    dataset.load(data_config(f'text:{tmp_path}/*.txt', split='train[:9]|train[9:10]|train[10:]'))
   (tmp_path / 'a.txt').write_text('short' * 5)
+  with pytest.raises(UserError, match=r'is a folder: .*/\*\*/\*\.txt. reads'):
+    dataset.load(data_config(f'text:{tmp_path}'))
   with pytest.raises(UserError, match='validation split holds 2 tokens.*block_size'):
     dataset.load(data_config(f'text:{tmp_path}/*.txt'))
   with pytest.raises(UserError, match="'word'"):
@@ -587,6 +595,26 @@ def test_text_mistakes(tmp_path):
   (tmp_path / 'b.txt').write_bytes(b'caf\xe9')
   with pytest.raises(UserError, match='b.txt is not UTF-8'):
     dataset.load(data_config(f'text:{tmp_path}/*.txt'))
+
+
+def test_a_path_that_exists_is_no_pattern(tmp_path, monkeypatch):
+  for name in ('d[1]/a.txt', 'd1/a.txt', 'd[1]/b*.txt', 'd[1]/bb.txt', 'e/[ab].txt', 'e/a.txt'):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(name)
+
+  def names(pattern):
+    return [document['text'] for document in text.file_documents(pattern)]
+
+  monkeypatch.chdir(tmp_path)
+  for start in ('', f'{tmp_path}/'):
+    assert names(f'{start}d[1]/a.txt') == ['d[1]/a.txt']
+    assert names(f'{start}d[1]/b*.txt') == ['d[1]/b*.txt']
+    assert names(f'{start}d[1]/b?.txt') == ['d[1]/b*.txt', 'd[1]/bb.txt'], 'the folder exists, the rest is a pattern'
+    assert names(f'{start}e/[ab].txt') == ['e/[ab].txt']
+    assert names(f'{start}e/[ac].txt') == ['e/a.txt']
+    assert names(f'{start}d[12]/a.txt') == ['d1/a.txt'], 'no such folder: a pattern'
+    assert len(names(f'{start}**/*.txt')) == 6
+  assert text.file_documents('d[1]/a.txt')[0]['path'] == 'd[1]/a.txt'
 
 
 def test_python_stdlib():

@@ -145,14 +145,20 @@ def stdlib_location() -> str:
 
 
 def file_documents(pattern: str) -> list[dict[str, str]]:
-  """The files that match a glob ('**' descends), one {'path', 'text'} a file in sorted order, line ends as they are.
+  """The files that a path names or a glob matches, one {'path', 'text'} a file in sorted order, line ends as they are.
+
+  In a glob '**' descends. What exists is taken literally, whatever characters it holds: the path, or else its leading
+  folders.
 
   Raises:
-    UserError: no file matches, one cannot be read, or is not UTF-8.
+    UserError: no file matches, one cannot be read or is not UTF-8, or there is no text in them.
   """
-  expanded = str(Path(pattern).expanduser())
-  matches = glob.glob(expanded, recursive=True)  # noqa: PTH207 (Path.glob takes no absolute pattern)
+  matches = glob.glob(_literal(Path(pattern).expanduser()), recursive=True)  # noqa: PTH207 (takes absolute patterns)
   paths = sorted(path for path in matches if Path(path).is_file())
+  if not paths and matches:
+    raise UserError(
+      f"data set text:{pattern} is a folder: 'text:{Path(pattern) / '**' / '*.txt'}' reads its text files."
+    )
   if not paths:
     raise UserError(f'data set text:{pattern}: no file matches (looked from {Path.cwd()}).')
   documents = []
@@ -163,4 +169,22 @@ def file_documents(pattern: str) -> list[dict[str, str]]:
       raise UserError(f'data set text:{pattern}: {path} is not UTF-8 (byte {e.start}); convert it first.') from e
     except OSError as e:
       raise UserError(f'data set text:{pattern}: cannot read {path}: {e.strerror}.') from e
+  if not any(document['text'] for document in documents):
+    what = f'{paths[0]} is empty' if len(paths) == 1 else f'all {len(paths)} files are empty'
+    raise UserError(f'data set text:{pattern}: {what}: there is nothing to train on.')
   return documents
+
+
+def _literal(path: Path) -> str:
+  """The glob that takes the parts of `path` literally, as far as they exist."""
+  known = len(path.parts)
+  while known and not _exists(Path(*path.parts[:known])):
+    known -= 1
+  return str(Path(*map(glob.escape, path.parts[:known]), *path.parts[known:]))
+
+
+def _exists(path: Path) -> bool:
+  try:
+    return path.exists()
+  except OSError:  # a folder that may not be entered, a name that is too long
+    return False
