@@ -15,7 +15,9 @@ import inspect
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -118,32 +120,82 @@ def _nearest_files(path: str) -> str:
   return f' Did you mean {" or ".join(files[stem] for stem in match)}?' if match else ''
 
 
+def find_file(path: str) -> Path | None:
+  """The config file at `path`, given relative to the current folder or to the checkout; None where there is none."""
+  return next((file for file in (Path(path), SOURCE / path) if file.is_file()), None)
+
+
+def split_reference(reference: str) -> tuple[str, str | None]:
+  """(path, argument) of 'configs/NAME.py:ARGUMENT', in which both may hold colons; the argument is None without one."""
+  if find_file(reference):
+    return reference, None
+  heads = [reference[:i] for i, char in enumerate(reference) if char == ':']
+  path = next((head for head in heads if find_file(head)), heads[0] if heads else reference)
+  return path, reference[len(path) + 1 :] if heads else None
+
+
+def call(path: str, name: str, fn: Callable[..., Any], *args: Any) -> Any:
+  """fn(*args) of the config file at `path`. Raises UserError naming the file's line for whatever goes wrong in it."""
+  try:
+    return fn(*args)
+  except UserError:
+    raise
+  except SyntaxError as error:
+    raise UserError(f'{path} has a syntax error in line {error.lineno}: {error.msg}.') from error
+  except Exception as error:  # the file is the user's code
+    file = str(find_file(path))
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    where = f' in line {lines[-1]}' if lines else ''
+    said = ' '.join(str(error).split())
+    raise UserError(f'{path}: {name} fails{where} with {type(error).__name__}: {said}') from error
+
+
 def load_module(path: str) -> ModuleType:
   """The config file at `path`, given relative to the current folder or to the checkout.
 
   Raises:
-    UserError: no such file (names the nearest), or one without get_config.
+    UserError: no such file (names the nearest), one that fails to run, or one without get_config.
   """
-  file = next((p for p in (Path(path), SOURCE / path) if p.is_file()), None)
+  file = find_file(path)
   if file is None:
     raise UserError(f"No config file '{path}'.{_nearest_files(path)} `python launch.py --list` shows all.")
-  spec = importlib.util.spec_from_file_location(f'config_{file.stem}', file)
-  assert spec is not None and spec.loader is not None
+  loader = SourceFileLoader(f'config_{file.stem}', str(file))  # whatever its name ends in
+  spec = importlib.util.spec_from_loader(loader.name, loader)
+  assert spec is not None
   module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  if not hasattr(module, 'get_config'):
+  call(path, 'it', loader.exec_module, module)
+  if not callable(getattr(module, 'get_config', None)):
     raise UserError(f'{path} defines no get_config(): is it a config file? `python launch.py --list` shows all.')
   return module
 
 
 def load(reference: str) -> ConfigDict:
-  """The locked config of 'configs/NAME.py' or 'configs/NAME.py:ARGUMENT'."""
-  path, colon, argument = reference.partition(':')
+  """The locked config of 'configs/NAME.py' or 'configs/NAME.py:ARGUMENT'.
+
+  Raises:
+    UserError: no such file, one that fails to run, or one whose get_config() returns no whole config.
+  """
+  path, argument = split_reference(reference)
   module = load_module(path)
-  if colon and not inspect.signature(module.get_config).parameters:
+  if argument is not None and not inspect.signature(module.get_config).parameters:
     raise UserError(f"{path} takes no argument, yet ':{argument}' was given.")
-  config = module.get_config(argument) if colon else module.get_config()
+  config = call(path, 'get_config()', module.get_config, *([] if argument is None else [argument]))
+  if not isinstance(config, ConfigDict):
+    raise UserError(f'{path}: get_config() returns {_kind(config)}, not a ConfigDict: begin with '
+                    'gen_ai.config.common(), and return what it gives.')  # fmt: skip
+  flat = flatten(config)
+  for name, usual in flatten(common('', '')).items():
+    if type(flat.get(name)) is not type(usual):
+      has = f'{_kind(flat[name])} as config.{name}' if name in flat else f'no config.{name}'
+      raise UserError(f'{path}: get_config() gives {has}, which every run has as {_kind(usual)}: begin with '
+                      'gen_ai.config.common().')  # fmt: skip
   return config.lock()
+
+
+def _kind(value: Any) -> str:
+  """'an int', 'a str', 'None'."""
+  name = type(value).__name__
+  return 'None' if value is None else f'{"an" if name[0] in "aeiou" else "a"} {name}'
 
 
 def flatten(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
@@ -349,8 +401,11 @@ def difference(a: ConfigDict, b: ConfigDict) -> dict[str, tuple[Any, Any]]:
 
 def tiny(reference: str) -> dict[str, Any]:
   """The overrides of the config file's tiny(), which make a whole run take seconds. Raises UserError without one."""
-  path = reference.partition(':')[0]
+  path, _ = split_reference(reference)
   module = load_module(path)
   if not hasattr(module, 'tiny'):
     raise UserError(f'{path} defines no tiny(): add one that returns {{"section.field": value}}.')
-  return module.tiny()
+  overrides = call(path, 'tiny()', module.tiny)
+  if not isinstance(overrides, Mapping):
+    raise UserError(f'{path}: tiny() returns {_kind(overrides)}, not {{"section.field": value}}.')
+  return dict(overrides)

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from gen_ai.config import find_file, split_reference
 from gen_ai.errors import UserError
 from gen_ai.record import disk_errors, dumps, sha256, write_atomic
 
@@ -119,16 +120,12 @@ def collect(
 
 def describe_file(config_file: str) -> dict[str, str]:
   """Path, argument, SHA-256 and text of a config file. Raises UserError where it cannot be read."""
-  path = Path(config_file)
-  argument = ''
-  if not path.is_file():  # FILE.py:argument
-    name, _, argument = config_file.rpartition(':')
-    path = Path(name)
+  path, argument = split_reference(config_file)
   try:
-    text = path.read_text(encoding='utf-8')
+    text = (find_file(path) or Path(path)).read_text(encoding='utf-8')
   except OSError as error:
     raise UserError(f'cannot read the config file {config_file}: {error.strerror}') from error
-  return {'path': str(path), 'argument': argument, 'sha256': sha256(text), 'text': text}
+  return {'path': path, 'argument': argument or '', 'sha256': sha256(text), 'text': text}
 
 
 def _git(source: Path, *arguments: str) -> bytes | None:

@@ -54,13 +54,13 @@ def declared(reference: str, name: str) -> list[dict[str, Any]]:
   Raises:
     UserError: an unknown name, an empty sweep, or points that are no dicts.
   """
-  path = reference.partition(':')[0]
+  path, _ = config_lib.split_reference(reference)
   known = sweeps_of(config_lib.load_module(path))
   if name not in known:
     listed = ', '.join(sorted(known)) or 'none'
     raise UserError(f"{path} has no sweep '{name}'.{config_lib.nearest(name, list(known))} It has: {listed}. Define "
                     f'`def sweep_{name}(): yield {{"section.field": value}}`, or use --axis=FIELD=V1,V2.')  # fmt: skip
-  points = list(known[name]() or ())
+  points = config_lib.call(path, f'sweep_{name}()', lambda: list(known[name]() or ()))
   if not points:
     raise UserError(f'sweep_{name}() of {path} yields no point.')
   for point in points:
@@ -101,14 +101,14 @@ def axis(text: str) -> list[dict[str, Any]]:
 
 def drawn(reference: str, n: int, seed: int) -> list[dict[str, Any]]:
   """`n` points from the space() of the config file."""
-  path = reference.partition(':')[0]
+  path, _ = config_lib.split_reference(reference)
   module = config_lib.load_module(path)
   if not hasattr(module, 'space'):
     raise UserError(f'--sample={n} draws from space(), which {path} does not define: `def space(): return '
                     '{"optim.lr": log_uniform(1e-5, 1e-2)}` with gen_ai.space.')  # fmt: skip
   if n < 1:
     raise UserError(f'--sample={n} must be at least 1.')
-  return space.draw(module.space(), n, seed)
+  return space.draw(config_lib.call(path, 'space()', module.space), n, seed)
 
 
 def product(parts: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:

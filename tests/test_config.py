@@ -1,12 +1,14 @@
 """Configs: loading, overriding, refusing, comparing, and what of them is traced."""
 
 import json
+import shutil
 
 import jax
 import pytest
 import tiny
 
 from gen_ai import config as config_lib
+from gen_ai import provenance, sweep
 from gen_ai.errors import UserError
 
 
@@ -47,6 +49,57 @@ def test_an_argument_chooses_the_data():
   assert config_lib.load('configs/lm_shakespeare.py:gpu').model.layers == 6
   with says('lm_shakespeare.py:tpu', "'cpu' or 'gpu'"):
     config_lib.load('configs/lm_shakespeare.py:tpu')
+
+
+@pytest.mark.parametrize('argument', ['folder:/data/pets', 'folder:a:b', 'folder:a b/c', 'text:rel/*.txt', ''])
+@pytest.mark.parametrize('place', ['', 'a:b', 'a b'])
+def test_data_references_are_arguments_from_wherever_the_file_is_named(argument, place, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  path = 'configs/gan.py'  # of the checkout, which is somewhere else
+  if place:
+    path = f'{place}/my:gan.py'
+    (tmp_path / place).mkdir()
+    shutil.copy(tiny.ROOT / 'configs' / 'gan.py', tmp_path / path)
+  assert config_lib.load(f'{path}:{argument}').data.name == argument
+  assert config_lib.tiny(f'{path}:{argument}')['model.latent'] == 8
+  assert len(sweep.declared(f'{path}:{argument}', 'lr')) == 4
+  assert len(sweep.drawn(f'{path}:{argument}', 2, 0)) == 2
+  described = provenance.describe_file(f'{path}:{argument}')
+  assert (described['path'], described['argument']) == (path, argument)
+  assert described['text'] == (tiny.ROOT / 'configs' / 'gan.py').read_text()
+
+
+@pytest.mark.parametrize(('text', 'texts'), [
+  ('def get_config(: pass', ['syntax error in line 1']),
+  ('import nothing_of_the_kind', ['fails in line 1 with ModuleNotFoundError', 'nothing_of_the_kind']),
+  ('get_config = 3', ['defines no get_config()']),
+  ('def get_config(): pass', ['get_config() returns None', 'gen_ai.config.common()']),
+  ('def get_config(): return {"run": 1}', ['get_config() returns a dict', 'not a ConfigDict']),
+  ('def get_config():\n  return 1 / 0', ['get_config() fails in line 2 with ZeroDivisionError']),
+  ('from ml_collections import ConfigDict as C\ndef get_config(): return C()', ['no config.data.batch_size']),
+  ('from gen_ai.config import common\ndef get_config():\n  c = common("gan", "x")\n  c.run.steps = "9"\n  return c',
+   ['fails in line 4 with TypeError']),
+  ('from gen_ai.config import common\ndef get_config():\n  c = common("gan", "x")\n  c.run = dict(steps=9)\n'
+   '  return c', ['gives no config.run.eval_every', 'an int']),
+  ('\0', ['null bytes']),
+])  # fmt: skip
+def test_a_file_that_gives_no_config_says_which_line(text, texts, tmp_path):
+  (tmp_path / 'mine.py').write_text(text)
+  with says(f'{tmp_path}/mine.py', *texts):
+    config_lib.load(f'{tmp_path}/mine.py')
+
+
+@pytest.mark.parametrize(('text', 'read', 'texts'), [
+  ('def tiny(): return 3', config_lib.tiny, ['tiny() returns an int']),
+  ('def tiny(): return {}[0]', config_lib.tiny, ['tiny() fails in line 3 with KeyError']),
+  ('def sweep_lr(): yield {}[0]', lambda path: sweep.declared(path, 'lr'), ['sweep_lr() fails in line 3']),
+  ('def space(): return {}[0]', lambda path: sweep.drawn(path, 1, 0), ['space() fails in line 3 with KeyError']),
+])  # fmt: skip
+def test_what_else_a_config_file_defines_says_which_line(text, read, texts, tmp_path):
+  usual = 'from gen_ai.config import common\ndef get_config(): return common("gan", "")\n'
+  (tmp_path / 'mine.py').write_text(usual + text)
+  with says(*texts):
+    read(f'{tmp_path}/mine.py')
 
 
 def test_an_argument_that_a_config_does_not_take(tmp_path):
