@@ -6,7 +6,7 @@ import sys
 from absl import flags
 from ml_collections import ConfigDict
 
-from gen_ai import command, provenance, sweep_command
+from gen_ai import command, provenance, surroundings, sweep_command
 from gen_ai import config as config_lib
 from gen_ai import sweep as sweep_lib
 from gen_ai.engines import Options
@@ -143,6 +143,7 @@ def run(arguments: list[str], overrides: dict[str, str]) -> int:
     for path, value in config_lib.flatten(config).items():
       print(f'{path} = {value!r}')
     return 0
+  surroundings.load()
   from gen_ai import distributed, worker  # JAX: not for --help, --list and mistakes in the flags
 
   distributed.initialise(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)

@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from gen_ai import config as config_lib
-from gen_ai import provenance, record
+from gen_ai import provenance, record, surroundings
 from gen_ai.data import dataset as dataset_lib
 from gen_ai.data import identity
 from gen_ai.data.dataset import Dataset
@@ -32,6 +32,7 @@ def open_data(name: str, overrides: Mapping[str, Any]) -> tuple[ConfigDict, Data
   Raises:
     UserError: an unknown field, or data that is not there.
   """
+  surroundings.start()
   whole = config_lib.common(EXPERIMENT, name)
   config = ConfigDict({
     'experiment': EXPERIMENT, 'data': whole.data, 'eval': whole.eval,

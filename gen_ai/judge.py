@@ -1,6 +1,7 @@
 """One evaluation protocol for every method: which samples, against which data, under which features, and its stamp."""
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -9,7 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from gen_ai import provenance
+from gen_ai import provenance, surroundings
 from gen_ai.config import averages
 from gen_ai.data.dataset import Dataset
 from gen_ai.data.feed import RESIDENT_BYTES
@@ -110,7 +111,9 @@ def shared_stamp(dataset: Dataset, split: str) -> dict[str, Any]:
   """What every figure of one evaluation rests on."""
   devices, shape = jax.devices(), dataset.spec.shape
   image = dataset.spec.kind == 'image'
+  unusual = surroundings.arithmetic(os.environ)
   return {
+    **({'arithmetic': unusual} if unusual else {}),
     'data': dataset.name, 'data_hash': dataset.fingerprint, 'split': split, 'split_rule': dataset.split_rule,
     'split_hash': split_hash(dataset, split), 'examples': len(dataset.splits[split]),
     'form': f'images {"x".join(map(str, shape))}' if image else f'blocks of {shape[0]} tokens',

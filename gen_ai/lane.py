@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from gen_ai import samples
+from gen_ai import provenance, samples
 from gen_ai.checkpoint import Checkpoints
 from gen_ai.errors import DIVERGED, DONE, REQUEUE
 from gen_ai.record import CLOCKED, read_metrics
@@ -58,7 +58,7 @@ class Lane:
     """An attempt that goes on after update `step`."""
     self.step, self.saved_step = step, step if restored else -1
     self.writers = self._open_writers(step)
-    self.record.begin_attempt(step)
+    self.record.begin_attempt(step, environment=provenance.environment())
     self.record.status('running', step, self.config.run.steps)
 
   # What one update leaves behind.

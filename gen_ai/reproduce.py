@@ -8,7 +8,7 @@ from typing import Any
 
 from absl import flags
 
-from gen_ai import agreement, command, record
+from gen_ai import agreement, command, record, surroundings
 from gen_ai import config as config_lib
 from gen_ai.agreement import DIFFERENT, IDENTICAL, WITHIN, Recorded, Tolerance
 from gen_ai.errors import DONE, FAILED, REQUEUE, Diverged, UserError
@@ -40,6 +40,7 @@ def _last_step(recorded: Recorded, steps: int) -> int:
 
 def _run_again(recorded: Recorded, out: str, last: int) -> tuple[Path, int]:
   """Trains the recorded config up to update `last`; (run directory, exit code). A run in `out` is continued."""
+  surroundings.load()
   from gen_ai import worker
   from gen_ai.data import dataset as dataset_lib
   from gen_ai.data import identity

@@ -8,7 +8,7 @@ import jax
 from ml_collections import ConfigDict
 
 from gen_ai import config as config_lib
-from gen_ai import record
+from gen_ai import record, surroundings
 from gen_ai.checkpoint import Checkpoints
 from gen_ai.data import identity
 from gen_ai.errors import UserError
@@ -25,6 +25,7 @@ def open_config(run_dir: str, overrides: Mapping[str, Any], sections: tuple[str,
       another run.
   """
   record.RunDir.open(run_dir)
+  surroundings.start()
   for path in overrides:
     if path.split('.')[0] not in sections:
       free = f'; what may be given here is config.{".*, config.".join(sections)}.*' if sections else ''

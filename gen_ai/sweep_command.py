@@ -10,7 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from gen_ai import config as config_lib
-from gen_ai import halving, provenance, sweep_table, writers
+from gen_ai import halving, provenance, surroundings, sweep_table, writers
 from gen_ai.engines import Options
 from gen_ai.errors import UserError
 from gen_ai.sweep import SEEDS, Point, Sweep, axis, declared, drawn, groups, packable, product, resolve
@@ -87,10 +87,12 @@ def check(points: Sequence[Point], engine: str, rule: str) -> None:
   Raises:
     UserError: names the point that cannot be built, a swept field that nothing depends on, or a metric there is not.
   """
+  surroundings.load()
   import jax
 
   if engine not in ('packed', 'print'):  # the launcher must not take an accelerator's memory from its workers
     jax.config.update('jax_platforms', 'cpu')
+  surroundings.start()
   from gen_ai.data import dataset as dataset_lib
 
   judge = halving.parse(rule).metric if rule else ''

@@ -11,7 +11,7 @@ import jax
 from ml_collections import ConfigDict
 
 from gen_ai import config as config_lib
-from gen_ai import distributed, engine, halving, provenance, record, spread, writers
+from gen_ai import distributed, engine, halving, provenance, record, spread, surroundings, writers
 from gen_ai.data import dataset as dataset_lib
 from gen_ai.data import identity
 from gen_ai.errors import DONE, REQUEUE, UserError
@@ -94,6 +94,7 @@ def work(config: ConfigDict, run_dir: str, runs_dir: str, origin: Mapping[str, A
   Raises:
     UserError, Diverged: see `engine.train`.
   """
+  surroundings.start()
   config_lib.validate(config)
   writers.parse_names(config.run.writers)
   main = distributed.is_main()
@@ -230,7 +231,17 @@ def _header(display: Display, path: Path, config: ConfigDict, dataset: dataset_l
   if line := spread_line(config, dataset, program):
     display.say(line)
   display.say(f'parameters {program.parameter_count():,}')
+  tell_numerics(display, path)
   display.say(f'cache      {cache or "off"} (compiled programs; --compilation_cache)')
+
+
+def tell_numerics(display: Display, path: Path) -> None:
+  """Says what of the environment changes the numbers of the run at `path`, and where it is not what it began with."""
+  here, there = surroundings.numerics(), surroundings.numerics(record.read_run(path).get('environment', {}))
+  if here:
+    display.say(f'numbers    {here} (from the environment, and so on the record)')
+  if here != there:
+    display.say(f'numbers    differ from where the run began: {there or "nothing was set"} there')
 
 
 def _footer(display: Display, trainer: engine.Trainer, lane: Lane) -> None:

@@ -12,7 +12,7 @@ import cli
 import tiny
 
 from gen_ai import config as config_lib
-from gen_ai import progress, record, worker
+from gen_ai import progress, provenance, record, worker
 from gen_ai.errors import DONE, REQUEUE
 
 GAN = '--config=configs/gan.py'
@@ -131,6 +131,7 @@ def test_run_dir_makes_a_run_and_continues_it(tmp_path, monkeypatch):
   assert [(row['event'], row['step']) for row in record.read_attempts(path)] == [
     ('start', 0), ('end', 4), ('start', 4), ('end', 8),
   ]  # fmt: skip
+  assert record.read_attempts(path)[2]['environment'] == provenance.environment()
   assert 'step 2/8' not in done.stdout
 
 

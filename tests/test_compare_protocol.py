@@ -19,6 +19,7 @@ UNLIKE = {
   'extractor': {'evaluation': {'extractor': 'inception 1.0'}},
   'eval_samples': {'evaluation': {'samples': 10000}},
   'steps': {},
+  'arithmetic': {'about': {'environment': {'JAX_DEFAULT_MATMUL_PRECISION': 'bfloat16'}}},
 }
 
 

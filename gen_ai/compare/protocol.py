@@ -15,6 +15,7 @@ PROTOCOL = {
   'split_rule': 'split of the data set',
   'data_spec': 'form of the data',
   'steps': 'step budget',
+  'arithmetic': 'precision that the environment asked for',
   'eval_split': 'split evaluated on',
   'eval_examples': 'number of examples evaluated on',
   'eval_seed': 'seed of the evaluation',
@@ -23,11 +24,12 @@ PROTOCOL = {
   'extractor': 'feature extractor of the metrics',
   'eval_samples': 'number of samples a metric used',
 }
-TRAINED = ('data_hash', 'split_rule', 'data_spec', 'steps')  # what also holds for figures with a stamp of their own
+# What also holds for figures with a stamp of their own.
+TRAINED = ('data_hash', 'split_rule', 'data_spec', 'steps', 'arithmetic')
 # Of a stamp: a run without it is not held against one that has it. Another family's sampler has other settings, and
 # of samples made elsewhere neither the seed nor the averaging need be known.
 IF_KNOWN = ('sampler.', 'sample_seed', 'ema')
-CIRCUMSTANCES = {'devices': 'devices', 'versions': 'versions', 'commit': 'code'}
+CIRCUMSTANCES = {'devices': 'devices', 'versions': 'versions', 'compiler': 'flags of the compiler', 'commit': 'code'}
 NOT_RECORDED = 'not recorded'
 _NAMED = 2  # runs that a message names
 _MANY = 6  # values that a note names

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gen_ai import config as config_lib
-from gen_ai import provenance, record
+from gen_ai import provenance, record, surroundings
 from gen_ai.compare import evaluations
 from gen_ai.compare.find import Place, find, is_run
 from gen_ai.errors import UserError
@@ -39,6 +39,8 @@ COLUMNS = {  # of the frame `runs`; the index is `run`, the path as it was found
   'commit': 'git commit of the code',
   'dirty': 'whether the code had uncommitted changes',
   'patch': 'hash of these changes',
+  'arithmetic': "precision that the environment asked for, 'JAX_DEFAULT_MATMUL_PRECISION=bfloat16'; or as usual",
+  'compiler': "what else of the environment may change the rounding: flags of XLA, variables of JAX; '' for nothing",
   'versions': "of Python and packages, 'python 3.11.2, jax 0.10.2, ...'",
   'data': 'name of the data set',
   'data_version': 'its version',
@@ -147,7 +149,8 @@ def _read(place: Place, last_k: int) -> tuple[dict[str, Any], dict[str, np.ndarr
   about = record.read_run(path) if (path / 'run.json').is_file() else {}
   summary = record.read_summary(path) if (path / 'summary.json').is_file() else {}
   attempts, rows = record.read_attempts(path), record.read_metrics(path)
-  row = {**_identity(place, config, about), **_state(path, config), 'attempts': len({a['attempt'] for a in attempts})}
+  row = {**_identity(place, config, about, attempts), **_state(path, config)}
+  row['attempts'] = len({a['attempt'] for a in attempts})
   row |= _costs(row, about, summary, rows)
   curve = _curve(rows)
   step = curve['step']
@@ -172,10 +175,14 @@ def _config_columns(config: Mapping[str, Any]) -> dict[str, Any]:
   return {f'config.{path}': tuple(v) if isinstance(v, list) else v for path, v in config.items()}
 
 
-def _identity(place: Place, config: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
+def _identity(place: Place, config: Mapping[str, Any], about: Mapping[str, Any],
+              attempts: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:  # fmt: skip
   """What the run is, and under which protocol it is evaluated; '' and NaN where its record does not say."""
   data, git, protocol = (about.get(name) or {} for name in ('data', 'git', 'evaluation'))
   versions = about.get('versions', {})
+  environments = [about.get('environment', {}), *(a['environment'] for a in attempts if 'environment' in a)]
+  arithmetic = dict.fromkeys(surroundings.arithmetic(each) or 'as usual' for each in environments)
+  compiler = dict.fromkeys(map(surroundings.compiler, environments))
   return {
     'name': config.get('run.name', ''), 'experiment': config.get('experiment', ''),
     'sweep': place.sweep, 'point': place.point.number if place.point else -1,
@@ -185,6 +192,8 @@ def _identity(place: Place, config: Mapping[str, Any], about: Mapping[str, Any])
     'created': about.get('created', ''), 'host': about.get('host', {}).get('name', ''),
     'devices': _devices(about.get('devices', [])),
     'commit': git.get('commit', ''), 'dirty': git.get('dirty'), 'patch': git.get('patch_sha256', ''),
+    'arithmetic': ' then '.join(arithmetic) if about else '',
+    'compiler': ' then '.join(filter(None, compiler)),
     'versions': ', '.join(f'{name} {version}' for name, version in versions.items()),
     'data': data.get('name', ''), 'data_version': data.get('version', ''),
     'data_hash': data.get('fingerprint', ''), 'data_spec': _spec(data.get('spec') or {}),

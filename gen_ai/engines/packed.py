@@ -215,6 +215,7 @@ def _run(sweep: Sweep, points: Sequence[Point], stop: Stop, options: Options) ->
       program = _program([by_number[number] for number in order])
       display = Display(points[0].config.run.steps)
       _header(display, program, len(numbers), points[0], dataset, options)
+      worker.tell_numerics(display, sweep.run_dir(by_number[numbers[0]]))
 
       def pack(live: Sequence[Lane], step: int, width: int) -> tuple[Program, list[Lane]] | None:
         numbers = [lane.number for lane in live]

@@ -42,7 +42,8 @@ _KILL_SECONDS = 10.0
 _SEE_SECONDS = 10.0  # a file on a network appears with a delay
 _OBJECT_STORE = 100 * 2**20  # bytes; tasks pass nothing but exit codes, and Ray would take 30% of the memory
 _HEADER = '=== '  # of what one worker prints to its point's log
-_CARRIED = ('JAX_', 'XLA_', 'LIBTPU_INIT_ARGS', 'NVIDIA_TF32_OVERRIDE', 'TFDS_DATA_DIR', 'PYTHONHASHSEED')
+_CARRIED = ('JAX_', 'XLA_', 'LIBTPU_INIT_ARGS', 'NVIDIA_TF32_OVERRIDE', 'TF_CUDNN_DETERMINISTIC',
+            'CUBLAS_WORKSPACE_CONFIG', 'TFDS_DATA_DIR', 'PYTHONHASHSEED')  # fmt: skip
 
 
 def launch(sweep: Sweep, points: Sequence[Point], options: Options) -> int:
