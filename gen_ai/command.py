@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from absl import app, flags, logging
 
+from gen_ai import terminal
 from gen_ai.errors import DIVERGED, FAILED, Diverged, UserError
 
 INTERRUPTED = 130  # what shells report of a command that Ctrl-C ended
@@ -33,22 +34,29 @@ def split_overrides(argv: list[str]) -> tuple[list[str], dict[str, str]]:
 
 
 def run(main: Callable[[list[str], dict[str, str]], int]) -> None:
-  """Runs main(positional arguments, overrides) and exits with its code; a user's mistake prints one line."""
+  """Runs main(positional arguments, overrides) and exits with its code; a user's mistake prints one line.
+
+  What becomes of what it prints: see `gen_ai.terminal`.
+  """
 
   def start(words: list[str], overrides: dict[str, str]) -> None:
     if not flags.FLAGS['verbosity'].present:  # Orbax tells of every file at the level of INFO
       logging.set_verbosity(logging.WARNING)
     sys.exit(main(words[1:], overrides))
 
-  try:
-    argv, overrides = split_overrides(sys.argv)
-    app.run(lambda words: start(words, overrides), argv=argv)
-  except UserError as error:
-    print(f'error: {error}', file=sys.stderr)
-    sys.exit(FAILED)
-  except Diverged as error:
-    print(f'diverged: {error}', file=sys.stderr)
-    sys.exit(DIVERGED)
-  except KeyboardInterrupt:  # before training, which has its own way to stop
-    print('interrupted', file=sys.stderr)
-    sys.exit(INTERRUPTED)
+  with terminal.guarded():
+    try:
+      try:
+        argv, overrides = split_overrides(sys.argv)
+        app.run(lambda words: start(words, overrides), argv=argv)
+      finally:
+        sys.stdout.flush()  # here, where it may fail
+    except UserError as error:
+      print(f'error: {error}', file=sys.stderr)
+      sys.exit(FAILED)
+    except Diverged as error:
+      print(f'diverged: {error}', file=sys.stderr)
+      sys.exit(DIVERGED)
+    except KeyboardInterrupt:  # before training, which has its own way to stop
+      print('interrupted', file=sys.stderr)
+      sys.exit(INTERRUPTED)

@@ -153,6 +153,9 @@ class Trainer:
         self._leave(state, leaving)
         clock, waited = time.perf_counter(), self.feed.stall_seconds
         continue
+      in_hand = 2 if pending else 1  # chunks that end before the next look
+      last = self.chunk_seconds.get(self.program.lanes)
+      self.stop.waits_for = f'after this chunk of {chunk:,} updates', clock + in_hand * last[-1] if last else None
       rows = self.feed.chunk(self.step, chunk)
       assert self._run_chunk is not None
       state, metrics = self._run_chunk(state, rows)
@@ -175,6 +178,7 @@ class Trainer:
       lane.end(DONE)
 
   def _compile(self, state: State) -> None:
+    self.stop.waits_for = 'after the compilation', None
     rows = self.feed.chunk(self.step, self.config.run.log_every)
     self._run_chunk = self.program.trainer(self.feed, state, rows)
 
@@ -188,6 +192,8 @@ class Trainer:
 
   def _act(self, state: State, due: set[str]) -> None:
     """Evaluates, samples and saves, in this order, strictly before the next batch."""
+    words = {'eval': 'evaluation', 'sample': 'samples', 'save': 'checkpoint'}
+    self.stop.waits_for = f'after the {", ".join(text for name, text in words.items() if name in due)}', None
     hopeless: dict[int, str] = {}
     samples = self._samples(state) if 'sample' in due or ('eval' in due and self._spread_measured()) else []
     if 'eval' in due:

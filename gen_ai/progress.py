@@ -3,8 +3,9 @@
 import time
 from collections.abc import Mapping
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from gen_ai import terminal
 
 PLAIN_SECONDS = 10.0  # least time between two plain lines
 SECONDARY = ('grad_norm', 'sigma')  # metrics that are shown where there is room left: diagnostics
@@ -29,7 +30,7 @@ class Display:
   """Shows one run. Silent on all processes but the first."""
 
   def __init__(self, steps: int, quiet: bool = False):
-    self.console = Console(quiet=quiet, highlight=False, soft_wrap=True)
+    self.console = terminal.console(quiet=quiet, soft_wrap=True)
     self.steps = steps
     self._live = self.console.is_terminal and not quiet
     self._last_line = 0.0
@@ -39,8 +40,15 @@ class Display:
     )  # fmt: skip
     self._task = self._bar.add_task('train', total=steps, metrics='', speed='', left='compiling')
 
+  def _look(self) -> None:
+    """Goes on with plain lines once the terminal is lost."""
+    if self._live and terminal.lost():
+      terminal.abandon(self.console, self._bar)
+      self.console, self._live = terminal.console(soft_wrap=True), False
+
   def say(self, text: str) -> None:
     """One line above the bar; rich's markup is not interpreted."""
+    self._look()
     self.console.print(text, markup=False)
 
   def start(self, step: int) -> None:
@@ -54,6 +62,7 @@ class Display:
     names = sorted(metrics, key=lambda name: name.startswith(SECONDARY))[:4]
     shown = '  '.join(f'{name} {number(metrics[name])}' for name in names)
     speed, left = f'{examples_per_second:,.0f} examples/s', f'{duration(seconds_left)} left'
+    self._look()
     if self._live:
       self._bar.update(self._task, completed=step, metrics=shown, speed=speed, left=left)
       return
@@ -64,6 +73,7 @@ class Display:
 
   def stop(self) -> None:
     """Ends the drawing; what was shown stays."""
+    self._look()
     if self._live:
       self._bar.stop()
       self._live = False

@@ -10,7 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from gen_ai import config as config_lib
-from gen_ai import halving, provenance, surroundings, sweep_table, writers
+from gen_ai import halving, provenance, surroundings, sweep_table, terminal, writers
 from gen_ai.engines import Options
 from gen_ai.errors import UserError
 from gen_ai.sweep import SEEDS, Point, Sweep, axis, declared, drawn, groups, packable, product, resolve
@@ -184,6 +184,8 @@ def _run(sweep: Sweep, points: Sequence[Point], engine: str, options: Options) -
     for point in points:
       print(shlex.join(['python', *sweep.command(point)]))
     return 0
+  if points:
+    terminal.outlive(sweep.path / 'logs')
   print(f'sweep      {sweep.path}', flush=True)
   if not points:
     print('no point is left to start', flush=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
+from gen_ai import terminal
 from gen_ai.errors import DONE, FAILED, REQUEUE
 from gen_ai.sweep import Point, PointStatus, Sweep, groups, text_of
 
@@ -111,10 +112,8 @@ def _metric(rows: Iterable[Row]) -> tuple[str, dict[int, str]]:
 
 def console() -> 'Console':
   """Standard output; wide where it is no terminal, so that no cell is cut for a file or for grep."""
-  from rich.console import Console
-
-  found = Console(highlight=False, markup=False)
-  return found if found.is_terminal else Console(highlight=False, markup=False, width=200)
+  found = terminal.console(markup=False)
+  return found if found.is_terminal else terminal.console(markup=False, width=200)
 
 
 def show(sweep: Sweep) -> int:
@@ -224,11 +223,19 @@ class Board:
     return self
 
   def __exit__(self, *exc_info: Any) -> None:
+    self._look()
     if self._live:
       self._live.stop()
 
+  def _look(self) -> None:
+    """Goes on with plain lines once the terminal is lost."""
+    if self._live and terminal.lost():
+      terminal.abandon(self.console, self._live)
+      self.console, self._live = console(), None
+
   def say(self, text: str) -> None:
     """Text above the table."""
+    self._look()
     self.console.print(text, soft_wrap=True)
 
   def started(self, point: Point, where: str) -> None:
@@ -254,6 +261,7 @@ class Board:
 
   def refresh(self) -> None:
     """Draws the table again, if it is time; call it often."""
+    self._look()
     now = time.monotonic()
     if not self._live or now - self._drawn < _REFRESH_SECONDS:
       return

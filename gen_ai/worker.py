@@ -11,7 +11,7 @@ import jax
 from ml_collections import ConfigDict
 
 from gen_ai import config as config_lib
-from gen_ai import distributed, engine, halving, provenance, record, spread, surroundings, writers
+from gen_ai import distributed, engine, halving, provenance, record, spread, surroundings, terminal, writers
 from gen_ai.data import dataset as dataset_lib
 from gen_ai.data import identity
 from gen_ai.errors import DONE, REQUEUE, UserError
@@ -110,6 +110,7 @@ def work(config: ConfigDict, run_dir: str, runs_dir: str, origin: Mapping[str, A
     program = Program(config, config_lib.experiment(config).build, dataset.spec, make_layout(config))
     judging, judge = judged(config, dataset)
     path = Path(distributed.from_main(lambda: _directory(run_dir, runs_dir, config.run.name)))
+    terminal.outlive(path / 'logs')
     run = record.RunDir(path) if main else SilentRecord(path)
 
     def begin() -> str:

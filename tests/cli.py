@@ -5,6 +5,7 @@ import io
 import os
 import runpy
 import sys
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
@@ -21,10 +22,14 @@ class Done(NamedTuple):
   stderr: str
 
 
-def command(target, *words):
-  """Runs `python launch.py WORDS` (target 'launch.py') or `python -m MODULE WORDS` on the suite's fake devices."""
+def command(target, *words, encoding=''):
+  """Runs `python launch.py WORDS` (target 'launch.py') or `python -m MODULE WORDS` on the suite's fake devices.
+
+  With an `encoding`, standard output is a file of the system that has it, else a buffer of text.
+  """
   argv = [target, *map(str, words)]
-  out, err = io.StringIO(), io.StringIO()
+  stack, err = contextlib.ExitStack(), io.StringIO()
+  out = stack.enter_context(tempfile.TemporaryFile('w+', encoding=encoding) if encoding else io.StringIO())
   before, verbosity, code = set(flags.FLAGS), logging.get_verbosity(), 0
   run = runpy.run_path if target.endswith('.py') else runpy.run_module
   path = str(tiny.ROOT / target) if target.endswith('.py') else target
@@ -38,7 +43,9 @@ def command(target, *words):
       if str(flags.FLAGS.find_module_defining_flag(name)).endswith('.py'):  # the script's: not those of libraries
         delattr(flags.FLAGS, name)
     logging.set_verbosity(verbosity)
-  return Done(code, out.getvalue(), err.getvalue())
+  with stack:
+    out.seek(0)
+    return Done(code, out.read(), err.getvalue())
 
 
 def launch(*words):

@@ -14,6 +14,7 @@ import tiny
 from gen_ai import config as config_lib
 from gen_ai import progress, provenance, record, worker
 from gen_ai.errors import DONE, REQUEUE
+from gen_ai.stop import Stop
 
 GAN = '--config=configs/gan.py'
 
@@ -99,11 +100,14 @@ def test_a_run_from_its_first_line_to_its_last_and_what_follows(tmp_path):
 class StopAt:
   """A Stop that is asked twice before it says yes, as a signal at that moment would."""
 
+  waited_for = []
+
   def __init__(self, files=()):
     self.left = 2
 
   @property
   def requested(self):
+    self.waited_for.append(self.waits_for)
     self.left -= 1
     return 'SIGTERM' if self.left < 0 else ''
 
@@ -121,6 +125,9 @@ def test_run_dir_makes_a_run_and_continues_it(tmp_path, monkeypatch):
     patch.setattr(worker, 'Stop', StopAt)
     done = cli.launch(*words)
   assert done.returncode == REQUEUE, done.stderr
+  assert [text for text, _ in StopAt.waited_for[:3]] == [
+    'after the compilation', 'after this chunk of 2 updates', 'after the evaluation, samples, checkpoint',
+  ]  # fmt: skip
   lines = done.stdout.splitlines()
   assert lines[-2:] == [
     'stopped by SIGTERM at step 4; the run is saved. Continue it with', f'  python launch.py --resume={path}',
@@ -139,11 +146,11 @@ LONG = ['--tiny', '--config.run.steps=200000', '--config.run.writers=', '--confi
         '--config.run.sample_every=0', '--config.run.save_every=0']  # fmt: skip
 
 
-def on_a_terminal(*words):
+def on_a_terminal(*words, **variables):
   """launch.py WORDS in a process with a pseudo-terminal; returns (process, file descriptor of the terminal)."""
   ours, theirs = pty.openpty()
   command = [sys.executable, 'launch.py', f'--compilation_cache={os.environ["GEN_AI_TEST_XLA"]}', *words]
-  environment = {**os.environ, 'XLA_FLAGS': '', 'TERM': 'xterm', 'COLUMNS': '160'}
+  environment = {**os.environ, 'XLA_FLAGS': '', 'TERM': 'xterm', 'COLUMNS': '160', **variables}
   process = subprocess.Popen(command, cwd=tiny.ROOT, env=environment, stdin=theirs, stdout=theirs, stderr=theirs,
                              start_new_session=True)  # fmt: skip
   os.close(theirs)
@@ -177,6 +184,9 @@ def test_a_bar_on_a_terminal_ctrl_c_saves_and_the_command_it_prints_resumes(tmp_
   assert process.wait(timeout=60) == REQUEUE
   os.close(terminal)
   assert 'Traceback' not in text
+  assert re.search(
+    r'stopping after this chunk of \d+ updates, about \d+ s; press again to leave without saving\r\n', text
+  )
   status = record.read_status(path)
   step = status['step']
   assert (status['state'], status['message']) == ('stopped', 'SIGINT')
@@ -209,12 +219,50 @@ def test_ctrl_c_before_training_is_no_traceback(tmp_path):
 
 
 def test_a_second_interrupt_kills_at_once():
-  code = ('import os, signal, time\nfrom gen_ai.stop import Stop\nwith Stop() as stop:\n'
-          '  os.kill(os.getpid(), signal.SIGTERM); os.kill(os.getpid(), signal.SIGUSR1)\n'
+  code = ('import hashlib, os, signal, threading, time\nfrom gen_ai.stop import Stop\nwith Stop() as stop:\n'
+          '  stop.waits_for = "after this chunk", time.perf_counter() + 6.2\n'
+          '  os.kill(os.getpid(), signal.SIGHUP); os.kill(os.getpid(), signal.SIGUSR1)\n'
           '  os.kill(os.getpid(), signal.SIGINT); time.sleep(0.1); print(stop.requested, flush=True)\n'
-          '  os.kill(os.getpid(), signal.SIGINT); time.sleep(60)\n')  # fmt: skip
-  done = tiny.command('-c', code, timeout=30)
-  assert (done.returncode, done.stdout) == (128 + signal.SIGINT, 'SIGTERM\n')
+          '  threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()\n'
+          '  hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)\n')  # no handler in Python runs meanwhile  # fmt: skip
+  done = tiny.command('-c', code, timeout=60)
+  assert (done.returncode, done.stdout) == (128 + signal.SIGINT, 'SIGHUP\n')
+  assert done.stderr.splitlines() == [
+    'stopping after this chunk, about 6 s (SIGHUP)', 'stopping after this chunk, about 6 s (SIGUSR1)',
+    'stopping after this chunk, about 6 s; press again to leave without saving',
+    'left without saving: what was saved before stands',
+  ]  # fmt: skip
+
+
+def test_a_sighup_that_is_ignored_stays_so():
+  before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup leaves it
+  try:
+    with Stop() as stop:
+      os.kill(os.getpid(), signal.SIGHUP)
+      assert not stop.requested
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+  finally:
+    signal.signal(signal.SIGHUP, before)
+
+
+def test_a_terminal_without_utf8_that_hangs_up(tmp_path):
+  path = tmp_path / 'run'
+  process, terminal = on_a_terminal(GAN, *LONG, f'--run_dir={path}', PYTHONIOENCODING='latin-1')
+  text = read_until(terminal, r'examples/s.*left')
+  assert re.search(r'training.*---.*/200000', text) and '━' not in text
+  os.close(terminal)
+  log = path / 'logs' / 'terminal.log'
+  while not (log.is_file() and 'examples/s' in log.read_text()):  # it trains on
+    assert process.poll() is None
+    time.sleep(0.05)
+  process.send_signal(signal.SIGHUP)
+  assert process.wait(timeout=60) == REQUEUE
+  status = record.read_status(path)
+  assert (status['state'], status['message']) == ('stopped', 'SIGHUP')
+  assert (path / 'checkpoints' / str(status['step'])).is_dir()
+  lines = log.read_text().splitlines()
+  assert 'standard output cannot be written (Input/output error): what is shown there goes on here' in lines[0]
+  assert lines[-2].startswith(f'stopped by SIGHUP at step {status["step"]}') and '\x1b' not in log.read_text()
 
 
 def test_a_language_model_run_prints_its_own_next_step(tmp_path):

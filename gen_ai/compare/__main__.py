@@ -8,7 +8,7 @@ from pathlib import Path
 from absl import flags
 from rich.console import Console
 
-from gen_ai import command
+from gen_ai import command, terminal
 from gen_ai.compare import (
   blocks,
   diff,
@@ -49,7 +49,7 @@ def main(arguments: list[str], overrides: dict[str, str]) -> int:
   if overrides:
     raise UserError(f'--config.{next(iter(overrides))} changes a run before it starts; to choose among runs there is '
                     '--where FIELD=VALUE.')  # fmt: skip
-  console = Console(highlight=False)
+  console = terminal.console()
   if FLAGS.diff:
     _alone('diff')
     if len(arguments) != 2:

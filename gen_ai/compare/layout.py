@@ -8,6 +8,8 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.text import Text
 
+from gen_ai.terminal import printable
+
 GAP = 2
 TIE = '\u00a0'  # a space at which no line ends
 
@@ -26,14 +28,26 @@ class Column(NamedTuple):
     return max(len(line) for cell in (self.header, *self.cells) for line in cell.split('\n'))
 
 
+def _printable(console: Console, columns: Iterable[Column]) -> list[Column]:
+  """`columns` as the terminal shows them: where it lacks a character, another that may be wider."""
+  return [
+    column._replace(
+      header=printable(column.header, console.encoding),
+      cells=[printable(cell, console.encoding) for cell in column.cells],
+    )
+    for column in columns
+  ]
+
+
 def fits(console: Console, columns: Iterable[Column]) -> bool:
   """Whether `columns` stand side by side without a cut."""
-  widths = [column.width for column in columns]
+  widths = [column.width for column in _printable(console, columns)]
   return sum(widths) + GAP * (len(widths) - 1) <= console.width
 
 
 def grid(console: Console, columns: Sequence[Column]) -> None:
   """Prints `columns` under dim headers; a row too long for the terminal goes on in its next line."""
+  columns = _printable(console, columns)
   _row(console, [(column.header, 'dim', column) for column in columns])
   for cells in zip(*(column.cells for column in columns), strict=True):
     parts = [cell.split('\n') for cell in cells]
@@ -58,9 +72,14 @@ def title(console: Console, text: str, more: str = '') -> None:
 def paragraph(console: Console, text: str, indent: int = 0, style: str = '', hanging: int = 0) -> None:
   """Text wrapped to the width; a path in it stays whole; lines after the first stand `hanging` further in."""
   first, later = ' ' * indent, ' ' * (indent + hanging)
-  for each in textwrap.wrap(text, console.width, initial_indent=first, subsequent_indent=later,
+  for each in textwrap.wrap(_tied(text, console), console.width, initial_indent=first, subsequent_indent=later,
                             break_long_words=False, break_on_hyphens=False):  # fmt: skip
     console.print(Text(each.replace(TIE, ' '), style=style), soft_wrap=True)
+
+
+def _tied(text: str, console: Console) -> str:
+  """`text` as the terminal shows it, but for ties, which are spaces in the end."""
+  return TIE.join(printable(part, console.encoding) for part in text.split(TIE))
 
 
 def line(console: Console, *parts: str | tuple[str, str]) -> None:

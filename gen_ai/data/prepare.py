@@ -15,6 +15,7 @@ from typing import Any
 
 from absl import app, flags
 
+from gen_ai import terminal
 from gen_ai.data import mnist_5k, store, text, tfds_source
 from gen_ai.errors import FAILED, UserError
 
@@ -136,4 +137,5 @@ def _main(argv: list[str]) -> None:
 if __name__ == '__main__':
   flags.DEFINE_string('data_dir', '', 'where to write; default $TFDS_DATA_DIR or ~/tensorflow_datasets')
   flags.DEFINE_string('manual_dir', '', 'folder of source files fetched by hand')
-  app.run(_main)
+  with terminal.guarded():
+    app.run(_main)

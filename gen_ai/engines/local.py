@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -51,7 +51,7 @@ class Worker:
 def launch(sweep: Sweep, points: list[Point], options: Options) -> int:
   """Runs `points` of `sweep`, as many at once as there are slots; returns the exit code.
 
-  Ctrl-C or SIGTERM makes the workers save and leave; a second Ctrl-C kills them.
+  Ctrl-C, SIGTERM or SIGHUP makes the workers save and leave; a second Ctrl-C kills them.
 
   Raises:
     UserError: `options` names devices that are not there, or the sweep directory cannot be written.
@@ -92,7 +92,7 @@ class Launcher:
 
   def run(self) -> None:
     """Runs all points to their end, or to where a stop leaves them."""
-    with self._signals():
+    with stop.handling(self._on_signal):
       try:
         while self._workers or self._waiting:
           self._pass_on_stop()
@@ -178,15 +178,6 @@ class Launcher:
       self._sweep.record_failure(point, 'failed', said or f'exit code {code}, and not a word')
 
   # Stopping.
-
-  @contextlib.contextmanager
-  def _signals(self) -> Iterator[None]:
-    previous = {number: signal.signal(number, self._on_signal) for number in stop.SIGNALS}
-    try:
-      yield
-    finally:
-      for number, handler in previous.items():
-        signal.signal(number, handler)
 
   def _on_signal(self, number: int, frame: FrameType | None) -> None:
     del frame

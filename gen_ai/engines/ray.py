@@ -28,7 +28,7 @@ from gen_ai import config as config_lib
 from gen_ai import record, sweep_table
 from gen_ai.engines import Options
 from gen_ai.errors import DIVERGED, DONE, REQUEUE, UserError
-from gen_ai.stop import SIGNALS
+from gen_ai.stop import handling
 from gen_ai.sweep import FILE, Point, Sweep
 from gen_ai.sweep_table import Board
 
@@ -207,8 +207,7 @@ class _Launcher:
 
   def run(self, points: Sequence[Point]) -> None:
     """Runs `points` to their end, or to where a stop leaves them."""
-    previous = {number: signal.signal(number, self._on_signal) for number in SIGNALS}  # Ray has set one of its own
-    try:
+    with handling(self._on_signal):  # Ray has set one of its own
       for point in points:
         self._submit(point)
       while self._tasks and self._stop < 2:
@@ -219,9 +218,6 @@ class _Launcher:
         self._pass_on_stop()
       if self._told == 1:
         self._sweep.clear_stop()  # nobody is left to ask, and a point may be gone on with alone
-    finally:
-      for number, handler in previous.items():
-        signal.signal(number, handler)
 
   def _submit(self, point: Point) -> None:
     sweep, log = self._sweep, self._sweep.log(point).absolute()
