@@ -31,6 +31,7 @@ from gen_ai.types import (
   identity,
 )
 
+LEADING = {'xent_nats': 'min', 'accuracy': 'max'}
 NORMS = ('group', 'none')  # batch norm would make an image's features depend on training batches
 
 
@@ -117,4 +118,4 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     mask = batch['mask']
     return {name: ((value * mask).sum(), mask.sum()) for name, value in per_example.items()}
 
-  return Method(init, train_step, eval_step, None, features=features)
+  return Method(init, train_step, eval_step, None, features=features, leading=LEADING)

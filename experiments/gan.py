@@ -41,6 +41,7 @@ from gen_ai.types import Array, Batch, Key, Method, Metrics, PyTree, Reduce, Spe
 
 CONSTRAINTS = ('none', 'clip', 'gradient_penalty', 'dragan', 'r1', 'r1_r2')
 PENALTIES = ('gradient_penalty', 'dragan', 'r1', 'r1_r2')
+LEADING = {'loss_d': '', 'loss_g': '', 'pairs_won_d': '', 'logit_gap': ''}  # each player's gain is the other's loss
 SIGNED = ('minimax', 'non_saturating', 'hinge')  # losses under which 0 parts the logits of reals and fakes
 
 
@@ -373,4 +374,4 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     return settled(state, {'z': z, 'noise': noise, 'label': jnp.repeat(jnp.arange(spec.num_classes), 8)})
 
   views = {'classes': classes} if conditional else {}
-  return Method(init, train_step, eval_step, sample, batches_per_step=n_critic, views=views)
+  return Method(init, train_step, eval_step, sample, batches_per_step=n_critic, views=views, leading=LEADING)

@@ -43,6 +43,7 @@ from gen_ai.types import (
   identity,
 )
 
+LEADING = {'l1_hidden': 'min', 'psnr_hidden_db': 'max', 'loss_d': '', 'loss_g': '', 'pairs_won_d': '', 'logit_gap': ''}
 PEAK = 2.0  # of x in [-1, 1], for the signal-to-noise ratio
 DRAWS = 8  # completions of one hole, whose spread an evaluation tells
 
@@ -195,4 +196,4 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     return jnp.stack([rows_of(part, spec.shape) for part in parts], axis=1).reshape(-1, *spec.shape)
 
   return Method(init, train_step, eval_step, None, views={'completions': completions}, conditional=conditional,
-                measure=f'completion of masks of kind {config.model.mask}')  # fmt: skip
+                measure=f'completion of masks of kind {config.model.mask}', leading=LEADING)  # fmt: skip

@@ -33,6 +33,8 @@ from gen_ai.types import (
   identity,
 )
 
+LEADING = {'loss_nats': 'min', 'bits_per_byte': 'min'}
+
 
 def check(config: ConfigDict, spec: Spec) -> None:
   """Raises UserError for data or sampling settings that this family does not know."""
@@ -120,4 +122,4 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
       text = jnp.concatenate([text, longer[:, context.shape[1] :]], axis=1)
     return text
 
-  return Method(init, train_step, eval_step, sample)
+  return Method(init, train_step, eval_step, sample, leading=LEADING)

@@ -54,6 +54,7 @@ CHOICES = {
   'loss.bound': ('elbo', 'iwae'),
   'loss.gradient': ('plain', 'dreg'),
 }
+LEADING = {'elbo_nats': 'max', 'nll_bpd': 'min', 'kl_nats': ''}
 MIN_LOG_SCALE = -7.0  # about a ninth of a grey level: below it the densities of a flat image grow without bound
 REACH = 3.0  # standard deviations that a traversal goes to either side
 COLUMNS = 8  # of a view
@@ -468,4 +469,5 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
            'interpolations_spherical': interpolations(latents.slerp)}  # fmt: skip
   if chain.classes:
     views['classes'] = classes
-  return Method(init, train_step, eval_step, sample, views=views, measure=likelihood.measure, log_weights=log_weights)
+  return Method(init, train_step, eval_step, sample, views=views, measure=likelihood.measure, log_weights=log_weights,
+                leading=LEADING)  # fmt: skip

@@ -43,6 +43,8 @@ from gen_ai.types import (
   identity,
 )
 
+LEADING = {'pixel_mse': 'min', 'loss_discriminator': '', 'loss_decoder': '', 'pairs_won_d': '', 'logit_gap': '',
+           'kl_nats': ''}  # fmt: skip
 PARTS = ('encoder', 'decoder', 'discriminator')
 
 
@@ -205,4 +207,4 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
 
   views = {'reconstructions': reconstructions, 'interpolations_linear': interpolations(latents.lerp),
            'interpolations_spherical': interpolations(latents.slerp)}  # fmt: skip
-  return Method(init, train_step, eval_step, sample, views=views)
+  return Method(init, train_step, eval_step, sample, views=views, leading=LEADING)

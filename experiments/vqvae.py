@@ -44,6 +44,7 @@ from gen_ai.types import (
   identity,
 )
 
+LEADING = {'elbo_nats': 'max', 'nll_bpd': 'min', 'pixel_mse': 'min', 'perplexity': ''}
 PARTS = ('autoencoder', 'prior')
 
 
@@ -224,4 +225,5 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     return pairs.reshape(-1, *spec.shape)
 
   measure = 'discretised_logistic likelihood, 256 levels as they are'
-  return Method(init, train_step, eval_step, sample, views={'reconstructions': reconstructions}, measure=measure)
+  return Method(init, train_step, eval_step, sample, views={'reconstructions': reconstructions}, measure=measure,
+                leading=LEADING)  # fmt: skip

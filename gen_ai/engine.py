@@ -18,7 +18,7 @@ from gen_ai.errors import DIVERGED, DONE, FAILED, REQUEUE, Diverged, UserError
 from gen_ai.evaluation import Evaluator
 from gen_ai.lane import Lane
 from gen_ai.program import Program, finite, first_bad
-from gen_ai.progress import Display, duration, number
+from gen_ai.progress import Display, duration, figures, number
 from gen_ai.stop import Stop
 from gen_ai.types import State
 
@@ -236,7 +236,7 @@ class Trainer:
 
   def _report(self, step: int, metrics: Any, clock: float, waited: float) -> tuple[float, float]:
     """Records the chunk that ended with update `step`; waits for it. Returns the clocks for the next."""
-    values = self.program.layout.per_lane(metrics)
+    values = [self.program.ordered(each) for each in self.program.layout.per_lane(metrics)]
     now, stalled = time.perf_counter(), self.feed.stall_seconds
     seconds, chunk = max(now - clock, 1e-9), self.config.run.log_every
     speed = chunk * self.program.batch_size / seconds
@@ -257,14 +257,18 @@ class Trainer:
     self.display.update(step, self._shown(), speed * len(self.live()), left)
     return now, stalled
 
-  def _shown(self) -> dict[str, float]:
-    """What the bar shows: the figures of the run, or how many lanes are left and the range of their first figure."""
-    live = self.live()
+  def _shown(self) -> str:
+    """What the bar shows: the figures of the run, or the range of the first one over the lanes that are left."""
     if self.pack is None:
-      return self.lanes[0].last_train
-    values = [next(iter(lane.last_train.items())) for lane in live if lane.last_train]
-    numbers = [value for _, value in values]
-    return {'lanes': len(live)} | ({f'{values[0][0]} from': min(numbers), 'to': max(numbers)} if values else {})
+      return figures(self.lanes[0].last_train)
+    live = self.live()
+    lanes = f'{len(live)} lane{"" if len(live) == 1 else "s"}'
+    reported = [lane.last_train for lane in live if lane.last_train]
+    if not reported:
+      return lanes
+    name = next(iter(reported[0]))
+    ends = [number(end([each[name] for each in reported])) for end in (min, max)]
+    return f'{name} {" to ".join(ends)} over {lanes}'
 
   def _spread_measured(self) -> bool:
     """Whether samples have a spread, which is measured with every evaluation."""

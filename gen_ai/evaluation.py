@@ -39,7 +39,8 @@ class Evaluator:
         self._run = self._program.evaluator(self._feed, state, rows)
       sums.append(self._run(state, rows))
     dispatches = [self._program.layout.per_lane(part) for part in sums]
-    return [self._means([dispatch[lane] for dispatch in dispatches]) for lane in range(self._program.lanes)]
+    each = [self._means([dispatch[lane] for dispatch in dispatches]) for lane in range(self._program.lanes)]
+    return [self._program.ordered(metrics) for metrics in each]
 
   @staticmethod
   def _means(sums: Sequence[Mapping[str, Any]]) -> dict[str, float]:

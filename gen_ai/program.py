@@ -146,6 +146,7 @@ class Program:
     self.weighs = method.log_weights is not None  # whether latent draws have importance weights
     self.view_names = tuple(method.views)
     self.measure = method.measure
+    self.leading = dict(method.leading)
     self.eval_batch_size = config.eval.batch_size
     self._one, self.shapes = one, jax.eval_shape(self._init, one, init_key)  # of one lane
 
@@ -213,6 +214,11 @@ class Program:
     """Names of the metrics that eval_step gives for a batch like this."""
     eval_step = self._make(self._one, identity).eval_step
     return sorted(jax.eval_shape(eval_step, self.shapes, {**batch, 'mask': mask}, self.eval_key))
+
+  def ordered(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """`metrics` with the leading ones of the method first: JAX returns them by the alphabet."""
+    first = [name for name in self.leading if name in metrics]
+    return {name: metrics[name] for name in dict.fromkeys([*first, *metrics])}
 
   def sampler(self, state: State, n: int, seed: int | None = None) -> Callable[[State], Array]:
     """Compiles sampling; returns state -> samples [n, ...] of fixed latents, the same for every run of one shape.

@@ -8,6 +8,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from gen_ai import terminal
 
 PLAIN_SECONDS = 10.0  # least time between two plain lines
+_MOST = 4  # metrics in a line
 SECONDARY = ('grad_norm', 'sigma')  # metrics that are shown where there is room left: diagnostics
 
 
@@ -24,6 +25,12 @@ def duration(seconds: float) -> str:
 def number(value: float) -> str:
   """Four significant digits, without an exponent where that is legible."""
   return f'{value:.0f}' if 1e4 <= abs(value) < 1e7 else f'{value:.4g}'
+
+
+def figures(metrics: Mapping[str, float]) -> str:
+  """The first of `metrics` in a line, diagnostics where there is room left."""
+  names = sorted(metrics, key=lambda name: name.startswith(SECONDARY))[:_MOST]
+  return '  '.join(f'{name} {number(metrics[name])}' for name in names)
 
 
 class Display:
@@ -57,10 +64,8 @@ class Display:
     if self._live:
       self._bar.start()
 
-  def update(self, step: int, metrics: Mapping[str, float], examples_per_second: float, seconds_left: float) -> None:
-    """New figures after update `step`."""
-    names = sorted(metrics, key=lambda name: name.startswith(SECONDARY))[:4]
-    shown = '  '.join(f'{name} {number(metrics[name])}' for name in names)
+  def update(self, step: int, shown: str, examples_per_second: float, seconds_left: float) -> None:
+    """New figures, as text, after update `step`."""
     speed, left = f'{examples_per_second:,.0f} examples/s', f'{duration(seconds_left)} left'
     self._look()
     if self._live:

@@ -5,7 +5,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ _REFRESH_SECONDS = 0.5  # least time between two drawings
 _TAIL_BYTES = 65536  # of metrics.jsonl, read to find the last evaluation
 _LOG_LINES = 6  # of a failed point's log, shown in the end
 _MAX_COLUMNS = 4  # swept fields with a column each; more share one
+_MAX_METRICS = 3  # with a column each
 _BOOKKEEPING = ('step', 'kind', 'attempt', 'seconds')
 
 
@@ -41,25 +42,25 @@ def summary(states: Iterable[str]) -> str:
   return ', '.join(f'{counts[state]} {state}' for state in COLOURS if counts[state])
 
 
-def last_eval(run_dir: Path, config: ConfigDict) -> tuple[str, float] | None:
-  """Name and value of the metric of config.eval.best, or else of the first one, at the run's last evaluation."""
+def last_eval(run_dir: Path, config: ConfigDict) -> dict[str, float]:
+  """The metrics of the run's last evaluation, that of config.eval.best first; {} before there is one."""
   try:
     with (run_dir / 'metrics.jsonl').open('rb') as file:
       file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
       lines = file.read().split(b'\n')
   except OSError:
-    return None
+    return {}
   for line in reversed(lines[:-1]):  # the last one is empty, or cut short
     if b'"eval"' not in line:
       continue
     try:
       row = json.loads(line)
     except ValueError:  # where the tail begins
-      return None
-    named = config.eval.best.rpartition(':')[0]
-    name = named if named in row else next((name for name in row if name not in _BOOKKEEPING), '')
-    return (name, float(row[name])) if name else None
-  return None
+      return {}
+    best = config.eval.best.rpartition(':')[0]
+    names = sorted((name for name in row if name not in _BOOKKEEPING), key=lambda name: name != best)
+    return {name: float(row[name]) for name in names}
+  return {}
 
 
 def fields(points: Sequence[Point]) -> dict[str, str]:
@@ -96,18 +97,25 @@ class Row:
 
   def __init__(self, sweep: Sweep, point: Point):
     self.point, self.status = point, sweep.status(point)
-    self.metric = last_eval(sweep.run_dir(point), point.config)
+    self.metrics = last_eval(sweep.run_dir(point), point.config)
 
 
-def _metric(rows: Iterable[Row]) -> tuple[str, dict[int, str]]:
-  """Heading, and {number of a point: its cell}; the cell names the metric where not all points have the same."""
+def _metrics(rows: Iterable[Row]) -> tuple[list[str], dict[int, list[str]]]:
+  """(headings, {number of a point: its cells}): the first metrics of its last evaluation, or '' before one.
+
+  Where not all points have the same ones, a single cell names the first.
+  """
   from gen_ai.progress import number
 
-  found = {row.point.number: row.metric for row in rows if row.metric}
-  names = {name for name, _ in found.values()}
-  if len(names) == 1:
-    return names.pop(), {key: number(value) for key, (_, value) in found.items()}
-  return ('eval' if names else ''), {key: f'{name} {number(value)}' for key, (name, value) in found.items()}
+  found = {row.point.number: row.metrics for row in rows}
+  leading = {tuple(metrics)[:_MAX_METRICS] for metrics in found.values() if metrics}
+  if not leading:
+    return [], dict.fromkeys(found, [])
+  if len(leading) > 1:
+    first = {key: next(iter(metrics.items()), None) for key, metrics in found.items()}
+    return ['eval'], {key: [f'{one[0]} {number(one[1])}' if one else ''] for key, one in first.items()}
+  names = list(leading.pop())
+  return names, {key: [number(m[name]) if m else '' for name in names] for key, m in found.items()}
 
 
 def console() -> 'Console':
@@ -116,21 +124,33 @@ def console() -> 'Console':
   return found if found.is_terminal else terminal.console(markup=False, width=200)
 
 
+def _widest(out: 'Console', table: Callable[[int], 'Table'], most: int) -> 'Table':
+  """The table with as many columns of metrics as there is room for, at least one."""
+  for count in range(most, 1, -1):
+    found = table(count)
+    if out.measure(found).maximum <= out.width:
+      return found
+  return table(min(most, 1))
+
+
 def show(sweep: Sweep) -> int:
   """Prints all points, what went wrong with its log, and the way on. Returns the exit code of a launcher."""
   from rich.text import Text
 
   out, rows = console(), [Row(sweep, point) for point in sweep.points]
   headings, hosts = fields(sweep.points), {row.status.host for row in rows} - {''}
-  heading, metrics = _metric(rows)
-  extra = [*([heading] if heading else []), *(['host'] if len(hosts) > 1 else [])]
-  table = _table(headings, 'state', 'step', *extra)
-  for row in rows:
-    status = row.status
-    cells = [*([metrics.get(row.point.number, '')] if heading else []), *([status.host] if len(hosts) > 1 else [])]
-    state = Text(status.state, COLOURS[status.state])
-    table.add_row(str(row.point.number), *_cells(row.point, headings), state, _steps(status), *cells)
-  out.print(table)
+  names, metrics = _metrics(rows)
+
+  def table(count: int) -> 'Table':
+    table = _table(headings, 'state', 'step', *names[:count], *(['host'] if len(hosts) > 1 else []))
+    for row in rows:
+      status = row.status
+      cells = [*metrics[row.point.number][:count], *([status.host] if len(hosts) > 1 else [])]
+      state = Text(status.state, COLOURS[status.state])
+      table.add_row(str(row.point.number), *_cells(row.point, headings), state, _steps(status), *cells)
+    return table
+
+  out.print(_widest(out, table, len(names)))
   states = [row.status.state for row in rows]
   out.print(f'\n{len(rows)} points: {summary(states)}', soft_wrap=True)
   said: set[str] = set()
@@ -254,8 +274,9 @@ class Board:
     if row.status.state in BAD:
       self.say(problem(self.sweep, point, row.status))
     elif not self._live:
-      heading, metrics = _metric([row])
-      figures = ' '.join([_steps(row.status), *([heading, metrics[point.number]] if heading else [])])
+      names, metrics = _metrics([row])
+      named = zip(names, metrics[point.number], strict=True)
+      figures = '  '.join([_steps(row.status), *(f'{name} {cell}' for name, cell in named)])
       self._line(point, row.status.state, figures)
     self._drawn = 0.0
 
@@ -288,18 +309,24 @@ class Board:
     from rich.text import Text
 
     rows = list(self._rows.values())
-    heading, metrics = _metric(rows)
-    table = _table(self._headings, 'state', 'progress', 'step', *([heading] if heading else []), 'where')
+    names, metrics = _metrics(rows)
     shown = self._chosen(max(3, self.console.height - 7))
-    for row in shown:
-      status, state = row.status, self._state(row)
-      bar = ProgressBar(total=status.total, completed=status.step, width=12)
-      cells = [metrics.get(row.point.number, '')] if heading else []
-      table.add_row(str(row.point.number), *_cells(row.point, self._headings), Text(state, COLOURS[state]), bar,
-                    _steps(status), *cells, self._where.get(row.point.number, ''))  # fmt: skip
+
+    def table(count: int) -> 'Table':
+      table = _table(self._headings, 'state', 'progress', 'step', *names[:count], 'where')
+      for row in shown:
+        status, state = row.status, self._state(row)
+        bar = ProgressBar(total=status.total, completed=status.step, width=12)
+        cells = [*metrics[row.point.number][:count], self._where.get(row.point.number, '')]
+        overrides = _cells(row.point, self._headings)
+        table.add_row(str(row.point.number), *overrides, Text(state, COLOURS[state]), bar, _steps(status), *cells)
+      return table
+
     hidden = f' ({len(rows) - len(shown)} not shown)' if len(shown) < len(rows) else ''
     counts = f'{len(rows)} points{hidden}: {summary(self._state(row) for row in rows)}'
-    return Group('', table, '', Text(counts, overflow='fold'), Text(self._clock(), 'dim'))
+    return Group(
+      '', _widest(self.console, table, len(names)), '', Text(counts, overflow='fold'), Text(self._clock(), 'dim')
+    )
 
   def _clock(self) -> str:
     """Time so far, and what is left at this pace, start-up and compilation of further points included."""

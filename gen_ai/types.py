@@ -60,6 +60,9 @@ class Method(NamedTuple):
   # (state, batch, key) -> images float32 [B, H, W, C] in [-1, 1], one drawn for each example (completions): of methods
   # without `sample`; noise is addressed by example; a batch may bring its masks 'hole' float32 [B, H, W, 1], 1: hidden
   conditional: Callable[[State, Batch, Key], Array] | None = None
+  # The metrics of training and evaluation that tell most: {name: 'min' | 'max', the way that is better, or '' where
+  # neither is}. Wherever metrics are shown these come first, in this order.
+  leading: Mapping[str, str] = MappingProxyType({})
 
 
 class Vocab(Protocol):

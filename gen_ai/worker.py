@@ -193,6 +193,7 @@ def describe(run: record.RunDir | SilentRecord, config: ConfigDict, dataset: dat
   run.write_run({
     **about, 'evaluation': _protocol(config, dataset, program, judging),
     'examples_per_step': program.batch_size, 'parameters': program.parameter_count(), 'lanes': lanes,
+    'leading': [f'{name}:{mode}' for name, mode in program.leading.items()],
   })  # fmt: skip
   run.write_config(config_lib.to_json(config))  # last: it makes the directory a run
 

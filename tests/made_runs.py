@@ -52,7 +52,8 @@ def finish(run, state, step, total, message='', costs=None):
     run.end_attempt(0, step)
 
 
-def make(path, nll=(3.0, 2.0, 1.0), state='done', message='', name='nll_bpd', costs=None, protocol=None, **overrides):
+def make(path, nll=(3.0, 2.0, 1.0), state='done', message='', name='nll_bpd', costs=None, protocol=None, beside=None,
+         **overrides):  # fmt: skip
   """A whole run: evaluations `nll` of the metric `name`, evenly over its steps, training rows beside them.
 
   Args:
@@ -63,6 +64,7 @@ def make(path, nll=(3.0, 2.0, 1.0), state='done', message='', name='nll_bpd', co
     name: of the metric.
     costs: instead of those in `COSTS`.
     protocol: `about`, `data` and `evaluation` of `start`.
+    beside: {metric: value} of further metrics, the same at every evaluation.
     overrides: of the config.
   """
   configuration = config(**overrides)
@@ -73,7 +75,7 @@ def make(path, nll=(3.0, 2.0, 1.0), state='done', message='', name='nll_bpd', co
   for i, value in enumerate(nll, 1):
     step = last * i // len(nll)
     run.append_metrics({'step': step, 'kind': 'train', 'loss_nats': 2.0 * value, 'examples_per_second': 5000.0})
-    run.append_metrics({'step': step, 'kind': 'eval', name: value})
+    run.append_metrics({'step': step, 'kind': 'eval', name: value, **(beside or {})})
   finish(run, state, last, steps, message, costs)
   return Path(path)
 

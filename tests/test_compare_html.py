@@ -48,6 +48,15 @@ def page(chromium, sweep):
   assert not opened.errors()
 
 
+def test_metrics_without_a_direction_are_shown_without_one(chromium, sweep, tmp_path):
+  report.write(sweep[0], tmp_path / 'report.html', [('nll_bpd', None), ('accuracy', 'max')], [])
+  opened = Page(chromium, tmp_path / 'report.html')
+  assert 'compared by nll_bpd, accuracy (max)' in opened.texts('#what')[0]
+  heads = opened.texts('#table th')
+  assert 'nll_bpd' in heads and 'accuracy (higher is better)' in heads and heads.count('best') == 1
+  assert not opened.errors()
+
+
 def runs_mode(page):
   page.click('#mode [data-value=run]')
 

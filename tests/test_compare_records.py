@@ -17,7 +17,7 @@ def test_the_documented_columns_are_those_of_the_frames(tmp_path):
   config = [name for name in runs.runs.columns if name.startswith('config.')]
   assert sorted(runs.runs.columns) == sorted([*COLUMNS, *figures, *config]) and len(config) > 40
   assert runs.runs.index.name == 'run'
-  curves = ['eval/nll_bpd', 'train/examples_per_second', 'train/loss_nats']
+  curves = ['eval/nll_bpd', 'train/loss_nats', 'train/examples_per_second']
   assert list(runs.metrics.columns) == [*CURVE_COLUMNS, *curves]
   for name in (*COLUMNS, *METRIC_COLUMNS, *CURVE_COLUMNS):
     assert f'  {name} ' in load.__doc__, name

@@ -1,6 +1,8 @@
 """python -m gen_ai.compare: what a person sees of groups and of single runs."""
 
+import json
 import re
+from pathlib import Path
 
 import made_runs
 import numpy as np
@@ -153,6 +155,58 @@ def test_costs_that_lanes_share_are_marked(two_groups):
   assert row(text, 'A', 'cost')[1] == '12.5s' and 'lanes of one program, 8 at a time' in text
 
 
+@pytest.fixture
+def undeclared(tmp_path):
+  """Two groups of two runs whose configs name no metric in eval.best; their method calls two metrics leading."""
+  leading = {'about': {'leading': ['pairs_won_d:', 'nll_bpd:min']}}
+  for lr, won in ((1e-3, 0.9), (1e-2, 0.6)):
+    for seed in (0, 1):
+      made_runs.make(f'runs/{lr}-{seed}', (3.0, 2.0 + seed), protocol=leading, beside={'logit_real': 1.0, 'pairs_won_d': won},
+                     eval__best='', optim__lr=lr, run__seed=seed)  # fmt: skip
+
+
+def test_without_a_declared_metric_all_final_ones_are_shown_the_leading_first(undeclared):
+  text = shown('runs')
+  assert row(text, 'lr', 'final') == ['lr', 'n', 'pairs_won_d', 'nll_bpd', 'logit_real']
+  assert row(text, 'A', 'final') == ['A', '0.001', '2', '0.9000 ± 0.0000', '2.5 ± 6.4', '1.000 ± 0.000']
+  assert '\nfinal  lower is better: nll_bpd\n' in text and 'minus that of' not in text and 'best*' not in text
+  assert 'no config names a metric in eval.best, so all are shown: --metric=NAME:min' in text.replace('\n  ', ' ')
+  assert row(text, 'B', 'cost')[1] == '12.5s'
+  lines = shown('runs', '--runs')
+  assert row(lines, 'lr', 'final') == ['lr', 'seed', 'state', 'step', 'pairs_won_d', 'nll_bpd', 'logit_real']
+  assert row(lines, '2', 'final') == ['2', '0.001', '1', 'done', '100', '0.9000', '3.000', '1.000']
+
+
+def test_metrics_that_nobody_chose_go_on_in_a_second_table_where_the_terminal_ends(undeclared, monkeypatch):
+  monkeypatch.setenv('COLUMNS', '40')
+  text = shown('runs').split('\nfinal')[1].split('\ncost')[0]
+  assert max(map(len, text.splitlines())) <= 40
+  assert [line.split() for line in text.splitlines() if 'n ' in line[:12]] == [
+    ['lr', 'n', 'pairs_won_d', 'nll_bpd'], ['n', 'logit_real']]  # fmt: skip
+
+
+def test_configs_that_name_several_metrics_are_shown_with_all(undeclared):
+  made_runs.make('runs/other', (1.0,), eval__best='logit_real:max', run__seed=2)
+  made_runs.make('runs/third', (1.0,), run__seed=3)
+  text = shown('runs').replace('\n  ', ' ')
+  assert 'the configs name logit_real:max and nll_bpd:min in eval.best, so all are shown' in text
+
+
+@pytest.mark.parametrize('flag', ['--budget', '--baseline=A'])
+def test_what_needs_a_direction_asks_for_one_metric(undeclared, flag):
+  refused(compare('runs', flag), f'{flag.partition("=")[0]} needs to know what is better', 'pairs_won_d')
+
+
+def test_a_report_of_metrics_without_a_direction(undeclared):
+  assert 'written  report.html' in shown('runs', '--html=report.html')
+  data = json.loads(re.search(r'id="data">(.*?)</script>', Path('report.html').read_text(), re.DOTALL)[1])
+  assert [(metric['name'], metric['mode']) for metric in data['metrics']] == [
+    ('pairs_won_d', None), ('nll_bpd', 'min'), ('logit_real', None)]  # fmt: skip
+  assert data['curves']['names'][:2] == ['eval/nll_bpd', 'eval/logit_real'] and not data['budget']
+  assert data['runs'][0]['metrics']['pairs_won_d']['best'] is None
+  assert any('so all are shown' in line for line in data['warnings'])
+
+
 def test_one_line_a_run(two_groups):
   made_runs.make('runs/x', (0.1,), state='stopped', message='SIGTERM', run__seed=3, optim__lr=1e-3)
   text = shown('runs', '--runs')
@@ -246,9 +300,8 @@ def test_mistakes_on_the_command_line(two_groups, flags, says):
   refused(compare('runs', *flags), *says)
 
 
-def test_runs_that_name_no_metric_need_one():
+def test_a_metric_that_no_config_declares_needs_a_direction():
   made_runs.make('runs/a', eval__best='')
-  refused(compare('runs'), '--metric=NAME:min', 'The metrics are nll_bpd')
   refused(compare('runs', '--metric=nll_bpd'), '--metric=nll_bpd:min or --metric=nll_bpd:max')
   assert row(shown('runs', '--metric=nll_bpd:min'), 'A')[2] == '1.000'
 

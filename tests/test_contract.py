@@ -34,6 +34,11 @@ def test_train_step_keeps_structure_shapes_and_dtypes(name):
   assert jax.tree.structure(after) == jax.tree.structure(state)
   assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
   assert metrics and all(m.shape == () and m.dtype == np.float32 for m in metrics.values())
+  evaluated = Evaluator(program, config, tiny.dataset(config).splits['validation']).metric_names()
+  assert set(method.leading) <= {*metrics, *evaluated} and set(method.leading.values()) <= {'min', 'max', ''}
+  for found in (metrics, dict.fromkeys(evaluated)):
+    known = [name for name in method.leading if name in found]
+    assert known and list(program.ordered(found))[: len(known)] == known, 'a family names what tells most of it'
 
 
 @every_config

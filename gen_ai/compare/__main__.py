@@ -75,7 +75,17 @@ def _compare(console: Console, runs: Runs) -> None:
   if not FLAGS.force:
     protocol.refuse(unlike)
   bare = FLAGS.csv == '-' and not FLAGS.metric  # every column, that of the stamps too: nothing is set side by side
-  metrics = [] if bare else select.metrics(runs.names, frame, FLAGS.metric)
+  why_all = '' if bare or FLAGS.metric else select.undeclared(frame)
+  if why_all and (FLAGS.baseline or FLAGS.budget):
+    flag = '--baseline' if FLAGS.baseline else '--budget'
+    raise UserError(f'{flag} needs to know what is better: add --metric=NAME:min or --metric=NAME:max. '
+                    f'The metrics are {", ".join(runs.names)}.')  # fmt: skip
+  if why_all:
+    figures, _ = protocol.alike(frame)
+    shown = [name for name in runs.names if name in figures or f'final/{name}' in frame.columns]
+    metrics = select.every(shown, frame)
+  else:
+    metrics = [] if bare else select.metrics(runs.names, frame, FLAGS.metric)
   figures = [metric.name for metric in metrics if metric.evaluated(frame)]
   stamps = protocol.unlike_stamps(frame, figures)
   if not FLAGS.force:
@@ -83,19 +93,20 @@ def _compare(console: Console, runs: Runs) -> None:
   unlike += stamps
   stamp, notes = protocol.stamp(unlike), [*protocol.notes(frame), *protocol.stamp_notes(frame, figures)]
   notes += protocol.spread_note(frame, [metric.name for metric in metrics])
+  notes = [*notes, why_all] if why_all else notes
   if FLAGS.csv:
     output.csv(frame, FLAGS.csv, stamp)
     if FLAGS.csv == '-':
       return
   if FLAGS.html:
     circumstances = protocol.notes(frame)  # what evaluations said stands beside their numbers
-    _html(runs, metrics, [line for line in (stamp, *circumstances) if line])
-  view = blocks.View(frame, metrics, runs.last_k, stamp, notes)
+    _html(runs, metrics, [line for line in (stamp, *circumstances, why_all) if line])
+  view = blocks.View(frame, metrics, runs.last_k, stamp, notes, overview=bool(why_all))
   if FLAGS.runs:
     lines.show(console, view)
   else:
     found = groups.make(frame, metrics[0], FLAGS.by)
-    table.show(console, view, found, _baseline(found))
+    table.show(console, view, found, None if why_all else _baseline(found))
   if FLAGS.budget:
     search.show(console, groups.make(frame, None, FLAGS.by or ['experiment']), metrics[0])
   written = [name for name in (FLAGS.csv, FLAGS.html) if name]

@@ -39,6 +39,7 @@ class View:
   last_k: int
   stamp: str = ''  # of --force
   notes: Sequence[str] = ()
+  overview: bool = False  # nobody chose the metrics: the final figures of all, side by side
 
 
 def head(console: Console, view: View, what: str) -> None:
@@ -83,6 +84,26 @@ def with_fields(
   layout.grid(console, [first, *rest])
 
 
+def overview(
+  console: Console,
+  view: View,
+  names: Sequence[str],
+  fields: Sequence[Mapping[str, Any]],
+  rest: Sequence[Column],
+  figures: Sequence[Column],
+) -> None:
+  """The final figures of all metrics of `view`, side by side as far as the terminal goes; see `with_fields`."""
+  directed = {BETTER[mode]: [metric.name for metric in view.metrics if metric.mode == mode] for mode in BETTER}
+  layout.title(console, 'final', '; '.join(f'{way}: {", ".join(known)}' for way, known in directed.items() if known))
+  beside = [Column('', names), *_field_columns(fields), *rest]
+  beside = beside if layout.fits(console, [*beside, figures[0]]) else [Column('', names), *rest]
+  left, again = list(figures), False
+  while left:
+    count = next((n for n in range(len(left), 1, -1) if layout.fits(console, [*beside, *left[:n]])), 1)
+    with_fields(console, names, fields, [*rest, *left[:count]], again)
+    left, again = left[count:], True
+
+
 def _field_columns(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
   """Columns of config fields; names are cut to their last part where that is clear."""
   names = list(rows[0])
@@ -113,8 +134,9 @@ def costs(
 def notes(console: Console, view: View, more: Sequence[str]) -> None:
   """What must be known to read the tables."""
   best = 'best*: of all evaluations of a run, picked by this very figure, so it is optimistic: compare final'
-  lines = [*more, *([] if all(metric.evaluated(view.frame) for metric in view.metrics) else [best])]
-  for metric in view.metrics:
+  has_best = not view.overview and not all(metric.evaluated(view.frame) for metric in view.metrics)
+  lines = [*more, *([best] if has_best else [])]
+  for metric in () if view.overview else view.metrics:
     kind = 'final' if metric.evaluated(view.frame) else 'best_min'
     evaluated = np.isfinite(groups.values(view.frame, metric.of(view.frame, kind)))
     lacking = list(view.frame.index[(view.frame['state'] == 'done').to_numpy() & ~evaluated])

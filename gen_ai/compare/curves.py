@@ -39,7 +39,7 @@ def thin(metrics: 'pd.DataFrame', groups: 'pd.Series', points: int = POINTS) -> 
     names: metrics, evaluation first; runs: for each run {step, seconds, <metric>: [rows]}, None where there is no
     value; thinned: whether rows were left out.
   """
-  names = sorted(c for c in metrics.columns if c.startswith(('eval/', 'train/')))
+  names = [c for kind in ('eval/', 'train/') for c in metrics.columns if c.startswith(kind)]
   parts = {run: part.sort_values('step') for run, part in metrics.groupby('run', sort=False)}
   strides: dict[tuple[str, str], int] = {}
   for run, group in groups.items():

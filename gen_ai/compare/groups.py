@@ -61,7 +61,7 @@ def make(frame: 'pd.DataFrame', metric: Metric | None, by: Sequence[str] = ()) -
 
   Args:
     frame: rows of `Runs.runs`.
-    metric: that orders them; None: as they come.
+    metric: that orders them; None, or one without a direction: as they come.
     by: columns to group by, pooling what differs in others; none: by the config without its seeds.
 
   Raises:
@@ -73,7 +73,7 @@ def make(frame: 'pd.DataFrame', metric: Metric | None, by: Sequence[str] = ()) -
   for row, key in enumerate(keys):
     members.setdefault(key, []).append(row)
   groups = [_group(frame.iloc[rows], columns, bool(by)) for rows in members.values()]
-  if metric is not None:
+  if metric is not None and metric.mode:
     groups.sort(key=lambda group: _rank(group, metric))
   return [Group(label, g.fields, g.pooled, g.frame, g.counted) for label, g in zip(_labels(), groups, strict=False)]
 
@@ -145,7 +145,7 @@ def summarise(group: Group, metric: Metric) -> Summary:
     found = statistics.mean_interval(values(frame, metric.name))
     nothing = statistics.mean_interval([])
     return Summary(evaluations.own(frame.iloc[0], metric.name) if len(frame) == 1 else found, nothing, nothing)
-  columns = (f'final/{metric.name}', f'last_k/{metric.name}', f'best_{metric.mode}/{metric.name}')
+  columns = (f'final/{metric.name}', f'last_k/{metric.name}', f'best_{metric.mode}/{metric.name}')  # NaN without mode
   return Summary(*(statistics.mean_interval(values(frame, name)) for name in columns))
 
 
@@ -161,6 +161,7 @@ def difference(group: Group, baseline: Group, metric: Metric) -> Difference:
   In the probability of improvement a run that diverged or was pruned loses against every run that ended.
   """
   pooled = dict.fromkeys((*SEEDS, *group.pooled, *baseline.pooled))
+  assert metric.mode, 'a direction is asked for before'
   shared = [name for name in pooled if name not in group.fields and name in group.frame.columns]
   ours, theirs = (_keyed(g, metric, shared) for g in (group, baseline))
   both = [key for key in ours if key in theirs]

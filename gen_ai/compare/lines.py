@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def show(console: Console, view: View) -> None:
   """Prints the runs of `view`, complete ones first, the best by the first metric on top."""
   metric = view.metrics[0]
-  finals = groups.values(view.frame, metric.of(view.frame)) * (1 if metric.mode == 'min' else -1)
+  finals = groups.values(view.frame, metric.of(view.frame)) * {'min': 1, 'max': -1}.get(metric.mode or '', 0)
   unfinished = (view.frame['state'] != 'done').to_numpy()
   frame = view.frame.iloc[np.lexsort((finals, unfinished))]
   blocks.head(console, view, count(len(frame)))
@@ -29,10 +29,13 @@ def show(console: Console, view: View) -> None:
   differing = [*groups.differing(frame), *seeds]
   values = list(zip(*(cells(frame, name) for name in differing), strict=True)) if differing else [()] * len(frame)
   fields = [dict(zip(differing, row, strict=True)) for row in values]
-  for metric in view.metrics:
-    layout.title(console, metric.name, BETTER[metric.mode])
-    states = Column('state', cells(frame, 'state'), right=False)
-    steps = Column('step', [f'{step:,}' for step in frame['step']])
+  states = Column('state', cells(frame, 'state'), right=False)
+  steps = Column('step', [f'{step:,}' for step in frame['step']])
+  if view.overview:
+    columns = [_figures(view, frame, metric)[0]._replace(header=metric.name) for metric in view.metrics]
+    blocks.overview(console, view, names, fields, [states, steps], columns)
+  for metric in () if view.overview else view.metrics:
+    layout.title(console, metric.name, BETTER[metric.mode or 'min'])
     blocks.with_fields(console, names, fields, [states, steps, *_figures(view, frame, metric)])
   rows = [{name: float(row[name]) for name in blocks.COSTS} for _, row in frame.iterrows()]
   blocks.costs(console, names, rows, [int(lanes) for lanes in frame['lanes']])

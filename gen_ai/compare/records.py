@@ -64,6 +64,7 @@ COLUMNS = {  # of the frame `runs`; the index is `run`, the path as it was found
   'extractor': "feature extractor of the metrics; '' for none",
   'eval_samples': 'generated samples that a metric used; 0 for none',
   'data_spread': 'of the training images: what the metric spread, of samples, is read beside',
+  'leading': "metrics that tell most, with the way that is better: 'elbo_nats:max kl_nats:'",
 }  # fmt: skip
 METRIC_COLUMNS = {  # of `runs`, for each metric m evaluated in training
   'final/m': 'its last evaluation; NaN for a diverged run, which has no final figure',
@@ -202,6 +203,7 @@ def _identity(place: Place, config: Mapping[str, Any], about: Mapping[str, Any],
     'eval_seed': protocol.get('seed', np.nan), 'ema': protocol.get('averaged'),
     'measure': protocol.get('measure', ''), 'extractor': protocol.get('extractor', ''),
     'eval_samples': protocol.get('samples', np.nan), 'data_spread': protocol.get('data_spread', np.nan),
+    'leading': ' '.join(about.get('leading', [])),
   }  # fmt: skip
 
 
@@ -305,7 +307,7 @@ def _metrics_frame(names: Sequence[str], curves: Sequence[Mapping[str, np.ndarra
 
   lengths = [len(curve['step']) if curve else 0 for curve in curves]
   found = dict.fromkeys(name for curve in curves for name in curve)
-  ordered = [name for name in CURVE_COLUMNS if name != 'run'] + sorted(name for name in found if '/' in name)
+  ordered = [name for name in CURVE_COLUMNS if name != 'run'] + [name for name in found if '/' in name]
   columns: dict[str, Any] = {'run': np.repeat(np.array(names, dtype=object), lengths)}
   for name in ordered:
     parts = [curve.get(name, np.full(n, np.nan)) for curve, n in zip(curves, lengths, strict=True)]

@@ -30,13 +30,13 @@ _SCRIPTS = ('page.js', 'stamps.js', 'table.js', 'plots.js', 'quality.js', 'curve
 _FEWEST = 3  # configurations that make a search-budget curve
 
 
-def write(runs: 'Runs', path: str | Path, metrics: Sequence[tuple[str, Mode]], warnings: Sequence[str]) -> None:
+def write(runs: 'Runs', path: str | Path, metrics: Sequence[tuple[str, Mode | None]], warnings: Sequence[str]) -> None:
   """Writes the page to `path`, atomically.
 
   Args:
     runs: what `gen_ai.compare.load` gives.
-    metrics: (metric, 'min' or 'max'); the first is the main one. Figures of evaluations whose stamps agree are shown
-      beside them.
+    metrics: (metric, 'min' or 'max', or None where neither is better); the first is the main one. Figures of
+      evaluations whose stamps agree are shown beside them.
     warnings: lines that are stamped on top, such as why these runs should not be compared.
 
   Raises:
@@ -93,12 +93,13 @@ def _data(runs: 'Runs', metrics: Sequence[Metric], warnings: Sequence[str]) -> d
     **report_rows.describe(frame, shown),
     'curves': curves.thin(runs.metrics, frame['group']),
     'samples': report_samples.collect(list(frame.index)),
-    'budget': _budget(frame, metrics[0]),
+    'budget': _budget(frame, metrics[0]) if metrics[0].mode else [],
   }
 
 
 def _budget(frame: 'pd.DataFrame', metric: Metric) -> list[dict[str, Any]]:
   """A search-budget curve for each method that has enough configurations; all diverged count as the worst of all."""
+  assert metric.mode
   methods = groups.make(frame, None, ['name'])
   tried = {str(method.fields['name']): groups.configurations(method, metric) for method in methods}
   finite = [result for results in tried.values() for result in results if math.isfinite(result)]

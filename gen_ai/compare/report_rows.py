@@ -216,7 +216,7 @@ def _figures(row: 'pd.Series', metric: Metric) -> dict[str, Any]:
     return {'final': figure(own.mean), 'low': figure(own.low), 'high': figure(own.high)}
   best = f'best_{metric.mode}'
   columns = {'final': 'final', 'last_k': 'last_k', 'best': best, 'best_step': f'{best}_step'}
-  return {kind: figure(row[f'{column}/{metric.name}']) for kind, column in columns.items()}
+  return {kind: figure(row.get(f'{column}/{metric.name}')) for kind, column in columns.items()}  # no best without mode
 
 
 def _provenance(row: 'pd.Series') -> list[list[str]]:

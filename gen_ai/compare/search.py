@@ -20,6 +20,7 @@ def show(console: Console, methods: Sequence[Group], metric: Metric) -> None:
     methods: groups by what is compared at equal tuning cost, pooled over all that was tuned.
     metric: whose final value, a mean over seeds, is the result of a configuration.
   """
+  assert metric.mode, 'a direction is asked for before'
   tried = {_named(method): groups.configurations(method, metric) for method in methods}
   tried = {name: results for name, results in tried.items() if np.isfinite(results).any()}
   layout.title(console, f'expected best {metric.name} of n configurations', 'Dodge et al. 2019, arXiv 1909.03004')

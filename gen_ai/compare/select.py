@@ -30,7 +30,7 @@ class Metric(NamedTuple):
   """An evaluation metric, and which way is better."""
 
   name: str
-  mode: Mode
+  mode: Mode | None  # None: neither way is, or nobody said
 
   def of(self, frame: 'pd.DataFrame', kind: str = 'final') -> str:
     """The column of `frame` that holds its `kind`: an evaluation has one figure, so no last k and no best of many."""
@@ -156,23 +156,18 @@ def metrics(names: Sequence[str], frame: 'pd.DataFrame', given: Sequence[str]) -
 
   Args:
     names: metrics that any run has, those of evaluation records among them.
-    frame: the runs; where nothing is given, their own config.eval.best decides.
+    frame: the runs; where nothing is given, their own config.eval.best decides (see `undeclared`).
     given: 'nll_bpd:min', 'nll_bpd' (the direction is that of config.eval.best, or known, as that of test/fd) or several
       with commas.
 
   Raises:
-    UserError: a metric that no run has, a direction missing, or runs that do not agree on one. Lists the metrics.
+    UserError: a metric that no run has, or a direction missing. Lists the metrics.
   """
-  best = 'config.eval.best'
-  own = dict.fromkeys(value for value in cells(frame, best) if value) if best in frame.columns else {}
-  there = f'The metrics are {", ".join(sorted(names))}.' if names else 'No run has been evaluated yet.'
+  own = _own(frame)
+  there = f'The metrics are {", ".join(names)}.' if names else 'No run has been evaluated yet.'
   words = [word.strip() for text in given for word in text.split(',') if word.strip()]
   if not words:
-    if len(own) == 1:
-      return [_metric(next(iter(own)))]
-    why = f'their configs name {" and ".join(own)}' if own else 'their configs name none in eval.best'
-    raise UserError(f'these runs do not say what to compare: {why}. Choose with --metric=NAME:min or '
-                    f'--metric=NAME:max. {there}')  # fmt: skip
+    return [_metric(text) for text in own]
   known = {metric.name: metric for metric in map(_metric, own)}
   chosen = []
   for word in words:
@@ -187,6 +182,37 @@ def metrics(names: Sequence[str], frame: 'pd.DataFrame', given: Sequence[str]) -
   return list(dict.fromkeys(chosen))
 
 
+def _own(frame: 'pd.DataFrame') -> list[str]:
+  """What the configs of the runs name in eval.best."""
+  best = 'config.eval.best'
+  return list(dict.fromkeys(value for value in cells(frame, best) if value)) if best in frame.columns else []
+
+
+def undeclared(frame: 'pd.DataFrame') -> str:
+  """Why the runs do not say by what to compare them; '' where their configs name one metric."""
+  own = _own(frame)
+  if len(own) == 1:
+    return ''
+  why = f'the configs name {" and ".join(own)} in eval.best' if own else 'no config names a metric in eval.best'
+  return f'{why}, so all are shown: --metric=NAME:min or --metric=NAME:max compares the runs by one of them'
+
+
+def every(names: Sequence[str], frame: 'pd.DataFrame') -> list[Metric]:
+  """All metrics, those that the runs call leading first, each with its direction where it is known.
+
+  Raises:
+    UserError: there is none yet.
+  """
+  if not names:
+    raise UserError('no run has been evaluated yet, so there is nothing to compare: see the runs with --csv=-.')
+  modes: dict[str, Mode | None] = {}
+  for text in dict.fromkeys(cells(frame, 'leading')):
+    modes |= {metric.name: metric.mode for metric in map(_metric, (text or '').split())}
+  ordered = dict.fromkeys([*(name for name in modes if name in names), *names])
+  modes |= {name: evaluations.direction(name) for name in evaluations.names(frame)}
+  return [Metric(name, modes.get(name)) for name in ordered]
+
+
 def _nearest(name: str, names: Sequence[str]) -> str:
   ends = [known for known in names if known.endswith(f'/{name}')]
   return f' Did you mean {" or ".join(ends)}?' if ends else nearest(name, list(names))
@@ -194,4 +220,4 @@ def _nearest(name: str, names: Sequence[str]) -> str:
 
 def _metric(text: str) -> Metric:
   name, _, mode = text.rpartition(':')
-  return Metric(name, 'min' if mode == 'min' else 'max')
+  return Metric(name, 'min' if mode == 'min' else 'max' if mode == 'max' else None)

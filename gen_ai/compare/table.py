@@ -27,7 +27,9 @@ def show(console: Console, view: View, found: Sequence[Group], baseline: Group |
   blocks.head(console, view, f'{count(len(view.frame))} in {count(len(found), "group")} ({how})')
   if pooled:
     layout.paragraph(console, f'pooled over: {", ".join(pooled)}', style='yellow')
-  for metric in view.metrics:
+  if view.overview:
+    _overview(console, view, found)
+  for metric in () if view.overview else view.metrics:
     _figures(console, view, found, metric)
   if any(len(group.counted) for group in found):
     lanes = [int(max(groups.values(group.counted, 'lanes'), default=1)) for group in found]
@@ -46,8 +48,17 @@ def named(group: Group) -> str:
   return f'{group.label} ({fields})' if 0 < len(fields) <= _LEGIBLE else group.label
 
 
+def _overview(console: Console, view: View, found: Sequence[Group]) -> None:
+  finals = [
+    Column(m.name, [fmt.interval(groups.summarise(group, m).final) for group in found], style='bold')
+    for m in view.metrics
+  ]
+  counted = Column('n', [str(len(group.counted)) for group in found])
+  blocks.overview(console, view, [group.label for group in found], [group.fields for group in found], [counted], finals)
+
+
 def _figures(console: Console, view: View, found: Sequence[Group], metric: Metric) -> None:
-  layout.title(console, metric.name, BETTER[metric.mode])
+  layout.title(console, metric.name, BETTER[metric.mode or 'min'])
   summaries = [groups.summarise(group, metric) for group in found]
   others = [_others(group, metric) for group in found]
   of_many = [
@@ -79,12 +90,13 @@ def _state(row: 'pd.Series') -> str:
 
 
 def _differences(console: Console, found: Sequence[Group], baseline: Group, metric: Metric) -> None:
+  better = BETTER[metric.mode or 'min']  # a comparison has a direction
   others = [group for group in found if group.label != baseline.label]
   against = [groups.difference(group, baseline, metric) for group in others]
   what = f'final {metric.name} minus that of {named(baseline)}'
-  if len(what) + len(BETTER[metric.mode]) + layout.GAP > console.width:
+  if len(what) + len(better) + layout.GAP > console.width:
     what = f'final {metric.name} minus that of {baseline.label}'
-  layout.title(console, what, BETTER[metric.mode])
+  layout.title(console, what, better)
   differences = [fmt.interval(one.interval, signed=True) if one.matched else 'no seed matches' for one in against]
   layout.grid(console, [
     Column('', [group.label for group in others], right=False),

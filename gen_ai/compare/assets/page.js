@@ -32,9 +32,11 @@ function el(tag, properties = {}, ...children) {
   return node;
 }
 
-/** The kinds of figure a metric has: an evaluation is made once, so it has no last k and no best of many. */
+/** The kinds of figure a metric has: an evaluation is made once, so it has no last k and no best of many; without a
+ * direction there is no best. */
 function kindsOf(metric) {
-  return EVALUATED.has(metric) ? ['final'] : Object.keys(KINDS);
+  const { mode } = DATA.metrics.find(({ name }) => name === metric);
+  return EVALUATED.has(metric) ? ['final'] : Object.keys(KINDS).filter((kind) => mode || kind !== 'best');
 }
 
 function css(name) {

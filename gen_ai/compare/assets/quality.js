@@ -4,7 +4,7 @@
 const PRICES = { wall_seconds: 'wall time (s)', flops: 'training FLOPs', examples: 'examples seen' };
 const UNITS = { wall_seconds: 's', flops: 'FLOPs', examples: 'examples' };
 const ORDERED = DATA.metrics.filter(({ mode }) => mode);
-const qualityView = { metric: MAIN.name, price: '' };
+const qualityView = { metric: (ORDERED.find(({ name }) => name === MAIN.name) ?? ORDERED[0] ?? MAIN).name, price: '' };
 
 /** {uid, meta, label, x, y, low, high, hue, lost} of a run or of a group; null where it has no figure or no cost. */
 function qualityPoint(kind, index) {
@@ -97,8 +97,8 @@ function frontList(front) {
 
 function startQuality() {
   const prices = Object.entries(PRICES).filter(([key]) => RUNS.some((run) => (run.cost[key] ?? null) !== null));
-  $('quality').hidden = !prices.length;
-  if (!prices.length) return;
+  $('quality').hidden = !prices.length || !ORDERED.length;
+  if ($('quality').hidden) return;
   [[qualityView.price]] = prices;
   options($('quality-metric'), ORDERED.map(({ name }) => [name, name]), qualityView.metric);
   options($('quality-price'), prices, qualityView.price);

@@ -4,7 +4,7 @@
 function startHead() {
   const groups = GROUPS.length < RUNS.length ? ` in ${GROUPS.length} groups` : '';
   const methods = [...new Set(RUNS.map((run) => run.method))];
-  const metrics = DATA.metrics.filter(({ given }) => given).map(({ name, mode }) => `${name} (${mode})`).join(', ');
+  const metrics = DATA.metrics.filter(({ given }) => given).map(({ name, mode }) => (mode ? `${name} (${mode})` : name)).join(', ');
   $('what').textContent = `${methods.join(', ')}: ${RUNS.length} runs${groups}, compared by ${metrics}. Made ${DATA.made}.`;
   $('protocol').replaceChildren(...DATA.protocol.map(([name, value]) =>
     el('div', { className: value.startsWith('differs') ? 'differs' : '' }, el('dt', {}, name), el('dd', {}, value))));

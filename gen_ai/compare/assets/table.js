@@ -104,7 +104,7 @@ function columns() {
   }
   for (const { name, mode, given } of DATA.metrics) {
     const better = { min: 'lower is better', max: 'higher is better' }[mode];
-    const top = given ? `${name} (${better})` : 'other evaluations';
+    const top = given ? [name, better && `(${better})`].filter(Boolean).join(' ') : 'other evaluations';
     for (const kind of kindsOf(name)) {
       const value = (row) => (group ? row.metrics[name][kind].mean : row.metrics[name][kind]);
       const head = given ? KINDS[kind] : `${name}${mode ? ` (${mode})` : ''}`;
