@@ -28,8 +28,8 @@ def command(target, *words, encoding=''):
   With an `encoding`, standard output is a file of the system that has it, else a buffer of text.
   """
   argv = [target, *map(str, words)]
-  stack, err = contextlib.ExitStack(), io.StringIO()
-  out = stack.enter_context(tempfile.TemporaryFile('w+', encoding=encoding) if encoding else io.StringIO())
+  err = io.StringIO()
+  out = tempfile.TemporaryFile('w+', encoding=encoding) if encoding else io.StringIO()  # noqa: SIM115 (closed below)
   before, verbosity, code = set(flags.FLAGS), logging.get_verbosity(), 0
   run = runpy.run_path if target.endswith('.py') else runpy.run_module
   path = str(tiny.ROOT / target) if target.endswith('.py') else target
@@ -43,7 +43,7 @@ def command(target, *words, encoding=''):
       if str(flags.FLAGS.find_module_defining_flag(name)).endswith('.py'):  # the script's: not those of libraries
         delattr(flags.FLAGS, name)
     logging.set_verbosity(verbosity)
-  with stack:
+  with out:
     out.seek(0)
     return Done(code, out.read(), err.getvalue())
 

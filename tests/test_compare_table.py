@@ -161,8 +161,16 @@ def undeclared(tmp_path):
   leading = {'about': {'leading': ['pairs_won_d:', 'nll_bpd:min']}}
   for lr, won in ((1e-3, 0.9), (1e-2, 0.6)):
     for seed in (0, 1):
-      made_runs.make(f'runs/{lr}-{seed}', (3.0, 2.0 + seed), protocol=leading, beside={'logit_real': 1.0, 'pairs_won_d': won},
-                     eval__best='', optim__lr=lr, run__seed=seed)  # fmt: skip
+      beside = {'logit_real': 1.0, 'pairs_won_d': won}
+      made_runs.make(
+        f'runs/{lr}-{seed}',
+        (3.0, 2.0 + seed),
+        protocol=leading,
+        beside=beside,
+        eval__best='',
+        optim__lr=lr,
+        run__seed=seed,
+      )
 
 
 def test_without_a_declared_metric_all_final_ones_are_shown_the_leading_first(undeclared):

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 _TOLD = ('config.run.name', 'config.experiment', 'config.data.name')  # columns of their own
 _ABOUT = ('name', 'experiment', 'data', 'data_version', 'data_hash', 'data_spec', 'split_rule', 'eval_split',
-          'eval_examples', 'eval_seed', 'ema', 'measure', 'extractor', 'eval_samples', 'arithmetic', 'compiler', 'devices',
-          'host', 'code', 'versions')  # fmt: skip
+          'eval_examples', 'eval_seed', 'ema', 'measure', 'extractor', 'eval_samples', 'arithmetic', 'compiler',
+          'devices', 'host', 'code', 'versions')  # fmt: skip
 _PROTOCOL = {'data': 'data', 'data_version': 'version', 'data_hash': 'sha256', 'split_rule': 'splits',
              'eval_split': 'evaluated on', 'eval_examples': 'examples', 'ema': 'weights', 'eval_seed': 'noise seed',
              'data_spread': 'spread of the data', 'measure': 'measure', 'extractor': 'extractor',
