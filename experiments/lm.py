@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from gen_ai import keys
 from gen_ai.errors import UserError
-from gen_ai.maths.sampling import StepFn, generate
+from gen_ai.maths.sampling import StepFn, generate, looks_back
 from gen_ai.maths.switch import is_off
 from gen_ai.nets.transformer import Transformer
 from gen_ai.optim import ema_update, gradients, optimiser
@@ -64,7 +64,7 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
   rule = optimiser(config.optim, config.run.steps)
   averaged = not is_off(config.optim.ema_decay)
   bytes_of = jnp.asarray(vocab.byte_counts())
-  prompt = np.asarray(vocab.encode(config.sample.prompt or '\n'))[-T:]
+  prompt = np.asarray(vocab.encode(config.sample.prompt or '\n'))
 
   def init(key: Key) -> State:
     params = net.init({'params': key}, jnp.zeros((2, T), jnp.int32), train=False)['params']
@@ -112,9 +112,9 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     params, end = settled(state), len(prompt) + config.sample.length
     text = jnp.tile(jnp.asarray(prompt, jnp.int32), (n, 1))
     while text.shape[1] < end:
-      # The cache holds T positions. When they are used up, the later half of the text starts a fresh one.
-      context = text if text.shape[1] < T else text[:, -max(1, T // 2) :]
-      length = min(T, context.shape[1] + end - text.shape[1])
+      # The cache holds T positions. When they are used up, the end of the text starts a fresh one.
+      context = text[:, -looks_back(text.shape[1], T) :]
+      length = min(max(T, 2), context.shape[1] + end - text.shape[1])
       longer = generate(
         decoder(params), net.init_cache(n), context, length, keys.stream(key, 'extend', text.shape[1]),
         config.sample.temperature, config.sample.top_k,

@@ -62,8 +62,9 @@ def read_samples(file: str, spec: Spec, n: int | None, flag: str = 'samples_file
   if spec.kind == 'image' and samples.ndim == 3 and spec.image_shape[2] == 1:
     samples = samples[..., None]
   if spec.kind == 'image' and samples.shape[1:] != spec.shape or samples.ndim < 2:
+    way = _reshaped(samples.shape, spec, flag) if spec.kind == 'image' else 'Save one row of tokens a text.'
     raise UserError(f'--{flag}={file} holds {samples.dtype} {list(samples.shape)}; this data has '
-                    f'samples {wanted}. Resize them, or the data with --config.data.image_size.')  # fmt: skip
+                    f'samples {wanted}. {way}')  # fmt: skip
   if n is not None and len(samples) < n:
     raise UserError(f'--{flag}={file} holds {len(samples):,} samples, fewer than --samples={n:,}. Figures of '
                     'unlike numbers of samples do not compare: bring more, or ask for fewer on all sides.')  # fmt: skip
@@ -71,25 +72,66 @@ def read_samples(file: str, spec: Spec, n: int | None, flag: str = 'samples_file
   return _levels(f'--{flag}={file}', samples) if spec.kind == 'image' else _tokens(f'--{flag}={file}', samples, spec)
 
 
+def _reshaped(shape: tuple[int, ...], spec: Spec, flag: str) -> str:
+  """How to make samples x of `shape` what `spec` says, where that can be told."""
+  H, W, C = spec.image_shape
+  own = flag == 'samples_file'  # of which the data can be read to fit; a run has its own
+  if shape[1:] == (C, H, W):
+    return 'They are channels first: x.transpose(0, 2, 3, 1).'
+  if len(shape) == 4 and shape[1] in (1, 3) and shape[3] not in (1, 3):
+    return 'They are channels first, x.transpose(0, 2, 3, 1), and of another size or number of channels.'
+  if shape[1:] == (H, W, 3):
+    return 'They are RGB and the data is grey: (x @ [0.299, 0.587, 0.114])[..., None], in the type of x.'
+  if shape[1:] in ((H, W), (H, W, 1)):
+    grey = ', or --config.data.grey=true makes the data grey' if own else ''
+    return f'They are grey and the data has {C} channels: np.repeat(x.reshape(-1, {H}, {W}, 1), {C}, 3){grey}.'
+  if shape[1:] == (H, W, 4):
+    return 'They have an alpha channel: lay them over a background and save the colours alone.'
+  if shape in ((H, W, C), (H, W), (H, W, C, 1)):
+    return 'It is a single image: x[None].'
+  size = ', or the data with --config.data.image_size' if own else ''
+  return f'Resize them{size}.' if len(shape) == 4 and shape[3] == C else f'They must be {H}x{W}x{C} each.'
+
+
 def _levels(given: str, samples: np.ndarray) -> np.ndarray:
   """Images as uint8 levels."""
   if samples.dtype == np.uint8:
     return samples
-  if not np.issubdtype(samples.dtype, np.floating):
-    raise UserError(f'{given} holds {samples.dtype}: images are uint8, or floats in [-1, 1].')
+  whole = np.issubdtype(samples.dtype, np.integer)
+  if not whole and not np.issubdtype(samples.dtype, np.floating):
+    way = ': x.astype("uint8") * 255 if True is white' if samples.dtype == bool else ''
+    raise UserError(f'{given} holds {samples.dtype}: images are uint8, or floats in [-1, 1]{way}.')
+  bad = {'NaN': np.isnan(samples), 'infinite': np.isinf(samples)}
+  found = {name: f'{flags.sum():,} {name}, first at {_place(flags)}' for name, flags in bad.items() if flags.any()}
+  if found:
+    raise UserError(f'{given} holds numbers that are none: {"; ".join(found.values())}. Mend these '
+                    'images or leave them out.')  # fmt: skip
   low, high = (float(x) for x in (samples.min(), samples.max()))
-  if not (np.isfinite([low, high]).all() and -1.01 <= low < -0.01 and high <= 1.01):
-    raise UserError(f'{given} holds floats from {low:.3g} to {high:.3g}, which are not clearly in '
-                    '[-1, 1]: save uint8 levels, (x * 255).round().astype("uint8") for x in [0, 1].')  # fmt: skip
+  if whole:
+    way = 'x.astype("uint8")' if low >= 0 and high <= 255 else 'scale them to [0, 255] first'
+    raise UserError(f'{given} holds {samples.dtype} from {low:.0f} to {high:.0f}; images are uint8, or floats in '
+                    f'[-1, 1]: {way}.')  # fmt: skip
+  if not (-1.01 <= low < -0.01 and high <= 1.01):
+    way = 'scale them to [0, 255] first'
+    if low >= 0:
+      way = '(x * 255).round().astype("uint8") for x in [0, 1]' if high <= 1 else 'x.round().astype("uint8")'
+    raise UserError(f'{given} holds floats from {low:.3g} to {high:.3g}, which are not clearly in [-1, 1]: save uint8 '
+                    f'levels, {way}.')  # fmt: skip
   return to_uint8(samples)
+
+
+def _place(flags: np.ndarray) -> str:
+  """Where the first of bool [...] is true: '[0,0,3,0]'."""
+  return f'[{",".join(map(str, np.unravel_index(int(flags.argmax()), flags.shape)))}]'
 
 
 def _tokens(given: str, samples: np.ndarray, spec: Spec) -> np.ndarray:
   assert spec.vocab is not None
   whole = np.issubdtype(samples.dtype, np.integer) and samples.ndim == 2
   if not whole or samples.min() < 0 or samples.max() >= spec.vocab.size:
+    held = f' from {samples.min()} to {samples.max()}' if np.issubdtype(samples.dtype, np.integer) else ''
     raise UserError(f'{given} must hold tokens int [N, T] from 0 to {spec.vocab.size - 1}; it holds '
-                    f'{samples.dtype} {list(samples.shape)}.')  # fmt: skip
+                    f'{samples.dtype} {list(samples.shape)}{held}.')  # fmt: skip
   return samples.astype(np.int32)
 
 

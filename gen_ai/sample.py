@@ -1,5 +1,6 @@
 """Samples of a trained run: python -m gen_ai.sample RUN_DIR --n=64 [--out=grid.png | samples.npy] [--prompt="def "]."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,9 @@ def main(arguments: list[str], overrides: dict[str, str]) -> int:
   out = Path(FLAGS.out) if FLAGS.out else None
   if out is not None:
     check_ending(out, spec.kind)
+  note = samples.prompt_note(config, spec)
+  if note:
+    print(f'note: {note}.', file=sys.stderr)
   program, state, step = restored.restore(run_dir, config, spec, FLAGS.step)
   array = np.asarray(program.sampler(state, FLAGS.n, FLAGS.seed)(state))
   if out is None and spec.kind == 'text':

@@ -3,11 +3,26 @@
 from pathlib import Path
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from gen_ai import pictures
 from gen_ai.maths.pixels import to_uint8
+from gen_ai.maths.sampling import looks_back
 from gen_ai.record import disk_errors, write_atomic
 from gen_ai.types import Spec
+
+
+def prompt_note(config: ConfigDict, spec: Spec) -> str:
+  """What to say of a prompt that is too long for the model to look back on all of it; '' where there is nothing."""
+  if spec.kind != 'text' or 'prompt' not in config.sample:
+    return ''
+  assert spec.vocab is not None
+  tokens, (context,) = len(spec.vocab.encode(config.sample.prompt)), spec.shape
+  seen = looks_back(tokens, context)
+  if seen == tokens:
+    return ''
+  return (f'the prompt has {tokens:,} tokens, too many for blocks of {context:,} (config.data.block_size): the texts '
+          f'start with all of it, but the model goes on from its last {seen:,} tokens alone')  # fmt: skip
 
 
 def texts(spec: Spec, tokens: np.ndarray) -> list[str]:

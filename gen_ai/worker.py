@@ -11,7 +11,7 @@ import jax
 from ml_collections import ConfigDict
 
 from gen_ai import config as config_lib
-from gen_ai import distributed, engine, halving, provenance, record, spread, surroundings, terminal, writers
+from gen_ai import distributed, engine, halving, provenance, record, samples, spread, surroundings, terminal, writers
 from gen_ai.data import dataset as dataset_lib
 from gen_ai.data import identity
 from gen_ai.errors import DONE, REQUEUE, UserError
@@ -233,6 +233,8 @@ def _header(display: Display, path: Path, config: ConfigDict, dataset: dataset_l
   if line := spread_line(config, dataset, program):
     display.say(line)
   display.say(f'parameters {program.parameter_count():,}')
+  if note := samples.prompt_note(config, dataset.spec):
+    display.say(f'prompt     {note}')
   tell_numerics(display, path)
   display.say(f'cache      {cache or "off"} (compiled programs; --compilation_cache)')
 

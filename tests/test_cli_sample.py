@@ -93,6 +93,18 @@ def test_text_is_printed_and_starts_with_the_prompt(lm):
   assert text(lm, '--n=3', '--prompt=for x', '--seed=5') != text(lm, '--n=3', '--prompt=for x')
 
 
+def test_a_prompt_longer_than_the_block_is_printed_whole_and_the_cut_told(lm, tmp_path):
+  for prompt, seen in (('for x in range(10)', 8), ('x' * 16, 8), ('x' * 15, 15)):  # blocks of 16 tokens
+    done = cli.command('gen_ai.sample', lm, '--n=2', f'--prompt={prompt}', '--config.sample.length=20')
+    assert done.returncode == 0, done.stderr
+    for drawn in done.stdout.removesuffix('\n').split('\n' + '-' * 40 + '\n'):
+      assert drawn.startswith(prompt)
+    told = f'note: the prompt has {len(prompt)} tokens, too many for blocks of 16 (config.data.block_size)'
+    assert (told in done.stderr and f'its last {seen} tokens' in done.stderr) if seen == 8 else not done.stderr
+  tokens = draw(lm, tmp_path / 'x.npy', '--n=2', '--prompt=for x in range(10)', '--config.sample.length=20')
+  assert tokens.shape == (2, 18 + 20)
+
+
 def test_text_as_files_and_sampling_settings(lm, tmp_path):
   tokens = draw(lm, tmp_path / 'x.npy', '--n=2', '--config.sample.length=7', '--prompt=ab')
   assert (tokens.dtype, tokens.shape) == (np.int32, (2, 9))

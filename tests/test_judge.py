@@ -10,12 +10,13 @@ import pytest
 import tiny
 
 from gen_ai import config as config_lib
-from gen_ai import judge, record
+from gen_ai import external, judge, record
 from gen_ai.draws import Samples
 from gen_ai.errors import DONE, UserError
 from gen_ai.layouts import LaneLayout, make_layout
 from gen_ai.metrics import features, quality
 from gen_ai.program import Program
+from gen_ai.types import Spec
 
 NAMES = ('fd', 'kid', 'prdc', 'ms_ssim', 'memorisation')
 N = 300  # more than the features of the random extractor have
@@ -217,9 +218,9 @@ def test_samples_made_elsewhere_are_judged_as_ours(tmp_path, alone):
 
 @pytest.mark.parametrize(('array', 'says'), [
   (np.zeros((300, 32, 32, 1), np.uint8), 'samples uint8 [N, 28, 28, 1]'),
-  (np.zeros((300, 28, 28, 1), np.int64), 'images are uint8'),
+  (np.zeros((300, 28, 28, 1), np.int64), 'images are uint8, or floats in [-1, 1]: x.astype("uint8")'),
   (np.linspace(0, 1, 300 * 784, dtype=np.float32).reshape(300, 28, 28, 1), 'not clearly in [-1, 1]'),
-  (np.full((300, 28, 28, 1), np.nan, np.float32), 'not clearly in [-1, 1]'),
+  (np.full((300, 28, 28, 1), np.nan, np.float32), '235,200 NaN, first at [0,0,0,0]'),
   (np.zeros(5, np.uint8), 'this data has'),
   (np.zeros((0, 28, 28, 1), np.float32), 'holds no samples'),
 ], ids=['size', 'integers', 'unit range', 'nan', 'flat', 'empty'])  # fmt: skip
@@ -228,6 +229,52 @@ def test_samples_of_the_wrong_shape_or_range_are_refused(array, says, tmp_path):
   done = cli.command('gen_ai.evaluate', f'--samples_file={tmp_path}/x.npy', '--data=mnist_5k')
   cli.refused(done, 'x.npy', says)
   assert [p.name for p in tmp_path.iterdir()] == ['x.npy'], 'nothing else was written'
+
+
+def floats(shape=(9, 4, 4, 1), **values):
+  """Noise in [-1, 1], with values put into places named by their indices: at_3_0_0_0=nan."""
+  x = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
+  for place, value in values.items():
+    x[tuple(map(int, place.split('_')[1:]))] = value
+  return x
+
+
+GREY, COLOUR = Spec('image', (4, 4, 1)), Spec('image', (4, 4, 3))
+
+
+@pytest.mark.parametrize(('array', 'spec', 'says'), [
+  (floats(at_0_0_0_0=np.nan), GREY, ['1 NaN, first at [0,0,0,0]']),
+  (floats(at_3_2_1_0=np.nan, at_8_3_3_0=-np.inf), GREY, ['1 NaN, first at [3,2,1,0]', '1 infinite, first at [8,3']),
+  (floats((9, 3, 4, 4)), COLOUR, ['[9, 3, 4, 4]', 'channels first: x.transpose(0, 2, 3, 1)']),
+  (floats((9, 1, 4, 4)), GREY, ['channels first: x.transpose(0, 2, 3, 1)']),
+  (floats((9, 3, 4, 4)), GREY, ['channels first, x.transpose(0, 2, 3, 1), and of another size or number of channels']),
+  (floats((9, 4, 4, 3)), GREY, ['RGB and the data is grey: (x @ [0.299, 0.587, 0.114])[..., None]']),
+  (floats((9, 4, 4)), COLOUR, ['grey and the data has 3 channels: np.repeat(', 'config.data.grey=true']),
+  (floats((9, 4, 4, 1)), COLOUR, ['grey and the data has 3 channels: np.repeat(']),
+  (floats((9, 4, 4, 4)), COLOUR, ['an alpha channel']),
+  (floats((4, 4, 3)), COLOUR, ['a single image: x[None]']),
+  (floats((4, 4, 1)), GREY, ['a single image: x[None]']),
+  (floats((9, 8, 8, 1)), GREY, ['Resize them, or the data with --config.data.image_size']),
+  (floats((9, 5, 6, 7)), GREY, ['They must be 4x4x1 each']),
+  (floats() * 127 + 128, GREY, ['not clearly in [-1, 1]', 'x.round().astype("uint8")']),
+  (floats() * 3, GREY, ['not clearly in [-1, 1]', 'scale them to [0, 255] first']),
+  (floats() > 0, GREY, ['x.astype("uint8") * 255']),
+  ((floats() * 300).astype(np.int16), GREY, ['holds int16 from -', 'scale them to [0, 255] first']),
+])  # fmt: skip
+def test_the_advice_fits_what_is_wrong_with_an_array(array, spec, says, tmp_path):
+  np.save(tmp_path / 'x.npy', array)
+  with pytest.raises(UserError) as error:
+    external.read_samples(str(tmp_path / 'x.npy'), spec, None)
+  assert all(text in str(error.value) for text in says), error.value
+  assert '\n' not in str(error.value)
+
+
+def test_a_run_has_its_own_data_so_the_advice_is_for_the_images_alone(tmp_path):
+  for array in (floats((9, 8, 8, 3)), floats((9, 4, 4))):
+    np.save(tmp_path / 'x.npy', array)
+    with pytest.raises(UserError, match='--images=') as error:
+      external.read_samples(str(tmp_path / 'x.npy'), COLOUR, None, 'images')
+    assert 'config.data' not in str(error.value)
 
 
 @pytest.fixture(scope='module')

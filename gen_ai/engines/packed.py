@@ -17,7 +17,7 @@ import numpy as np
 from absl import logging
 
 from gen_ai import config as config_lib
-from gen_ai import engine, memory, record, sweep_table, worker
+from gen_ai import engine, memory, record, samples, sweep_table, worker
 from gen_ai.data import dataset as dataset_lib
 from gen_ai.data import identity
 from gen_ai.data.dataset import Dataset
@@ -301,4 +301,6 @@ def _header(display: Display, program: Program, points: int, point: Point, datas
   if line := worker.spread_line(point.config, dataset, program):
     display.say(line)
   display.say(f'parameters {program.parameter_count():,} a point')
+  if note := samples.prompt_note(point.config, dataset.spec):
+    display.say(f'prompt     {note}')
   display.say(f'cache      {options.cache or "off"} (compiled programs; --compilation_cache)')

@@ -39,6 +39,15 @@ def sample_token(key: Key, logits: Array, temperature: float | Array = 1.0, top_
   return jnp.take_along_axis(tokens, choice[:, None], -1)[:, 0].astype(jnp.int32)
 
 
+def looks_back(tokens: int, context: int) -> int:
+  """How many of a text's last tokens a model continues it from.
+
+  All of them where room is left in its context of `context` tokens; otherwise as many as fill half of it, so that the
+  other half is there for what follows.
+  """
+  return tokens if tokens < context else max(1, context // 2)
+
+
 def generate(
   step_fn: StepFn,
   cache: PyTree,
