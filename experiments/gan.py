@@ -37,7 +37,20 @@ from gen_ai.maths.pixels import to_signed
 from gen_ai.maths.switch import is_off, is_outside
 from gen_ai.nets.players import CONDITIONS, Scores
 from gen_ai.optim import ema_update, gradients, optimiser, split_batch
-from gen_ai.types import Array, Batch, Key, Method, Metrics, PyTree, Reduce, Spec, State, SumCount, identity
+from gen_ai.types import (
+  CLASSES,
+  Array,
+  Batch,
+  Key,
+  Method,
+  Metrics,
+  PyTree,
+  Reduce,
+  Spec,
+  State,
+  SumCount,
+  identity,
+)
 
 CONSTRAINTS = ('none', 'clip', 'gradient_penalty', 'dragan', 'r1', 'r1_r2')
 PENALTIES = ('gradient_penalty', 'dragan', 'r1', 'r1_r2')
@@ -373,5 +386,5 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     noise = jnp.tile(jax.random.split(keys.stream(key, 'noise'), 8), spec.num_classes)
     return settled(state, {'z': z, 'noise': noise, 'label': jnp.repeat(jnp.arange(spec.num_classes), 8)})
 
-  views = {'classes': classes} if conditional else {}
+  views = {CLASSES: classes} if conditional else {}
   return Method(init, train_step, eval_step, sample, batches_per_step=n_critic, views=views, leading=LEADING)

@@ -33,6 +33,7 @@ from gen_ai.nets.vae import (
 )
 from gen_ai.optim import ema_update, gradients, optimiser
 from gen_ai.types import (
+  CLASSES,
   Array,
   Batch,
   Key,
@@ -468,6 +469,6 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
            'interpolations_linear': interpolations(latents.lerp),
            'interpolations_spherical': interpolations(latents.slerp)}  # fmt: skip
   if chain.classes:
-    views['classes'] = classes
+    views[CLASSES] = classes
   return Method(init, train_step, eval_step, sample, views=views, measure=likelihood.measure, log_weights=log_weights,
                 leading=LEADING)  # fmt: skip

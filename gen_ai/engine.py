@@ -20,7 +20,7 @@ from gen_ai.lane import Lane
 from gen_ai.program import Program, finite, first_bad
 from gen_ai.progress import Display, duration, figures, number
 from gen_ai.stop import Stop
-from gen_ai.types import State
+from gen_ai.types import CLASSES, State
 
 VIEW_EXAMPLES = 32  # validation examples that views are drawn from
 Restored = tuple[int, State | None]
@@ -319,7 +319,8 @@ class Trainer:
     pictures = {name: self.program.layout.per_lane(array) for name, array in drawn.items()}
     for name, arrays in (({'samples': samples} if samples else {}) | pictures).items():
       for lane in self.live() if distributed.is_main() else ():
-        lane.drew(self.dataset.spec, name, arrays[self._slot[lane]], None if name == 'samples' else 8)
+        rows = self.dataset.class_names if name == CLASSES else ()
+        lane.drew(self.dataset.spec, name, arrays[self._slot[lane]], None if name == 'samples' else 8, rows)
 
   def _save(self, state: State, lanes: Sequence[Lane]) -> None:
     """Saves what is finite; a run that is not ends as diverged. The copy to disk goes on in the background."""

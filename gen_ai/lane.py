@@ -77,10 +77,10 @@ class Lane:
     self.record.append_metrics({'step': self.step, 'kind': 'eval', **metrics})
     self.writers.scalars(self.step, {f'validation/{name}': value for name, value in metrics.items()})
 
-  def drew(self, spec: Spec, name: str, array: np.ndarray, columns: int | None) -> None:
-    """Writes samples, or the view `name`, as a picture or a text."""
+  def drew(self, spec: Spec, name: str, array: np.ndarray, columns: int | None, rows: Sequence[str] = ()) -> None:
+    """Writes samples, or the view `name`, as a picture, whose rows may have names, or as a text."""
     prefix = '' if name == 'samples' else f'{name}_'
-    path = samples.write(self.record.samples / f'{prefix}step_{self.step:08d}', spec, array, columns)
+    path = samples.write(self.record.samples / f'{prefix}step_{self.step:08d}', spec, array, columns, rows)
     self.writers.picture(self.step, name, path)
     if name == 'samples':
       self.last_sample = path

@@ -7,13 +7,17 @@ import math
 import os
 import struct
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from absl import logging
 
 from gen_ai.record import disk_errors, write_atomic
 
 _LEGIBLE = 56  # pixels: a 28x28 digit is shown at twice its size
+_LETTERS = 14  # pixels: size of the names of rows
+_LONGEST = 24  # characters of such a name
 
 
 def _chunk(kind: bytes, body: bytes) -> bytes:
@@ -71,18 +75,58 @@ def grid(images: np.ndarray, columns: int | None = None, pad: int = 2, scale: in
   return np.pad(sheet, ((0, pad), (0, pad), (0, 0)))
 
 
-def save_grid(path: str | os.PathLike, images: np.ndarray, columns: int | None = None) -> np.ndarray:
-  """Writes `grid(images, columns)` as a PNG file, atomically, and returns the grid.
+def named_rows(sheet: np.ndarray, names: Sequence[str]) -> np.ndarray:
+  """A grid with the names of its rows to their left.
+
+  Pillow draws the letters; without it the grid stays as it is, and a warning says so once. What its own font cannot
+  write (it is a Latin one) is shown as 'class 3', by number.
+
+  Args:
+    sheet: uint8 [H, W, C].
+    names: of its rows, from the top; rows are equally high.
+
+  Returns:
+    uint8 [H, W', C].
+  """
+  try:
+    from PIL import Image, ImageDraw, ImageFont
+
+    font = ImageFont.load_default(_LETTERS)
+  except ImportError as error:
+    logging.log_first_n(logging.WARNING, 'rows of pictures are not named: %s', 1, error)
+    return sheet
+  shown = [name if _latin(name) else f'class {number}' for number, name in enumerate(names)]
+  shown = [name if len(name) <= _LONGEST else f'{name[: _LONGEST - 3]}...' for name in shown]
+  width = math.ceil(max(font.getlength(name) for name in shown)) + _LETTERS
+  margin = Image.new('L', (width, sheet.shape[0]))
+  draw = ImageDraw.Draw(margin)
+  for row, name in enumerate(shown):
+    draw.text((width - _LETTERS // 2, (row + 0.5) * sheet.shape[0] / len(shown)), name, 255, font, anchor='rm')
+  column = np.asarray(margin)[:, :, None].repeat(sheet.shape[2], axis=2)
+  return np.concatenate([column, sheet], axis=1)
+
+
+def _latin(name: str) -> bool:
+  return name.isprintable() and all(ord(letter) < 256 for letter in name)
+
+
+def save_grid(
+  path: str | os.PathLike, images: np.ndarray, columns: int | None = None, rows: Sequence[str] = ()
+) -> np.ndarray:
+  """Writes `grid(images, columns)` as a PNG file, atomically, and returns what it shows.
 
   Args:
     path: the file; its folder is made where missing.
     images: uint8 [N, H, W, C].
     columns: pictures in a row.
+    rows: names of the rows, drawn to their left; none by default.
 
   Raises:
     UserError: the disk is full or the place cannot be written.
   """
   path, sheet = Path(path), grid(images, columns)
+  if rows:
+    sheet = named_rows(sheet, rows)
   png = encode_png(sheet)
   with disk_errors(path, path.parent.parent, needed=len(png)):
     path.parent.mkdir(parents=True, exist_ok=True)

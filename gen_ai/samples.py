@@ -1,5 +1,6 @@
 """Samples as files that a person opens: a grid of images, or texts."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,11 +32,14 @@ def texts(spec: Spec, tokens: np.ndarray) -> list[str]:
   return [spec.vocab.decode(row) for row in np.asarray(tokens)]
 
 
-def write(stem: Path, spec: Spec, samples: np.ndarray, columns: int | None = None) -> Path:
-  """Writes `samples` to `stem`.png (images [N, H, W, C] in [-1, 1]) or `stem`.txt (tokens [N, T]); returns the path."""
+def write(stem: Path, spec: Spec, samples: np.ndarray, columns: int | None = None, rows: Sequence[str] = ()) -> Path:
+  """Writes `samples` to `stem`.png (images [N, H, W, C] in [-1, 1]) or `stem`.txt (tokens [N, T]); returns the path.
+
+  `columns` and `rows` (names) are those of the grid.
+  """
   if spec.kind == 'image':
     path = stem.with_name(f'{stem.name}.png')
-    pictures.save_grid(path, to_uint8(np.asarray(samples)), columns)
+    pictures.save_grid(path, to_uint8(np.asarray(samples)), columns, rows)
     return path
   path = stem.with_name(f'{stem.name}.txt')
   rule = '\n' + '-' * 40 + '\n'

@@ -24,6 +24,9 @@ Metrics = Mapping[str, Array]  # {name with unit: float32 scalar}
 SumCount = Mapping[str, tuple[Array, Array]]  # {name with unit: (float32 sum, float32 count)}
 
 
+CLASSES = 'classes'  # the view (see `Method`) that has a row a class, in the order of their labels
+
+
 class State(NamedTuple):
   """Everything that training changes: arrays only. `step` counts completed updates.
 
@@ -41,7 +44,7 @@ class Method(NamedTuple):
   """A generative method: four pure functions, all traceable.
 
   `views` are pictures beyond plain samples (reconstructions, traversals): {name: (state, batch, key) -> images}, drawn
-  in rows of 8 from the first validation examples whenever samples are.
+  in rows of 8 from the first validation examples whenever samples are. The rows of the view CLASSES are named.
   """
 
   init: Callable[[Key], State]

@@ -41,6 +41,19 @@ def test_pictures_and_texts_of_one_comparison_are_views_of_their_own(tmp_path):
     'samples': ('png', [0]), 'samples (text)': ('txt', [1]), 'reconstructions': ('png', [0])}  # fmt: skip
 
 
+def test_rows_of_the_picture_of_classes_have_their_names(tmp_path):
+  for seed in (0, 1):
+    run = make_run(tmp_path / str(seed), 0.5, seed)
+    (run / 'samples' / 'classes_step_00000020.png').write_bytes((run / 'samples' / 'step_00000020.png').read_bytes())
+  about = record.read_run(run)
+  about['data']['class_names'] = ['cat', 'dog']
+  (run / 'run.json').write_text(json.dumps(about))
+  views = report_samples.collect([str(tmp_path / '0'), str(tmp_path / '1')])['views']
+  assert list(views['classes']['runs']) == [0, 1]
+  assert views['classes']['rows'] == {1: ['cat', 'dog']}  # the other one is of a time that recorded none
+  assert 'rows' not in views['samples']
+
+
 def test_long_curves_are_thinned_at_the_same_steps_and_keep_their_last_row():
   pandas = pytest.importorskip('pandas')
   rows = [{'run': run, 'step': step, 'seconds': step / 10, 'train/loss': np.nan if step == 4000 else step,

@@ -1,6 +1,7 @@
 """PNG files without an imaging library, read back by one."""
 
 import io
+import sys
 
 import numpy as np
 import pytest
@@ -51,6 +52,30 @@ def test_small_pictures_are_enlarged_and_large_ones_are_not():
   assert sheet.shape == (8 * 58 + 2, 8 * 58 + 2, 1)
   np.testing.assert_array_equal(sheet[2:58:2, 60:116:2], small[1])
   assert pictures.grid(np.zeros((2, 64, 64, 3), np.uint8)).shape == (68, 134, 3)
+
+
+def test_rows_are_named_at_their_height():
+  sheet = np.full((3 * 58 + 2, 100, 3), 7, np.uint8)
+  names = ['cat', 'a class name that is much longer than the others', 'ネコ']
+  named = pictures.named_rows(sheet, names)
+  np.testing.assert_array_equal(named[:, -100:], sheet)
+  margin = named[:, :-100]
+  assert (margin == margin[..., :1]).all() and margin.shape[1] < 250
+  ink = margin[..., 0] > 128
+  heights = [np.flatnonzero(ink[58 * row : 58 * (row + 1)].any(1)) for row in range(3)]
+  for height in heights:
+    assert height.min() > 15 and height.max() < 45, 'in the middle of its row'
+  assert ink.any(0).nonzero()[0].min() > 2, 'nothing is cut'
+  class_2 = pictures.named_rows(sheet, ['cat', names[1], 'class 2'])
+  np.testing.assert_array_equal(named, class_2)
+  assert pictures.named_rows(sheet[..., :1], names).shape == (176, named.shape[1], 1)
+
+
+def test_without_pillow_rows_have_no_names(monkeypatch, tmp_path):
+  monkeypatch.setitem(sys.modules, 'PIL', None)
+  images = np.full((4, 8, 8, 1), 200, np.uint8)
+  sheet = pictures.save_grid(tmp_path / 'x.png', images, 2, ['one', 'two'])
+  np.testing.assert_array_equal(sheet, pictures.grid(images, 2))
 
 
 def test_save_grid_writes_a_whole_file_and_says_when_it_cannot(tmp_path):

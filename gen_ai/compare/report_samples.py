@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from gen_ai import record
 from gen_ai.compare import evaluations
 
 STEPS = 16  # of one run and view
 BYTES = 40_000_000  # of all pictures in one page
 CHARACTERS = 20_000  # of one text file
+_CLASSES = 'classes'  # the view that has a row a class
 OF = ', '  # in the name of a view of evaluations, before the split
 _FILE = re.compile(r'(?:(?P<view>.+)_)?step_(?P<step>\d+)\.(?P<kind>png|txt)')
 
@@ -31,7 +33,8 @@ def collect(runs: Sequence[str], steps: int = STEPS, room: int = BYTES) -> dict[
 
   Returns:
     views: {view: {kind: 'png' | 'txt', steps: [shown by the slider], runs: {index of the run: {step: content}}}},
-      content being a data URI or text; note: what was left out, or ''.
+      content being a data URI or text, the view of classes with rows: {index of the run: [name of each]} besides;
+      note: what was left out, or ''.
   """
   found = [{**_files(Path(run) / 'samples'), **_evaluations(Path(run))} for run in runs]
   limit, chosen = steps, _choose(found, steps)
@@ -43,7 +46,17 @@ def collect(runs: Sequence[str], steps: int = STEPS, room: int = BYTES) -> dict[
     last = max(i for i, files in enumerate(chosen) if files)
     chosen[last] = {}
     left_out += 1
-  return {'views': _views(chosen), 'note': _note(found, chosen, left_out)}
+  views = _views(chosen)
+  if _CLASSES in views:
+    names = {index: _class_names(Path(runs[index])) for index in views[_CLASSES]['runs']}
+    views[_CLASSES]['rows'] = {index: own for index, own in names.items() if own}
+  return {'views': views, 'note': _note(found, chosen, left_out)}
+
+
+def _class_names(run: Path) -> list[str]:
+  """Recorded names of the classes that a run was trained on; none of older runs."""
+  about = record.read_run(run) if (run / 'run.json').is_file() else {}
+  return (about.get('data') or {}).get('class_names') or []
 
 
 def _files(folder: Path) -> _Files:

@@ -24,7 +24,18 @@ function currentStep() {
 
 function picture(run, found) {
   if (isText()) return el('pre', { tabIndex: 0 }, ...found.content.trimEnd().split(RULE).map((text) => el('div', {}, text)));
-  return el('img', { src: found.content, alt: `${sampleView.view} of ${RUNS[run].label} at step ${found.step}`, loading: 'lazy', decoding: 'async' });
+  return el('img', { src: found.content, alt: altOf(run, found), loading: 'lazy', decoding: 'async' });
+}
+
+/** What the rows of a picture of classes are, from the top; '' of other pictures and where no names are recorded. */
+function rowsOf(run) {
+  const names = VIEWS[sampleView.view].rows?.[run];
+  return names ? `rows, from the top: ${names.join(', ')}` : '';
+}
+
+function altOf(run, found) {
+  const rows = rowsOf(run);
+  return `${sampleView.view} of ${RUNS[run].label} at step ${found.step}${rows ? `; ${rows}` : ''}`;
 }
 
 function pick(run) {
@@ -66,7 +77,7 @@ function tile(run) {
   const found = sampleOf(run, currentStep());
   const none = el('p', { className: 'none' }, 'nothing drawn yet');
   const body = !found ? [none] : isText() ? [picture(run, found), pickButton(run, 'pick to flip')] : [pickButton(run, picture(run, found))];
-  const told = copyFigures(run).map(([name, value]) => `${name} ${fmt(value, 3)}`).join(' · ');
+  const told = rowsOf(run) || copyFigures(run).map(([name, value]) => `${name} ${fmt(value, 3)}`).join(' · ');
   return linkHover(el('figure', { className: 'tile', 'data-run': run }, caption(run, found), ...body, told ? el('p', { className: 'copies' }, told) : null), { run });
 }
 
@@ -141,7 +152,7 @@ function moveSamples() {
     if (!found || !image) node.replaceWith(tile(run));
     else {
       image.src = found.content;
-      image.alt = `${sampleView.view} of ${RUNS[run].label} at step ${found.step}`;
+      image.alt = altOf(run, found);
       node.querySelector('figcaption').replaceWith(caption(run, found));
     }
   }
