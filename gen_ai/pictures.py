@@ -78,8 +78,8 @@ def grid(images: np.ndarray, columns: int | None = None, pad: int = 2, scale: in
 def named_rows(sheet: np.ndarray, names: Sequence[str]) -> np.ndarray:
   """A grid with the names of its rows to their left.
 
-  Pillow draws the letters; without it the grid stays as it is, and a warning says so once. What its own font cannot
-  write (it is a Latin one) is shown as 'class 3', by number.
+  Pillow draws the letters; without it the grid stays as it is, and a warning says so once. A name that its own font cannot
+  write (it has ASCII letters alone) is shown by number, as 'class 3'.
 
   Args:
     sheet: uint8 [H, W, C].
@@ -95,7 +95,7 @@ def named_rows(sheet: np.ndarray, names: Sequence[str]) -> np.ndarray:
   except ImportError as error:
     logging.log_first_n(logging.WARNING, 'rows of pictures are not named: %s', 1, error)
     return sheet
-  shown = [name if _latin(name) else f'class {number}' for number, name in enumerate(names)]
+  shown = [name if name.isascii() and name.isprintable() else f'class {number}' for number, name in enumerate(names)]
   shown = [name if len(name) <= _LONGEST else f'{name[: _LONGEST - 3]}...' for name in shown]
   width = math.ceil(max(font.getlength(name) for name in shown)) + _LETTERS
   margin = Image.new('L', (width, sheet.shape[0]))
@@ -104,10 +104,6 @@ def named_rows(sheet: np.ndarray, names: Sequence[str]) -> np.ndarray:
     draw.text((width - _LETTERS // 2, (row + 0.5) * sheet.shape[0] / len(shown)), name, 255, font, anchor='rm')
   column = np.asarray(margin)[:, :, None].repeat(sheet.shape[2], axis=2)
   return np.concatenate([column, sheet], axis=1)
-
-
-def _latin(name: str) -> bool:
-  return name.isprintable() and all(ord(letter) < 256 for letter in name)
 
 
 def save_grid(
