@@ -78,8 +78,8 @@ def grid(images: np.ndarray, columns: int | None = None, pad: int = 2, scale: in
 def named_rows(sheet: np.ndarray, names: Sequence[str]) -> np.ndarray:
   """A grid with the names of its rows to their left.
 
-  Pillow draws the letters; without it the grid stays as it is, and a warning says so once. A name that its own font cannot
-  write (it has ASCII letters alone) is shown by number, as 'class 3'.
+  Pillow draws the letters; without it the grid stays as it is, and a warning says so once. A name that its own font
+  cannot write (it has ASCII letters alone) is shown by number, as 'class 3'.
 
   Args:
     sheet: uint8 [H, W, C].
