@@ -68,7 +68,7 @@ def common(experiment: str, data: str) -> ConfigDict:
   config.data.block_size = 64  # text: tokens of context
 
   config.optim = ConfigDict()
-  config.optim.name = 'adam'  # adam | adamw | sgd | rmsprop | lion | muon
+  config.optim.name = 'adam'  # adam | adamw | sgd | rmsprop | lion | muon (hidden kernels; adamw on the rest)
   config.optim.lr = 1e-3  # peak learning rate
   config.optim.b1 = 0.9  # decay of the first moment; momentum of sgd, rmsprop and muon
   config.optim.b2 = 0.999  # decay of the second moment (adam, adamw, lion; rmsprop's decay)

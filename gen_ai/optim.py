@@ -1,6 +1,7 @@
 """Optimisers by name, learning-rate schedules, gradient accumulation and parameter averages."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,8 @@ from gen_ai.maths.switch import is_off
 from gen_ai.types import Array, Batch, Key, Metrics, PyTree, Reduce
 
 OPTIMISERS = ('adam', 'adamw', 'sgd', 'rmsprop', 'lion', 'muon')
+HEADS = ('score', 'classes', 'head', 'to_rgb')  # modules whose kernels lead out of a network
+MUON_RMS = 0.2
 SCHEDULES = ('constant', 'cosine', 'linear')
 
 
@@ -53,6 +56,44 @@ def _matrices(params: PyTree) -> PyTree:
   return jax.tree.map(lambda p: p.ndim >= 2, params)
 
 
+def groups(params: PyTree) -> PyTree:
+  """'muon' or 'adam' for every parameter, by its name: which rule of optimiser 'muon' moves it.
+
+  Muon is made for the matrices of hidden layers (https://kellerjordan.github.io/posts/muon/): dense and convolution
+  kernels. Embeddings, learned constants, norms and biases are Adam's, and so are the kernels of HEADS.
+  """
+
+  def group(path: tuple[Any, ...], leaf: Array) -> str:
+    *modules, name = jax.tree_util.keystr(path, simple=True, separator='/').split('/')
+    head = bool(modules) and modules[-1].rstrip('0123456789').rstrip('_') in HEADS
+    return 'muon' if name == 'kernel' and leaf.ndim >= 2 and not head else 'adam'
+
+  return jax.tree_util.tree_map_with_path(group, params)
+
+
+def _muon(optim: ConfigDict, lr: Callable[[Array], Array]) -> optax.GradientTransformation:
+  """Muon on the kernels of hidden layers and AdamW on the rest, see `groups`.
+
+  A kernel [..., in, out] is one matrix [... * in, out]. Its update has a root mean square of MUON_RMS, near that of
+  Adam (arXiv 2502.16982), so that one learning rate serves both.
+  """
+
+  def matrix(updates: PyTree) -> PyTree:
+    return jax.tree.map(lambda x: contrib.MuonDimensionNumbers(tuple(range(x.ndim - 1)), x.ndim - 1), updates)
+
+  def by_shape(updates: PyTree, params: PyTree) -> PyTree:
+    return jax.tree.map(lambda x: MUON_RMS * max(x.size // x.shape[-1], x.shape[-1]) ** 0.5 * x, updates)
+
+  kernels = optax.chain(
+    contrib.scale_by_muon(beta=optim.b1, eps=optim.eps, weight_dimension_numbers=matrix),
+    optax.stateless(by_shape),
+    optax.add_decayed_weights(optim.weight_decay),
+    optax.scale_by_learning_rate(lr),
+  )
+  rest = optax.adamw(lr, b1=optim.b1, b2=optim.b2, eps=optim.eps, weight_decay=optim.weight_decay, mask=_matrices)
+  return optax.partition({'muon': kernels, 'adam': rest}, groups)
+
+
 def optimiser(
   optim: ConfigDict, steps: int, lr_factor: float | Array = 1.0, updates_per_step: int = 1
 ) -> optax.GradientTransformation:
@@ -89,11 +130,8 @@ def optimiser(
                          momentum=None if is_off(optim.b1) else optim.b1)  # fmt: skip
   elif optim.name == 'lion':
     rule = optax.lion(lr, **moments, **decay)
-  else:  # Muon on the matrices, AdamW on the rest
-    rule = contrib.muon(
-      lr, beta=optim.b1, eps=optim.eps, weight_decay=optim.weight_decay, weight_decay_mask=_matrices,
-      adam_b1=optim.b1, adam_b2=optim.b2,
-    )  # fmt: skip
+  else:
+    rule = _muon(optim, lr)
   return rule if is_off(optim.clip_norm) else optax.chain(optax.clip_by_global_norm(optim.clip_norm), rule)
 
 
