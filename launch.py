@@ -6,7 +6,7 @@ import sys
 from absl import flags
 from ml_collections import ConfigDict
 
-from gen_ai import command, provenance, surroundings, sweep_command
+from gen_ai import command, idle, provenance, surroundings, sweep_command
 from gen_ai import config as config_lib
 from gen_ai import sweep as sweep_lib
 from gen_ai.engines import Options
@@ -43,6 +43,20 @@ flags.DEFINE_string('coordinator', '', 'HOST:PORT of process 0, to run as severa
 flags.DEFINE_integer('num_processes', -1, 'number of processes (with --coordinator)')
 flags.DEFINE_integer('process_id', -1, 'number of this process, from 0 (with --coordinator)')
 
+# What reads a flag; one that is not named is always read. `Options` of gen_ai.engines says which engine reads which.
+RUN, RESUME, SWEEP, GO_ON = 'a run', 'the resume of a run', 'a sweep', 'the resume of a sweep'
+CONFIG, DRAWN, NEW = '--config=configs/NAME.py', '--sample=N', 'a new run without --run_dir'
+READERS = {
+  'list': ('--list',), 'status': ('--status',), 'stop': ('--stop',), 'point': ('--stop',),
+  'config': (RUN, RESUME, SWEEP), 'tiny': (CONFIG,), 'print_config': (RUN,),
+  'runs_dir': (NEW, SWEEP), 'run_dir': (RUN,), 'resume': (RESUME, GO_ON),
+  'sweep': (SWEEP,), 'axis': (SWEEP,), 'sample': (SWEEP,), 'sample_seed': (DRAWN,), 'halving': (SWEEP,),
+  'dry_run': (SWEEP,), 'engine': (SWEEP, GO_ON), 'devices': (SWEEP, GO_ON), 'per_device': (SWEEP, GO_ON),
+  'sbatch': (SWEEP, GO_ON), 'ray_address': (SWEEP, GO_ON), 'retry_failed': (GO_ON,),
+  'lease_wait': (RUN, RESUME), 'coordinator': (RUN, RESUME), 'num_processes': (RUN, RESUME),
+  'process_id': (RUN, RESUME),
+}  # fmt: skip
+
 
 def list_configs() -> None:
   """Prints every config with the first line of its docstring."""
@@ -61,7 +75,17 @@ def resolve(overrides: dict[str, str]):
   config = config_lib.load(FLAGS.config)
   if FLAGS.tiny:
     config = config_lib.override(config, config_lib.tiny(FLAGS.config))
-  return config_lib.override(config, overrides)
+  config = config_lib.override(config, overrides)
+  if not _sweeps():  # of which every point is asked by itself
+    idle.refuse(config, overrides)
+    if 'sweep.lanes' in overrides:
+      raise UserError('config.sweep.lanes would do nothing: it is for sweeps of --engine=packed. Leave it out.')
+  return config
+
+
+def _sweeps() -> bool:
+  """Whether the command line asks for a new sweep."""
+  return bool(FLAGS.sweep or FLAGS.axis or FLAGS.sample)
 
 
 def _numbers(words: list[str]) -> list[int]:
@@ -72,9 +96,20 @@ def _numbers(words: list[str]) -> list[int]:
   return [int(word) for word in words]
 
 
-def _given(*names: str) -> list[str]:
-  """Which of these flags are on the command line with a value that is not their default."""
-  return [name for name in names if FLAGS[name].value != FLAGS[name].default]
+def use() -> str:
+  """What the command line asks for, as `READERS` calls it; flags that go with nothing of it are refused."""
+  asked = next((f'--{name}' for name in ('list', 'status', 'stop') if FLAGS[name].value), '')
+  if not asked and FLAGS.resume:
+    asked = GO_ON if sweep_lib.is_sweep(FLAGS.resume) else RESUME
+  elif not asked:
+    asked = SWEEP if _sweeps() else RUN
+  if asked in (SWEEP, GO_ON):
+    _alone()
+  more = {CONFIG: FLAGS.config, DRAWN: FLAGS.sample, NEW: asked == RUN and not FLAGS.run_dir}
+  here = {RUN: f'{RUN} (--sweep=NAME, --axis=FIELD=V1,V2 or --sample=N makes a sweep)',
+          GO_ON: f'{GO_ON}, which keeps what it was started with'}  # fmt: skip
+  command.refuse_idle(READERS, [asked, *(word for word, holds in more.items() if holds)], here.get(asked, asked))
+  return asked
 
 
 def _alone() -> None:
@@ -94,11 +129,6 @@ def sweep(config: ConfigDict | None, overrides: dict[str, str]) -> int:
   """Flags to points to an engine."""
   if config is None:
     raise UserError('A sweep needs --config=configs/NAME.py, whose points it runs.')
-  if FLAGS.run_dir or FLAGS.resume:
-    raise UserError('A sweep makes its own directory under --runs_dir: leave --run_dir and --resume out.')
-  if FLAGS.print_config:
-    raise UserError('--print_config prints one config: leave it out, or see the points of the sweep with --dry_run.')
-  _alone()
   request = sweep_command.Request(
     FLAGS.config, config, overrides, FLAGS.sweep, FLAGS.axis, FLAGS.sample, FLAGS.sample_seed, FLAGS.halving,
     FLAGS.engine, FLAGS.runs_dir,
@@ -110,25 +140,22 @@ def run(arguments: list[str], overrides: dict[str, str]) -> int:
   """Flags to config to run."""
   if arguments:
     raise UserError(f"'{arguments[0]}' is no flag: did you mean --config={arguments[0]}?")
-  if FLAGS.list:
+  asked = use()
+  if overrides and asked not in (RUN, RESUME, SWEEP):
+    what = f'{FLAGS.resume} keeps what it was started with' if asked == GO_ON else f'{asked} starts no run'
+    raise UserError(f'{what}: leave --config.{next(iter(overrides))} out.')
+  if asked == '--list':
     list_configs()
     return 0
-  if FLAGS.status or FLAGS.stop:
-    return sweep_command.show(FLAGS.status) if FLAGS.status else sweep_command.stop(FLAGS.stop, _numbers(FLAGS.point))
-  if FLAGS.resume and sweep_lib.is_sweep(FLAGS.resume):
-    given = ['config.' + path for path in overrides] + _given('config', 'sweep', 'axis', 'sample', 'halving', 'dry_run')
-    if given:
-      raise UserError(f'{FLAGS.resume} is a sweep, which keeps what it was started with: leave --{given[0]} out.')
-    _alone()
+  if asked == '--status':
+    return sweep_command.show(FLAGS.status)
+  if asked == '--stop':
+    return sweep_command.stop(FLAGS.stop, _numbers(FLAGS.point))
+  if asked == GO_ON:
     return sweep_command.resume(FLAGS.resume, FLAGS.engine, FLAGS.retry_failed, _options())
   config = resolve(overrides)
-  if FLAGS.sweep or FLAGS.axis or FLAGS.sample:
+  if asked == SWEEP:
     return sweep(config, overrides)
-  idle = _given(
-    'engine', 'halving', 'dry_run', 'devices', 'per_device', 'sbatch', 'ray_address', 'point', 'retry_failed'
-  )
-  if idle:
-    raise UserError(f'--{idle[0]} is for sweeps: add --sweep=NAME, --axis=FIELD=V1,V2 or --sample=N, or leave it out.')
   run_dir = FLAGS.resume or FLAGS.run_dir
   if config is None and not run_dir:
     raise UserError(

@@ -27,26 +27,12 @@ class Networks(NamedTuple):
   discriminator: nn.Module  # (x, train, label) -> Scores
 
 
-def check_networks(config: ConfigDict) -> None:
-  """Raises UserError for an unknown network, or an option that the chosen one does not have."""
-  model = config.model
-  if model.network not in NETWORKS:
-    raise UserError(f"config.model.network='{model.network}' is none of {', '.join(NETWORKS)}.")
-  if model.network == 'stylegan2' and model.g_output not in OUTPUTS:
-    raise UserError(f"config.model.g_output='{model.g_output}' is none of {', '.join(OUTPUTS)}.")
-  for field, values, known in (
-    ('g_spectral', (False,), ('resnet',)), ('d_spectral', (False,), ('mlp', 'dcgan', 'resnet')),
-    ('attention', (False,), ('resnet',)), ('g_norm', ('none',), ('dcgan', 'resnet')),
-    ('d_norm', ('none',), ('dcgan', 'resnet')), ('g_output', ('tanh',), ('stylegan2',)),
-  ):  # fmt: skip
-    if model[field] not in values and model.network not in known:
-      raise UserError(f"config.model.{field}={model[field]!r} is for network {' or '.join(known)}, but "
-                      f"config.model.network='{model.network}': set it to {values[0]!r}.")  # fmt: skip
-
-
 def networks(config: ConfigDict, spec: Spec, reduce: Reduce) -> Networks:
   """The networks that config.model describes. Raises UserError for an unknown one or an image size it cannot take."""
-  check_networks(config)
+  if config.model.network not in NETWORKS:
+    raise UserError(f"config.model.network='{config.model.network}' is none of {', '.join(NETWORKS)}.")
+  if config.model.network == 'stylegan2' and config.model.g_output not in OUTPUTS:
+    raise UserError(f"config.model.g_output='{config.model.g_output}' is none of {', '.join(OUTPUTS)}.")
   model, dtype, shape = config.model, compute_dtype(config.precision), spec.image_shape
   classes = spec.num_classes if model.condition != 'none' else 0
   says: dict[str, Any] = {'condition': model.condition, 'num_classes': classes, 'dtype': dtype}

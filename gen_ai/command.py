@@ -1,7 +1,7 @@
 """What all command lines share: config overrides among absl flags, and mistakes shown as one line with an exit code."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from absl import app, flags, logging
 
@@ -31,6 +31,23 @@ def split_overrides(argv: list[str]) -> tuple[list[str], dict[str, str]]:
       value = following
     overrides[bare.removeprefix('config.')] = value
   return rest, overrides
+
+
+def refuse_idle(readers: Mapping[str, Sequence[str]], now: Collection[str], here: str) -> None:
+  """Refuses flags that this command line gives and nothing would read.
+
+  Args:
+    readers: {flag: what reads it, in words a person knows}; a flag that is not named is always read.
+    now: those of the words that this command line is about.
+    here: what it is, for the message.
+
+  Raises:
+    UserError: names the first such flag and what it is for.
+  """
+  for name, words in readers.items():
+    flag = flags.FLAGS[name]
+    if flag.value != flag.default and not set(words) & set(now):
+      raise UserError(f'--{name} is for {" or ".join(words)}, and this is {here}: leave --{name} out.')
 
 
 def run(main: Callable[[list[str], dict[str, str]], int]) -> None:

@@ -33,6 +33,34 @@ TINY = {  # what the tiny() of every config file begins with
   'data.batch_size': 16, 'eval.batch_size': 64, 'sample.n': 8, 'optim.warmup_steps': 0,
 }  # fmt: skip
 
+# {another field: (which values of it, in words; whether a value is one of them)}, all of which must hold.
+Needs = Mapping[str, tuple[str, Callable[[Any], bool]]]
+
+
+def one_of(*values: Any) -> tuple[str, Callable[[Any], bool]]:
+  """For `Needs`: one of these values."""
+  return ' or '.join(map(repr, values)), lambda value: value in values
+
+
+_FOLDER = ("'folder:PATH'", lambda name: name.startswith('folder:'))
+_IMAGES = ('that holds images', lambda name: not name.startswith('text:') and name != 'python_stdlib')
+_TEXT = ('that holds text', lambda name: not name.startswith('folder:') and name != 'mnist_5k')
+USED_WITH: dict[str, Needs] = {  # of `common`: what reads the field; fields that are not named are always read
+  'data.image_size': {'data.name': _IMAGES},
+  'data.grey': {'data.name': _IMAGES},
+  'data.on_bad_image': {'data.name': _FOLDER},
+  'data.tokens': {'data.name': _TEXT},
+  'data.block_size': {'data.name': _TEXT},
+  'optim.b2': {'optim.name': one_of('adam', 'adamw', 'rmsprop', 'lion', 'muon')},
+  'optim.eps': {'optim.name': one_of('adam', 'adamw', 'rmsprop', 'muon')},
+  'optim.decay_steps': {'optim.schedule': one_of('cosine', 'linear')},
+  'optim.end_factor': {'optim.schedule': one_of('cosine', 'linear')},
+  'mesh.fsdp': {'parallel': one_of('jit')},
+  'mesh.tensor': {'parallel': one_of('jit')},
+  'mesh.min_shard': {'parallel': one_of('jit')},
+  'eval.metrics_every': {'eval.metrics': ('that names figures', bool)},
+}
+
 
 def common(experiment: str, data: str) -> ConfigDict:
   """The fields that every run has, at usual values; a config file sets its own and adds `model` and `loss`."""

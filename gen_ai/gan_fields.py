@@ -2,7 +2,42 @@
 
 from ml_collections import ConfigDict
 
-from gen_ai.config import common
+from gen_ai.config import Needs, common, one_of
+
+_STYLE = {'model.network': one_of('stylegan2')}
+_NORMED = {'model.network': one_of('dcgan', 'resnet')}
+_ADA = {'augment.kind': one_of('ada')}
+_PENALISED = {'loss.constraint': one_of('gradient_penalty', 'dragan', 'r1', 'r1_r2')}
+USED_WITH: dict[str, Needs] = {  # what reads a field of `adversarial`; fields that are not named are always read
+  'model.g_widths': {'model.network': one_of('mlp')},
+  'model.d_widths': {'model.network': one_of('mlp')},
+  'model.width': {'model.network': one_of('dcgan', 'resnet', 'stylegan2')},
+  'model.max_width': _STYLE,
+  'model.g_activation': {'model.network': one_of('mlp', 'dcgan', 'resnet')},
+  'model.d_activation': {'model.network': one_of('mlp', 'dcgan', 'resnet')},
+  'model.g_output': _STYLE,
+  'model.g_norm': _NORMED,
+  'model.d_norm': _NORMED,
+  'model.g_spectral': {'model.network': one_of('resnet')},
+  'model.d_spectral': {'model.network': one_of('mlp', 'dcgan', 'resnet')},
+  'model.attention': {'model.network': one_of('resnet')},
+  'model.weight_init': {'model.network': one_of('dcgan')},
+  'model.style': _STYLE,
+  'model.mapping_layers': _STYLE,
+  'model.mapping_lr': _STYLE,
+  'model.mixing': _STYLE,
+  'model.group': _STYLE,
+  'loss.penalty': _PENALISED,
+  'loss.penalty_every': _PENALISED,
+  'loss.clip': {'loss.constraint': one_of('clip')},
+  'loss.auxiliary': {'model.condition': one_of('auxiliary')},
+  'loss.path_every': {**_STYLE, 'loss.path_length': ('that is not 0', bool)},
+  'augment.policy': {'augment.kind': one_of('diffaugment')},
+  'augment.groups': _ADA,
+  'augment.target': _ADA,
+  'augment.speed': _ADA,
+  'augment.interval': _ADA,
+}
 
 
 def adversarial(data: str) -> ConfigDict:

@@ -8,7 +8,7 @@ import jax
 from ml_collections import ConfigDict
 
 from gen_ai import config as config_lib
-from gen_ai import record, surroundings
+from gen_ai import idle, record, surroundings
 from gen_ai.checkpoint import Checkpoints
 from gen_ai.data import identity
 from gen_ai.errors import UserError
@@ -36,6 +36,7 @@ def open_config(run_dir: str, overrides: Mapping[str, Any], sections: tuple[str,
   layout = {'parallel': 'jit', 'mesh.data': -1, 'mesh.fsdp': 1, 'mesh.tensor': 1, **alone}
   config = config_lib.override(config, {**layout, **overrides})
   config_lib.validate(config)
+  idle.refuse(config, overrides)
   return config
 
 

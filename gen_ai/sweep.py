@@ -19,7 +19,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from gen_ai import config as config_lib
-from gen_ai import record, space
+from gen_ai import idle, record, space
 from gen_ai.errors import UserError
 from gen_ai.lease import Lease
 
@@ -146,6 +146,7 @@ def resolve(base: ConfigDict, overrides: Sequence[Mapping[str, Any]], fixed: Ite
       config = config_lib.override(base, {path: _scalar(value) for path, value in changes.items()})
       config_lib.validate(config)
       config_lib.experiment(config)
+      idle.refuse(config, changes)
     except UserError as error:
       raise UserError(f'point {number} ({_label(changes)}): {error} Nothing was started.') from error
     flat = config_lib.flatten(config)
@@ -156,6 +157,9 @@ def resolve(base: ConfigDict, overrides: Sequence[Mapping[str, Any]], fixed: Ite
     seen[key] = number
     names.add(name := _directory(number, typed, names))
     points.append(Point(number, typed, config, name))
+  for path in fixed:
+    if points and all(idle.reason(point.config, path) for point in points):  # what one point reads is not idle
+      idle.refuse(points[0].config, [path])
   return points
 
 

@@ -152,6 +152,10 @@ def start(request: Request, options: Options, dry_run: bool) -> int:
   """Plans a sweep and runs it, or with `dry_run` prints what it would do. Returns the exit code."""
   points = plan(request)
   engine = choose(request.engine, points)
+  options.refuse_idle(engine)
+  if 'sweep.lanes' in request.overrides and engine != 'packed':
+    raise UserError(f'config.sweep.lanes would do nothing: it is for --engine=packed, and this sweep runs with '
+                    f'--engine={engine}. Leave it out.')  # fmt: skip
   check(points, engine, request.halving)
   if dry_run:
     sweep_table.dry_run(points, engine)
@@ -173,6 +177,7 @@ def resume(path: str, engine: str, retry_failed: bool, options: Options) -> int:
   """Goes on with what is unfinished of the sweep at `path`, by its own engine unless told. Returns the exit code."""
   sweep = Sweep.open(path)
   engine = choose(engine if engine != 'auto' else sweep.about['engine'], sweep.points)
+  options.refuse_idle(engine)
   with sweep.lease():  # before the requests are withdrawn: they may be meant for a launcher that still works
     sweep.clear_stop()
     # With the lease ours, workers of these engines that still run have lost their launcher and are about to leave.

@@ -2,7 +2,15 @@
 
 from ml_collections import ConfigDict
 
-from gen_ai.config import common
+from gen_ai.config import Needs, common, one_of
+
+USED_WITH: dict[str, Needs] = {  # what reads a field of `variational`; fields that are not named are always read
+  'model.widths': {'model.network': one_of('mlp')},
+  'model.width': {'model.network': one_of('conv', 'resnet')},
+  'model.top_widths': {'model.latents': ('of several layers', lambda latents: len(latents) > 1)},
+  'loss.binarise': {'loss.likelihood': one_of('bernoulli')},
+  'loss.gradient': {'loss.bound': one_of('iwae')},
+}
 
 
 def variational(data: str) -> ConfigDict:

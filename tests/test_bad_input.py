@@ -103,7 +103,7 @@ def test_mistakes_in_the_flags(words, says):
   ('--config=configs/vqvae.py', 'loss.codebook_decay=1.0', ['config.loss.codebook_decay=1.0', 'less than 1']),
   ('--config=configs/vqvae.py', 'loss.commitment=-1.0', ['config.loss.commitment=-1.0', 'at least 0']),
   ('--config=configs/vae_gan.py', 'loss.gamma=-1.0', ['config.loss.gamma=-1.0', 'negative']),
-  (GAN, 'model.mixing=1.5', ['config.model.mixing=1.5', 'from 0 to 1']),
+  ('--config=configs/stylegan2.py', 'model.mixing=1.5', ['config.model.mixing=1.5', 'from 0 to 1']),
   (GAN, 'sample.truncation=0.5', ['config.sample.truncation=0.5', "network='mlp' has none"]),
   ('--config=configs/vae.py', 'model.network=unet', ["config.model.network='unet'", 'mlp', 'conv']),
   (LM, 'model.heads=3', ['config.model.width=16', '3 heads']),

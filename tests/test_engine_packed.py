@@ -331,8 +331,11 @@ def test_a_decision_to_stop_stands_after_a_kill(tmp_path):
 
 
 @pytest.mark.parametrize(('words', 'says'), [
-  (('--dry_run',), '--dry_run is for sweeps'), (('--engine=local',), '--engine is for sweeps'),
-  (('--axis=run.seed=0:2', '--print_config'), '--print_config prints one config'),
+  (('--dry_run',), '--dry_run is for a sweep'), (('--engine=local',), '--engine is for a sweep'),
+  (('--axis=run.seed=0:2', '--print_config'), '--print_config is for a run'),
+  (('--axis=run.seed=0:2', '--per_device=2'), '--per_device is for --engine=local'),
+  (('--axis=run.seed=0:2', '--sbatch=--time=1'), '--sbatch is for --engine=slurm'),
+  (('--axis=run.seed=0:2', '--config.model.width=8'), "config.model.width=8 would do nothing"),
   (('--axis=run.seed=0:2', '--coordinator=localhost:1'), 'launched by one process'),
   (('--axis=run.seed=0:2', '--config.run.writers=tensorbord'), 'tensorbord'),
 ])  # fmt: skip

@@ -170,9 +170,6 @@ def test_singular_values_are_recorded_and_used():
 
 
 @pytest.mark.parametrize(('overrides', 'message'), [
-  ({'model.attention': True}, 'attention=True is for network resnet'),
-  ({'model.d_norm': 'batch'}, "d_norm='batch' is for network dcgan or resnet"),
-  ({'model.g_output': 'linear'}, "g_output='linear' is for network stylegan2"),
   ({'model.network': 'stylegan2', 'model.g_output': 'relu'}, "g_output='relu' is none of linear, tanh"),
   ({'loss.path_length': 1.0}, 'penalty on styles'),
   ({'loss.penalty_every': 0}, 'at least 1'),
