@@ -6,7 +6,7 @@ import sys
 from absl import flags
 from ml_collections import ConfigDict
 
-from gen_ai import command, idle, provenance, surroundings, sweep_command
+from gen_ai import command, idle, places, provenance, surroundings, sweep_command
 from gen_ai import config as config_lib
 from gen_ai import sweep as sweep_lib
 from gen_ai.engines import Options
@@ -17,7 +17,7 @@ flags.DEFINE_string('config', '', 'configs/NAME.py or configs/NAME.py:ARGUMENT; 
 flags.DEFINE_string('runs_dir', 'runs', 'where new run directories go')
 flags.DEFINE_string('run_dir', '', 'directory of this run: continued if it holds the same config, else made')
 flags.DEFINE_string('resume', '', 'directory of the run to continue, with the config recorded there')
-flags.DEFINE_string('compilation_cache', '~/.cache/gen_ai/xla', "where compiled programs are kept; '' for nowhere")
+flags.DEFINE_string('compilation_cache', places.COMPILED, "where compiled programs are kept; '' for nowhere")
 flags.DEFINE_bool('tiny', False, "apply the config's tiny() overrides: a whole run in seconds, to see that all works")
 flags.DEFINE_bool('print_config', False, 'print the resolved config and stop')
 flags.DEFINE_bool('list', False, 'list the configs and stop')
@@ -77,6 +77,7 @@ def resolve(overrides: dict[str, str]):
     config = config_lib.override(config, config_lib.tiny(FLAGS.config))
   config = config_lib.override(config, overrides)
   if not _sweeps():  # of which every point is asked by itself
+    config_lib.validate(config)
     idle.refuse(config, overrides)
     if 'sweep.lanes' in overrides:
       raise UserError('config.sweep.lanes would do nothing: it is for sweeps of --engine=packed. Leave it out.')
@@ -174,7 +175,7 @@ def run(arguments: list[str], overrides: dict[str, str]) -> int:
   from gen_ai import distributed, worker  # JAX: not for --help, --list and mistakes in the flags
 
   distributed.initialise(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
-  worker.use_cache(FLAGS.compilation_cache)
+  cache = worker.use_cache(FLAGS.compilation_cache)
   point = sweep_lib.owner(run_dir) if run_dir else None
   if FLAGS.resume or worker.is_run(run_dir):
     config = worker.resume_config(run_dir, config)
@@ -182,7 +183,7 @@ def run(arguments: list[str], overrides: dict[str, str]) -> int:
     config = point[1].config
   elif config is None:
     raise UserError(f'{run_dir} holds no run yet: give --config=configs/NAME.py to start one there.')
-  origin = {'argv': sys.argv, 'config_file': {}, 'overrides': overrides, 'cache': FLAGS.compilation_cache}
+  origin = {'argv': sys.argv, 'config_file': {}, 'overrides': overrides, 'cache': cache}
   if point:
     about = point[0].about
     origin |= {'config_file': about['config_file'], 'overrides': about['asked']['overrides'] | point[1].overrides}

@@ -1,5 +1,7 @@
 """What all command lines share: config overrides among absl flags, and mistakes shown as one line with an exit code."""
 
+import errno
+import resource
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 
@@ -50,6 +52,13 @@ def refuse_idle(readers: Mapping[str, Sequence[str]], now: Collection[str], here
       raise UserError(f'--{name} is for {" or ".join(words)}, and this is {here}: leave --{name} out.')
 
 
+def _of_files(error: OSError) -> str:
+  if error.errno == errno.EMFILE:
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return f'more files are needed at once than the {limit} that may be open: raise the limit (`ulimit -n 4096`)'
+  return f'{error.filename}: {error.strerror}' if error.filename else str(error)
+
+
 def run(main: Callable[[list[str], dict[str, str]], int]) -> None:
   """Runs main(positional arguments, overrides) and exits with its code; a user's mistake prints one line.
 
@@ -74,6 +83,12 @@ def run(main: Callable[[list[str], dict[str, str]], int]) -> None:
     except Diverged as error:
       print(f'diverged: {error}', file=sys.stderr)
       sys.exit(DIVERGED)
+    except MemoryError as error:
+      print(f'error: the memory is not enough ({error}): ask for fewer or smaller things at once', file=sys.stderr)
+      sys.exit(FAILED)
+    except OSError as error:  # of a file that somebody named, or of this machine
+      print(f'error: {_of_files(error)}', file=sys.stderr)
+      sys.exit(FAILED)
     except KeyboardInterrupt:  # before training, which has its own way to stop
       print('interrupted', file=sys.stderr)
       sys.exit(INTERRUPTED)

@@ -10,5 +10,9 @@ class UserError(Exception):
   """A mistake the user can mend. The message names the thing and the way out; it is shown without a traceback."""
 
 
+class OutOfMemory(UserError):
+  """What was asked for does not fit the memory there is; nothing of it was computed."""
+
+
 class Diverged(Exception):
   """Training produced a NaN or an infinity. The message names the run, the step and the first bad tensor."""

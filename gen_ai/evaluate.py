@@ -6,7 +6,7 @@ python -m gen_ai.evaluate --samples_file=x.npy --data=fashion_mnist [--run_dir=r
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,24 @@ def _overrides(given: Mapping[str, Any]) -> dict[str, Any]:
   """Config overrides, those of the flags included."""
   named = {'eval.samples': FLAGS.samples, 'eval.extractor': FLAGS.extractor}
   return {**given, **{path: value for path, value in named.items() if value is not None}}
+
+
+def _refuse_idle(names: Sequence[str], kind: str, given: Mapping[str, Any]) -> None:
+  """Refuses what figures `names` of data of this kind would not read, and what is said twice."""
+  drawn = [name for name in names if name != NLL]
+  samples, features = 'figures of samples (--metrics)', 'figures of images (--metrics)'
+  now = [*([samples] if drawn else []), *([features] if drawn and kind == 'image' else [])]
+  here = f'an evaluation of {", ".join(names) or "the own figures of the method"}'
+  command.refuse_idle({'samples': (samples,), 'extractor': (features,)}, now, here)
+  for path in given:
+    name = path.removeprefix('eval.')
+    if name in ('metrics', 'samples', 'extractor') and FLAGS[name].value is not None:
+      raise UserError(f'--{name} and config.{path} say the same thing twice: leave one of them out.')
+    idle = {'metrics_every': 'training', 'nll_draws': '' if NLL in names else f"the figure '{NLL}'",
+            'samples': '' if drawn else samples, 'extractor': '' if features in now else features,
+            'best': '' if FLAGS.step == 'best' else '--step=best'}.get(name)  # fmt: skip
+    if idle and path.startswith('eval.'):
+      raise UserError(f'config.{path} would do nothing: it is for {idle}, and this is {here}. Leave it out.')
 
 
 def row_of(found: Found, dataset: Dataset, split: str, step: int, seconds: float) -> dict[str, Any]:
@@ -114,6 +132,7 @@ def evaluate_run(run_dir: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
   dataset = dataset_lib.load(config.data)
   identity.check(dataset, record.read_run(run_dir)['data']['fingerprint'], run_dir)
   names = parse_names(config.eval.metrics if FLAGS.metrics is None else FLAGS.metrics, dataset.spec.kind)
+  _refuse_idle(names, dataset.spec.kind, overrides)
   asked = protocol(config, dataset, FLAGS.split, names)
   program, state, step = restored.restore(run_dir, config, dataset.spec, FLAGS.step)
   started = time.perf_counter()
@@ -131,6 +150,7 @@ def evaluate_file(overrides: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
   started = time.perf_counter()
   config, dataset = external.open_data(FLAGS.data, _overrides(overrides))
   names = parse_names('fd,kid,prdc' if FLAGS.metrics is None else FLAGS.metrics, dataset.spec.kind)
+  _refuse_idle(names, dataset.spec.kind, overrides)
   images = external.read_samples(FLAGS.samples_file, dataset.spec, FLAGS.samples)
   config = config_lib.override(config, {'eval.samples': len(images)})
   found, content = external.judge(images, config, dataset, protocol(config, dataset, FLAGS.split, names))
@@ -145,14 +165,17 @@ def evaluate_file(overrides: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 
 def main(arguments: list[str], overrides: dict[str, str]) -> int:
   """Evaluates and prints."""
+  command.refuse_idle(
+    {'data': ('--samples_file',), 'run_dir': ('--samples_file',), 'step': ('a run',)},
+    ['--samples_file' if FLAGS.samples_file else 'a run'],
+    'samples of a file, which have no checkpoint' if FLAGS.samples_file else 'a run, which has its own data',
+  )
   if FLAGS.samples_file:
     if arguments or not FLAGS.data:
       raise UserError('--samples_file=FILE.npy goes with --data=NAME, the data set to compare with, and with no run.')
     run_dir, row = evaluate_file(overrides)
     what = f'{FLAGS.samples_file}, as {run_dir}'
   else:
-    if FLAGS.data or FLAGS.run_dir:
-      raise UserError('--data and --run_dir go with --samples_file; a run has its own data.')
     run_dir = restored.one_argument(arguments, 'gen_ai.evaluate')
     row = evaluate_run(run_dir, overrides)
     what = f'{run_dir}, step {row["step"]}'

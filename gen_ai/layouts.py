@@ -35,16 +35,17 @@ class CompileStats:
   flops: float  # of one call, matrix products and convolutions
   bytes_accessed: float  # XLA's estimate, a loop's body counted once
   peak_bytes: int  # arguments + outputs + temporaries - aliases
+  new_bytes: int = 0  # outputs + temporaries - aliases: what a call takes beside what is there already
 
 
 def _stats(compiled: Any, seconds: float, flop_count: float) -> CompileStats:
   costs = compiled.cost_analysis() or {}
   memory = compiled.memory_analysis()
-  peak = 0
+  new = arguments = 0
   if memory is not None:
-    peak = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
-    peak -= memory.alias_size_in_bytes
-  return CompileStats(seconds, flop_count, float(costs.get('bytes accessed', 0.0)), peak)
+    new = memory.output_size_in_bytes + memory.temp_size_in_bytes - memory.alias_size_in_bytes
+    arguments = memory.argument_size_in_bytes
+  return CompileStats(seconds, flop_count, float(costs.get('bytes accessed', 0.0)), arguments + new, new)
 
 
 class JitLayout:

@@ -9,6 +9,8 @@ import jax
 import numpy as np
 from jax.extend import core
 
+from gen_ai.errors import OutOfMemory
+
 Jaxpr = Any
 CPU_SHARE = 0.6  # of the free memory of a machine that other programs use too
 DEVICE_SHARE = 0.85  # of what an accelerator has
@@ -31,6 +33,18 @@ def available(device: jax.Device) -> int:
   if 'bytes_limit' in stats:
     return int(stats['bytes_limit'] * DEVICE_SHARE)
   return int(_free() * CPU_SHARE / len(jax.local_devices()))
+
+
+def require(needed: int, what: str, way_out: str) -> None:
+  """Raises OutOfMemory, naming `what` and the way out, where `needed` bytes a device are more than main memory holds.
+
+  An accelerator says so itself. On a CPU XLA would end the process without a word to Python.
+  """
+  devices = jax.local_devices()
+  free = _free() if devices[0].platform == 'cpu' else 0
+  if free and needed * len(devices) > free:
+    wanted = needed * len(devices) / 2**30
+    raise OutOfMemory(f'{what} takes {wanted:,.1f} GiB of memory, and {free / 2**30:,.1f} GiB are free: {way_out}.')
 
 
 def _free() -> int:

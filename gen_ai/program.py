@@ -14,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from gen_ai import config as config_lib
-from gen_ai import keys
+from gen_ai import keys, memory
 from gen_ai.errors import UserError
 from gen_ai.layouts import Compiled, CompileStats, Layout, check_batch
 from gen_ai.types import Array, Key, Method, PyTree, Reduce, Spec, State, identity
@@ -171,6 +171,8 @@ class Program:
     fn, axes = chunk(self._make, feed, self.layout), (0, 0, 0, None, 0 if feed.by_lane else None)
     compiled, stats = self.layout.compile(fn, self.floats, state, self.key, resident, placed, True, axes)
     self.compile_stats[name] = stats
+    memory.require(stats.new_bytes, f'training on {self.batch_size:,} examples at once', 'set a smaller '
+                   'config.data.batch_size, or config.optim.accumulate')  # fmt: skip
 
     def run(state: State, rows: PyTree):
       return compiled(self.floats, state, self.key, resident, self.layout.put_rows(rows, feed.by_lane))
@@ -188,6 +190,8 @@ class Program:
     fn = evaluation(self._make, feed, self.layout)
     compiled, stats = self._compile(fn, state, key, resident, self.layout.put_rows(rows))
     self.compile_stats['eval'] = stats
+    memory.require(stats.new_bytes, f'evaluating {self.eval_batch_size:,} examples at once', 'set a smaller '
+                   'config.eval.batch_size')  # fmt: skip
     return lambda state, rows: compiled(self.floats, state, key, resident, self.layout.put_rows(rows))
 
   def over_rows(self, name: str, fn: RowFn, state: State, key: Key, resident: Mapping[str, np.ndarray],
@@ -224,13 +228,14 @@ class Program:
     """Compiles sampling; returns state -> samples [n, ...] of fixed latents, the same for every run of one shape.
 
     Raises:
-      UserError: a method that draws nothing.
+      UserError: a method that draws nothing, or more samples than memory holds.
     """
     if not self.draws:
       raise UserError(f"config.experiment='{self._experiment}' draws no samples: there is nothing to sample.")
     key = keys.stream(self.eval_key if seed is None else keys.root(seed), 'sample')
     compiled, stats = self._compile(sampling(self._make, self.layout, n), state, key, {}, {})
     self.compile_stats['sample'] = stats
+    memory.require(stats.new_bytes, f'drawing {n:,} samples at once', 'ask for fewer')
     return lambda state: compiled(self.floats, state, key, {}, {})
 
   def viewers(self, state: State, batch: Mapping[str, np.ndarray]) -> dict[str, Callable[[State], Array]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from absl import flags
 
-from gen_ai import agreement, command, record, surroundings
+from gen_ai import agreement, command, places, record, surroundings
 from gen_ai import config as config_lib
 from gen_ai.agreement import DIFFERENT, IDENTICAL, WITHIN, Recorded, Tolerance
 from gen_ai.errors import DONE, FAILED, REQUEUE, Diverged, UserError
@@ -19,7 +19,7 @@ flags.DEFINE_integer('steps', 0, 'compare the first N updates only; 0: all that 
 flags.DEFINE_string('report', '', 'also write the comparison, row by row, to this JSON file')
 flags.DEFINE_float('rtol', 1e-3, 'relative part of the tolerance', lower_bound=0)
 flags.DEFINE_float('atol', 1e-5, "absolute part of the tolerance, in the metric's unit", lower_bound=0)
-flags.DEFINE_string('compilation_cache', '~/.cache/gen_ai/xla', "where compiled programs are kept; '' for nowhere")
+flags.DEFINE_string('compilation_cache', places.COMPILED, "where compiled programs are kept; '' for nowhere")
 
 
 def fresh_directory(recorded: Recorded) -> Path:
@@ -53,9 +53,9 @@ def _run_again(recorded: Recorded, out: str, last: int) -> tuple[Path, int]:
   config_lib.validate(config)
   identity.check(dataset_lib.load(config.data), recorded.run['data']['fingerprint'], recorded.path)
   path = Path(out) if out else fresh_directory(recorded)
+  cache = worker.use_cache(FLAGS.compilation_cache)
   origin = {'argv': sys.argv, 'config_file': recorded.run.get('config_file', {}),
-            'overrides': recorded.run.get('overrides', {}), 'cache': FLAGS.compilation_cache}  # fmt: skip
-  worker.use_cache(FLAGS.compilation_cache)
+            'overrides': recorded.run.get('overrides', {}), 'cache': cache}  # fmt: skip
   limit = math.ceil(last / config.run.log_every) * config.run.log_every
   try:
     return path, worker.work(config, str(path), '', origin, limit=limit if limit < config.run.steps else 0)

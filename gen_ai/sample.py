@@ -45,7 +45,11 @@ def main(arguments: list[str], overrides: dict[str, str]) -> int:
   run_dir = restored.one_argument(arguments, 'gen_ai.sample')
   if FLAGS.n < 1:
     raise UserError(f'--n={FLAGS.n} must be at least 1.')
+  if 'sample.n' in overrides:
+    raise UserError('config.sample.n is for the grids of training: here --n=N says how many samples are drawn.')
   if FLAGS.prompt is not None:
+    if 'sample.prompt' in overrides:
+      raise UserError('--prompt and config.sample.prompt say the same thing twice: leave one of them out.')
     if restored.recorded_spec(run_dir).kind != 'text':
       raise UserError(f'--prompt starts texts, but {run_dir} draws images.')
     overrides = {**overrides, 'sample.prompt': FLAGS.prompt}

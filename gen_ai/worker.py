@@ -11,7 +11,7 @@ import jax
 from ml_collections import ConfigDict
 
 from gen_ai import config as config_lib
-from gen_ai import distributed, engine, halving, provenance, record, samples, spread, surroundings, terminal, writers
+from gen_ai import distributed, engine, halving, places, provenance, record, samples, spread, surroundings, terminal, writers
 from gen_ai.data import dataset as dataset_lib
 from gen_ai.data import identity
 from gen_ai.errors import DONE, REQUEUE, UserError
@@ -23,12 +23,18 @@ from gen_ai.stop import Stop
 from gen_ai.sweep import Point, Sweep
 
 
-def use_cache(path: str) -> None:
-  """Compiled programs are kept under `path` and found there by the next run; '' switches that off."""
-  if not path:
+def use_cache(path: str) -> str:
+  """Compiled programs are kept under `path` and found there by the next run; '' switches that off.
+
+  The default goes elsewhere, or nowhere, where it cannot be written (`places.default`); returns what is used.
+
+  Raises:
+    UserError: a folder that was asked for by name cannot be written.
+  """
+  folder = places.default(path) if path == places.COMPILED else places.expand(path, '--compilation_cache')
+  if not path or folder is None:
     jax.config.update('jax_enable_compilation_cache', False)
-    return
-  folder = Path(path).expanduser()
+    return ''
   try:
     folder.mkdir(parents=True, exist_ok=True)
   except OSError as error:
@@ -37,6 +43,7 @@ def use_cache(path: str) -> None:
   jax.config.update('jax_compilation_cache_dir', str(folder))
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
   jax.config.update('jax_persistent_cache_min_entry_size_bytes', 0)
+  return str(folder)
 
 
 class SilentRecord:

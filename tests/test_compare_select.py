@@ -114,4 +114,14 @@ def test_diff_takes_two_runs(frame, words):
 @pytest.mark.parametrize('mode', ['--diff', '--sql=select 1'])
 def test_flags_that_would_have_no_effect_are_refused(frame, mode, flag):
   name = flag.partition('=')[0]
-  refused(command('gen_ai.compare', 'runs/a', 'runs/b', mode, flag), f'does not take {name}')
+  says = f'{name} is for a comparison', f'and this is {mode.partition("=")[0]}: leave {name} out'
+  refused(command('gen_ai.compare', 'runs/a', 'runs/b', mode, flag), *says)
+
+
+@pytest.mark.parametrize(('words', 'name'), [
+  ('--runs --by=optim.lr', 'by'), ('--runs --baseline=A', 'baseline'), ('--csv=- --html=x.html', 'html'),
+  ('--csv=- --budget', 'budget'), ('--diff --sql=select', 'sql'), ('--sql=select --force', 'force'),
+  ('--diff --last_k=3', 'last_k'), ('--index=x.sqlite', 'index'),
+])  # fmt: skip
+def test_flags_of_another_use_are_refused(frame, words, name):
+  refused(command('gen_ai.compare', 'runs/a', 'runs/b', *words.split()), f'leave --{name} out')

@@ -17,8 +17,9 @@ from cli import launch, refused
 
 from gen_ai import record
 from gen_ai.checkpoint import Checkpoints
+from gen_ai.engines import packed
 from gen_ai.errors import DONE, FAILED, REQUEUE
-from gen_ai.sweep import Sweep
+from gen_ai.sweep import Sweep, resolve
 
 AXES = ('--axis=optim.lr=1e-4,1e-3', '--axis=run.seed=0:2')
 
@@ -348,3 +349,17 @@ def test_flags_that_would_do_nothing_are_refused(words, says, tmp_path):
 def test_a_sweep_goes_on_as_it_was_started(whole):
   for word in ('--config.run.steps=16', '--halving=logit_gap:max,first=4', '--dry_run', '--config=configs/gan.py'):
     refused(launch(f'--resume={whole.path}', word), 'keeps what it was started with')
+
+
+@pytest.mark.parametrize(('limits', 'lanes'), [((64, 64), 3), ((64, 136), 12), ((20, 20), 1)])
+def test_lanes_are_no_more_than_files_may_be_open(limits, lanes, monkeypatch):
+  now = list(limits)
+  monkeypatch.setattr(packed.resource, 'getrlimit', lambda which: tuple(now))
+  monkeypatch.setattr(packed.resource, 'setrlimit', lambda which, new: now.__setitem__(slice(None), new))
+  monkeypatch.setattr(packed, 'lane_bytes', lambda point: 1)
+  assert packed.most_open() == lanes
+  for own in (0, 13):
+    points = resolve(tiny.config('gan', sweep__lanes=own), [{'run.seed': seed} for seed in range(12)])
+    parts = packed.split(points)
+    assert max(map(len, parts)) <= lanes
+    assert sum(map(len, parts)) == 12

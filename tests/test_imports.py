@@ -121,9 +121,11 @@ MAY_IMPORT = {
   'layouts': {*FOUNDATION, 'flops', 'maths', 'mesh'},
   'config': {'errors'},
   'terminal': {'errors'},
-  'data': {*FOUNDATION, 'data', 'terminal'},
+  'data': {*FOUNDATION, 'data', 'places', 'terminal'},
+  'places': {'errors'},
   'metrics': {*FOUNDATION, 'command', 'config', 'keys', 'maths', 'nets', 'record', 'restored', 'data', 'metrics'},
-  'program': {*FOUNDATION, 'config', 'keys', 'layouts'},
+  'program': {*FOUNDATION, 'config', 'keys', 'layouts', 'memory'},
+  'memory': FOUNDATION,
   'checkpoint': {*FOUNDATION, 'record'},
   'spread': {'data', 'maths'},
 }  # fmt: skip

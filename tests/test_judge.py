@@ -294,7 +294,7 @@ def run(tmp_path_factory):
   (['--metrics=fd', '--extractor=resnet'], 'resnet'),
   (['--metrics=fd', '--extractor=inception:none.npz'], 'none.npz'),
   (['--metrics=fd', '--extractor=classifier:no_run'], 'no_run'),
-  (['--data=mnist_5k'], '--data and --run_dir go with --samples_file'),
+  (['--data=mnist_5k'], '--data is for --samples_file'),
   (['--config.optim.lr=1.0'], 'belongs to the training'),
 ])  # fmt: skip
 def test_what_cannot_be_measured_is_refused(run, words, says):

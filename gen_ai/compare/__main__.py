@@ -41,7 +41,24 @@ flags.DEFINE_string('index', '', 'file of that index; index.sqlite in the folder
 flags.DEFINE_string('html', '', 'write one offline page with curves and samples to this file')
 flags.DEFINE_bool('force', False, 'show runs of unlike protocols side by side, every output marked')
 
-_COMPARING = ('metric', 'where', 'by', 'baseline', 'runs', 'budget', 'csv', 'html')
+# What reads a flag.
+COMPARISON, GROUPS, BUDGET, TERMINAL = 'a comparison', 'a comparison of groups', '--budget', '--csv=-'
+DIFF, SQL = '--diff', '--sql'
+READERS = {
+  'metric': (COMPARISON, TERMINAL), 'where': (COMPARISON, TERMINAL), 'by': (GROUPS, BUDGET), 'baseline': (GROUPS,),
+  'runs': (COMPARISON,), 'budget': (COMPARISON,), 'html': (COMPARISON,), 'csv': (COMPARISON, TERMINAL),
+  'force': (COMPARISON, TERMINAL), 'last_k': (COMPARISON, TERMINAL, SQL), 'sql': (SQL,), 'index': (SQL,),
+  'diff': (DIFF,),
+}  # fmt: skip
+
+
+def _use() -> None:
+  """Refuses flags that nothing would read."""
+  asked = DIFF if FLAGS.diff else SQL if FLAGS.sql else TERMINAL if FLAGS.csv == '-' else COMPARISON
+  now = [asked]
+  if asked == COMPARISON:
+    now += [*([] if FLAGS.runs else [GROUPS]), *([BUDGET] if FLAGS.budget else [])]
+  command.refuse_idle(READERS, now, f'{COMPARISON} run by run' if asked == COMPARISON and FLAGS.runs else asked)
 
 
 def main(arguments: list[str], overrides: dict[str, str]) -> int:
@@ -49,9 +66,9 @@ def main(arguments: list[str], overrides: dict[str, str]) -> int:
   if overrides:
     raise UserError(f'--config.{next(iter(overrides))} changes a run before it starts; to choose among runs there is '
                     '--where FIELD=VALUE.')  # fmt: skip
+  _use()
   console = terminal.console()
   if FLAGS.diff:
-    _alone('diff')
     if len(arguments) != 2:
       raise UserError(f'--diff takes two run directories, and {len(arguments)} were given.')
     diff.show(console, Path(arguments[0]), Path(arguments[1]))
@@ -59,7 +76,6 @@ def main(arguments: list[str], overrides: dict[str, str]) -> int:
   if not arguments:
     raise UserError('name folders, run directories or quoted patterns: python -m gen_ai.compare runs/gan')
   if FLAGS.sql:
-    _alone('sql')
     output.sql(sys.stdout, *index.ask(arguments, FLAGS.sql, FLAGS.index, FLAGS.last_k))
     return 0
   runs = load(*arguments, last_k=FLAGS.last_k)
@@ -112,13 +128,6 @@ def _compare(console: Console, runs: Runs) -> None:
   written = [name for name in (FLAGS.csv, FLAGS.html) if name]
   if written:
     layout.title(console, 'written', ', '.join(written))
-
-
-def _alone(flag: str) -> None:
-  """Raises UserError where flags of the comparison are given that `flag` knows nothing of."""
-  others = [name for name in _COMPARING if FLAGS[name].value]
-  if others:
-    raise UserError(f'--{flag} does not take --{others[0]}: leave one of them out.')
 
 
 def _html(runs: Runs, metrics: Sequence[select.Metric], warnings: Sequence[str]) -> None:

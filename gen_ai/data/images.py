@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import logging
 
+from gen_ai import places
 from gen_ai.data import store
 from gen_ai.data.source import ArrayExamples
 from gen_ai.errors import UserError
@@ -136,7 +137,7 @@ def folder(
   if on_bad_image not in ('refuse', 'skip'):
     raise UserError(f"data.on_bad_image={on_bad_image!r} is neither 'refuse' nor 'skip'.")
   ground = levels(background)
-  root = Path(path).expanduser()
+  root = places.expand(path, 'config.data.name=folder')
   files, labels, class_names, loose, left_out = _scan(root, what)
   stats = [(name, (root / name).stat()) for name in files]
   listing = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]

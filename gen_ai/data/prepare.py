@@ -15,7 +15,7 @@ from typing import Any
 
 from absl import app, flags
 
-from gen_ai import terminal
+from gen_ai import places, terminal
 from gen_ai.data import mnist_5k, store, text, tfds_source
 from gen_ai.errors import FAILED, UserError
 
@@ -37,6 +37,10 @@ def prepare(name: str, data_dir: str = '', manual_dir: str = '') -> str:
       network, or that have another checksum than the builder's record.
   """
   place = store.data_folder(data_dir)
+  idle = {'python_stdlib': {'data_dir': data_dir, 'manual_dir': manual_dir}, mnist_5k.NAME: {'manual_dir': manual_dir}}
+  for flag, value in idle.get(name, {}).items():
+    if value:
+      raise UserError(f'--{flag}={value} would do nothing: {name} comes with an installed package. Leave it out.')
   if name == 'python_stdlib':
     return text.stdlib_location()
   if name.startswith(('folder:', 'text:')):
@@ -65,7 +69,7 @@ def prepare(name: str, data_dir: str = '', manual_dir: str = '') -> str:
 
 def _check_files(name: str, builder: Any, place: Path, manual_dir: str) -> None:
   """Checks what TFDS would find out late: it retries a dead network for minutes."""
-  manual = Path(manual_dir).expanduser() if manual_dir else None
+  manual = places.expand(manual_dir, '--manual_dir') if manual_dir else None
   if manual and not manual.is_dir():
     raise UserError(f'--manual_dir={manual_dir} is not a folder.')
   if builder.MANUAL_DOWNLOAD_INSTRUCTIONS and not manual:

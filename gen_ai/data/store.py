@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import logging
 
+from gen_ai import places
 from gen_ai.data.source import ArrayExamples
 from gen_ai.errors import UserError
 
@@ -47,8 +48,19 @@ ReadRows = Callable[[np.ndarray], Rows]  # index int64 [n]
 
 
 def data_folder(data_dir: str) -> Path:
-  """`data.data_dir`, or the place TFDS would take: $TFDS_DATA_DIR, or ~/tensorflow_datasets."""
-  return Path(data_dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets').expanduser().absolute()
+  """`data.data_dir`, or the place TFDS would take: $TFDS_DATA_DIR, or ~/tensorflow_datasets, see `places.default`.
+
+  Raises:
+    UserError: there is no place at all.
+  """
+  named = {'config.data.data_dir': data_dir, 'TFDS_DATA_DIR': os.environ.get('TFDS_DATA_DIR', '')}
+  for name, folder in named.items():
+    if folder:
+      return places.expand(folder, name).absolute()
+  place = places.default(places.DATA)
+  if place is None:
+    raise UserError('there is no place to keep data sets in: name a folder with config.data.data_dir.')
+  return place.absolute()
 
 
 def key(*parts: Any) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from gen_ai import places
 from gen_ai.data import splits
 from gen_ai.data.source import TextSource
 from gen_ai.errors import UserError
@@ -153,7 +154,8 @@ def file_documents(pattern: str) -> list[dict[str, str]]:
   Raises:
     UserError: no file matches, one cannot be read or is not UTF-8, or there is no text in them.
   """
-  matches = glob.glob(_literal(Path(pattern).expanduser()), recursive=True)  # noqa: PTH207 (takes absolute patterns)
+  expanded = places.expand(pattern, 'config.data.name=text')
+  matches = glob.glob(_literal(expanded), recursive=True)  # noqa: PTH207 (Path.glob takes no absolute pattern)
   paths = sorted(path for path in matches if Path(path).is_file())
   if not paths and matches:
     raise UserError(

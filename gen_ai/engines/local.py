@@ -14,11 +14,10 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from types import FrameType
 
 from gen_ai import config as config_lib
-from gen_ai import record, stop, sweep_table
+from gen_ai import places, record, stop, sweep_table
 from gen_ai.engines import Options
 from gen_ai.engines.slots import Slot, make_slots, pinned
 from gen_ai.errors import DIVERGED, DONE, REQUEUE
@@ -83,7 +82,8 @@ class Launcher:
 
   def __init__(self, sweep: Sweep, points: Iterable[Point], slots: Iterable[Slot], cache: str, board: Board):
     self._sweep, self._board = sweep, board
-    self._cache = str(Path(cache).expanduser().absolute()) if cache else ''
+    folder = places.default(cache) if cache == places.COMPILED else places.expand(cache, '--compilation_cache')
+    self._cache = str(folder.absolute()) if cache and folder else ''
     self._waiting, self._free = deque(points), deque(slots)
     self._workers: list[Worker] = []
     self._fruitless: dict[int, int] = {}  # {number of a point: starts in a row that added no step}

@@ -6,10 +6,13 @@ on, so that a resumed sweep computes with programs of the same width, and hence 
 """
 
 import contextlib
+import errno
 import functools
 import json
+import resource
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -23,7 +26,7 @@ from gen_ai.data import identity
 from gen_ai.data.dataset import Dataset
 from gen_ai.data.feed import make_feed
 from gen_ai.engines import Options
-from gen_ai.errors import UserError
+from gen_ai.errors import OutOfMemory, UserError
 from gen_ai.lane import Lane
 from gen_ai.layouts import LaneLayout
 from gen_ai.program import Program, chunk, evaluation
@@ -32,6 +35,8 @@ from gen_ai.stop import Stop
 from gen_ai.sweep import ENDED, Point, Sweep, groups
 
 FILE = 'packing.jsonl'
+_OWN_FILES, _LANE_FILES = 40, 8  # open files of the process (24 were seen) and of a lane (7): its lease, mirrors, saves
+_MOST_FILES = 65_536  # that a soft limit is raised to
 LEASE_WAIT = 150.0  # seconds; a killed launcher on another machine counts as dead after 120
 
 
@@ -80,13 +85,27 @@ def lane_bytes(point: Point) -> int:
   return max(train, needed(evaluation(make, held_out, layout), held_out, judged))
 
 
+def most_open() -> int:
+  """Lanes whose files may be open at once; the soft limit of open files (`ulimit -n`) is raised where it can be."""
+  soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+  most = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+  if soft != resource.RLIM_INFINITY and soft < most:
+    with contextlib.suppress(OSError, ValueError):
+      resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+      soft = most
+  return _MOST_FILES if soft == resource.RLIM_INFINITY else max(1, (soft - _OWN_FILES) // _LANE_FILES)
+
+
 def most_lanes(point: Point) -> int:
-  """Lanes that one program takes: config.sweep.lanes, or what memory allows."""
-  if point.config.sweep.lanes:
-    return point.config.sweep.lanes
+  """Lanes that one program takes: config.sweep.lanes, or what memory allows; no more than files may be open."""
+  asked, files = point.config.sweep.lanes, most_open()
+  if asked:
+    if asked > files:
+      logging.warning('config.sweep.lanes=%d: `ulimit -n` lets no more than %d lanes have files open', asked, files)
+    return min(asked, files)
   devices = jax.devices()
   room = min(memory.available(device) for device in devices) - _resident(point)
-  return max(1, room // lane_bytes(point)) * len(devices)
+  return min(max(1, room // lane_bytes(point)) * len(devices), files)
 
 
 def split(points: Sequence[Point]) -> list[list[Point]]:
@@ -162,7 +181,7 @@ def launch(sweep: Sweep, points: list[Point], options: Options) -> int:
   Raises:
     UserError: the disk is full, a run directory is in use, ...: what was saved stays, and --resume goes on.
   """
-  worker.use_cache(options.cache)
+  options = replace(options, cache=worker.use_cache(options.cache))
   with Stop([sweep.path / 'stop' / 'all']) as stop:
     clusters = _clusters(sweep, points)
     while clusters and not stop.requested:
@@ -179,10 +198,16 @@ def _attempt(sweep: Sweep, points: list[Point], stop: Stop, options: Options) ->
   """
   for point in points:
     sweep.clear_failure(point)
+  files = most_open()
+  if len(points) > files:  # these shared a program where more files may be open
+    logging.warning(
+      '%d lanes need more open files than `ulimit -n` allows: going on with %d at a time', len(points), files
+    )
+    return [points[i : i + files] for i in range(0, len(points), files)]
   try:
     _run(sweep, points, stop, options)
   except (UserError, jax.errors.JaxRuntimeError, OSError) as error:
-    if 'RESOURCE_EXHAUSTED' in str(error) and len(points) > 1:
+    if _too_many(error) and len(points) > 1:
       half = -(-len(points) // 2)
       logging.warning('%d lanes do not fit the memory: going on with %d at a time', len(points), half)
       return [points[:half], points[half:]]
@@ -191,6 +216,12 @@ def _attempt(sweep: Sweep, points: list[Point], stop: Stop, options: Options) ->
         sweep.record_failure(point, 'failed', f'{type(error).__name__}: {error}')
     logging.error('a program of %d points failed: %s', len(points), error)
   return []
+
+
+def _too_many(error: Exception) -> bool:
+  """Whether fewer lanes at a time may do: the memory or the number of open files was not enough."""
+  full = 'RESOURCE_EXHAUSTED' in str(error) or isinstance(error, OutOfMemory)
+  return full or (isinstance(error, OSError) and error.errno == errno.EMFILE)
 
 
 def _run(sweep: Sweep, points: Sequence[Point], stop: Stop, options: Options) -> None:
