@@ -1,9 +1,14 @@
 """What all command lines share: config overrides among absl flags, and mistakes shown as one line with an exit code."""
 
 import errno
+import importlib.metadata
+import os
 import resource
+import shlex
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from absl import app, flags, logging
 
@@ -11,6 +16,40 @@ from gen_ai import terminal
 from gen_ai.errors import DIVERGED, FAILED, Diverged, UserError
 
 INTERRUPTED = 130  # what shells report of a command that Ctrl-C ended
+
+
+def printed(target: str, *words: Any, **flags: Any) -> str:
+  """A command line for a person to copy, quoted for a shell and good in the folder where this process works.
+
+  Args:
+    target: 'launch.py', or a module such as 'gen_ai.sample'.
+    words: what follows, such as a directory.
+    flags: {name: value} of --name=value, after the words.
+  """
+  source, given = Path(__file__).resolve().parents[1], [*words, *(f'--{name}={value}' for name, value in flags.items())]
+  here = Path.cwd() == source
+  if target.endswith('.py'):
+    script = target if here else min(str(source / target), os.path.relpath(source / target), key=len)
+    return shlex.join(['python', script, *map(str, given)])
+  way = '' if here or _installed() else f'PYTHONPATH={shlex.quote(str(source))} '
+  return way + shlex.join(['python', '-m', target, *map(str, given)])
+
+
+def started(argv: Sequence[str]) -> str:
+  """The command line behind `argv`, in which Python puts the path of a file where `-m MODULE` was typed."""
+  script = Path(argv[0])
+  if script.name == 'launch.py' or 'gen_ai' not in script.parts:
+    return shlex.join(['python', *argv])
+  module = '.'.join(script.with_suffix('').parts[len(script.parts) - 1 - script.parts[::-1].index('gen_ai') :])
+  return shlex.join(['python', '-m', module.removesuffix('.__main__'), *argv[1:]])
+
+
+def _installed() -> bool:
+  """Whether `python -m gen_ai.x` works in any folder."""
+  try:
+    return bool(importlib.metadata.version('gen_ai'))
+  except importlib.metadata.PackageNotFoundError:
+    return False
 
 
 def split_overrides(argv: list[str]) -> tuple[list[str], dict[str, str]]:

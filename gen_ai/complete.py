@@ -7,17 +7,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
+from ml_collections import ConfigDict
 
-from gen_ai import command, external, keys, pictures, restored
+from gen_ai import command, external, keys, pictures, record, restored
 from gen_ai import config as config_lib
 from gen_ai.config import LARGEST_SEED
+from gen_ai.data import dataset as dataset_lib
+from gen_ai.data import identity
 from gen_ai.errors import UserError
 from gen_ai.maths import masks
 from gen_ai.maths.pixels import to_uint8
 from gen_ai.types import Spec
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string('images', '', '.npy file of images to complete: uint8 [N, H, W, C], or floats in [-1, 1]')
+flags.DEFINE_string('images', '', '.npy file of images to complete: uint8 [N, H, W, C], or floats in [-1, 1]; '
+                    'test images of the data of the run if not given')  # fmt: skip
 flags.DEFINE_string('mask', '', '.npy file, not 0 where a pixel is hidden: [H, W] for all images, or [N, H, W]; or '
                     'box, half or centre; masks as in training if not given')  # fmt: skip
 flags.DEFINE_integer('n', 16, 'how many of the images, from the first on', lower_bound=1)
@@ -51,6 +55,14 @@ def read_mask(given: str, spec: Spec, n: int) -> np.ndarray:
   return (np.asarray(mask) != 0).astype(np.float32)[..., None]
 
 
+def test_images(run_dir: str, config: ConfigDict, n: int) -> np.ndarray:
+  """The first `n` test images of the data of the run, uint8 [n, H, W, C]. Raises UserError where it has changed."""
+  dataset = dataset_lib.load(config.data)
+  identity.check(dataset, record.read_run(run_dir)['data']['fingerprint'], run_dir)
+  source = dataset.splits['test']
+  return source.read(source.eval_index(np.arange(min(n, len(source)))))['image']
+
+
 def rows(parts: tuple[np.ndarray, ...]) -> np.ndarray:
   """Images [N, ...] of several kinds as a grid of ROW columns in which the kinds lie above each other."""
   n = len(parts[0])
@@ -70,10 +82,10 @@ def main(arguments: list[str], overrides: dict[str, str]) -> int:
   method = config_lib.experiment(config).build(config, spec)
   if method.conditional is None:
     raise UserError(f"config.experiment='{config.experiment}' completes no images: train configs/inpaint_gan.py.")
-  if not FLAGS.images:
-    raise UserError('--images=FILE.npy names the images to complete, as `python -m gen_ai.sample RUN --out=x.npy` '
-                    'writes them.')  # fmt: skip
-  images = external.read_samples(FLAGS.images, spec, None, 'images')[: FLAGS.n]
+  if FLAGS.images:
+    images = external.read_samples(FLAGS.images, spec, None, 'images')[: FLAGS.n]
+  else:
+    images = test_images(run_dir, config, FLAGS.n)
   index = np.arange(len(images), dtype=np.int32)
   key = keys.stream(keys.root(FLAGS.seed), 'complete')
   if FLAGS.mask in masks.KINDS or not FLAGS.mask:

@@ -385,6 +385,31 @@ def traced(config: ConfigDict) -> dict[str, float]:
   }  # fmt: skip
 
 
+def as_flags(config: ConfigDict, reference: str) -> list[str]:
+  """The words after `python launch.py` that stand for `config`, a config of the file 'configs/NAME.py[:ARGUMENT]'.
+
+  One --config.x=y a field in which it differs from the file, or from the file's tiny() where that is nearer.
+
+  Raises:
+    UserError: the file is gone, or has become wrong.
+  """
+  base = load(reference)
+  bases: dict[tuple[str, ...], ConfigDict] = {(): base}
+  if hasattr(load_module(reference.partition(':')[0]), 'tiny'):
+    bases['--tiny',] = override(base, tiny(reference))
+  differing = {words: difference(base, config) for words, base in bases.items()}
+  words = min(differing, key=lambda words: len(differing[words]))
+  changed = {path: value for path, (there, value) in differing[words].items() if '(absent)' not in (there, value)}
+  return [f'--config={reference}', *words, *(f'--config.{path}={_text(value)}' for path, value in changed.items())]
+
+
+def _text(value: Any) -> str:
+  """A value as `parse` reads it."""
+  if isinstance(value, list):
+    return f'({",".join(map(repr, value))})'
+  return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def substitute(config: ConfigDict, values: Mapping[str, Any]) -> ConfigDict:
   """A copy of `config` that holds `values` (tracers, in a trace) in the named fields."""
   tree = config.to_dict()

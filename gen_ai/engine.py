@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from absl import logging
 
-from gen_ai import distributed, spread
+from gen_ai import command, distributed, spread
 from gen_ai.data.dataset import Dataset
 from gen_ai.data.feed import Feed, LaneFeed, make_feed
 from gen_ai.errors import DIVERGED, DONE, FAILED, REQUEUE, Diverged, UserError
@@ -367,7 +367,7 @@ class Trainer:
     if self.pack is None:
       where = _where(self._replay(step))
     else:  # the other lanes are not held up
-      where = f'`python launch.py --resume={lane.record.path}` finds the first bad tensor'
+      where = f'`{command.printed("launch.py", resume=lane.record.path)}` finds the first bad tensor'
     lane.diverged(step, names, where)
     self.close(lane)
     if self.pack is not None:

@@ -25,6 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from gen_ai import command
 from gen_ai.errors import UserError
 from gen_ai.lease import Lease
 
@@ -84,7 +85,7 @@ def disk_full_message(path: str | os.PathLike, run: str | os.PathLike, needed: i
   wanted = f'{needed:,} bytes were needed, ' if needed is not None else ''
   return (
     f'the disk of {path} is full (or its quota is used up): {wanted}{free}. The last checkpoint is intact: '
-    f'free some space, then resume with `python launch.py --resume={run}`'
+    f'free some space, then resume with `{command.printed("launch.py", resume=run)}`'
   )
 
 

@@ -92,7 +92,8 @@ def main(arguments: list[str], overrides: dict[str, str]) -> int:
   reached = max((row['step'] for row in record.read_metrics(path)), default=0)
   if code == REQUEUE and reached < last:
     print(f'interrupted at step {reached:,}. Go on with')
-    print(f'  python -m gen_ai.reproduce {recorded.path} --out={path}' + (f' --steps={last}' if FLAGS.steps else ''))
+    steps = {'steps': last} if FLAGS.steps else {}
+    print(f'  {command.printed("gen_ai.reproduce", recorded.path, out=path, **steps)}')
     return REQUEUE
   again = agreement.read(path)
   if again.run['data']['fingerprint'] != recorded.run['data']['fingerprint']:

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from gen_ai import command, idle, record, surroundings
 from gen_ai import config as config_lib
-from gen_ai import idle, record, surroundings
 from gen_ai.checkpoint import Checkpoints
 from gen_ai.data import identity
 from gen_ai.errors import UserError
@@ -65,7 +65,7 @@ def restore(run_dir: str, config: ConfigDict, spec: Spec, which: str) -> tuple[P
   if not checkpoints.steps():
     raise UserError(
       f'{run_dir} has no checkpoint yet: let it train to its first save (config.run.save_every), or resume it with '
-      f'`python launch.py --resume={run_dir}`.'
+      f'`{command.printed("launch.py", resume=run_dir)}`.'
     )
   step: int | None = None
   if which == 'best':
@@ -81,8 +81,8 @@ def restore(run_dir: str, config: ConfigDict, spec: Spec, which: str) -> tuple[P
   return program, program.layout.join([state]), at
 
 
-def one_argument(arguments: list[str], command: str) -> str:
+def one_argument(arguments: list[str], module: str) -> str:
   """The run directory among the positional arguments. Raises UserError unless there is exactly one."""
   if len(arguments) != 1:
-    raise UserError(f'{command} takes one run directory: python -m {command} RUN_DIR (got {arguments or "none"}).')
+    raise UserError(f'{module} takes one run directory: python -m {module} RUN_DIR (got {arguments or "none"}).')
   return arguments[0]

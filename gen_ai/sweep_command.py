@@ -1,7 +1,6 @@
 """What launch.py does with a sweep: plan it, show it, start it, go on with it, stop it."""
 
 import importlib
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,8 +8,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from gen_ai import command, halving, provenance, surroundings, sweep_table, terminal, writers
 from gen_ai import config as config_lib
-from gen_ai import halving, provenance, surroundings, sweep_table, terminal, writers
 from gen_ai.engines import Options
 from gen_ai.errors import UserError
 from gen_ai.sweep import SEEDS, Point, Sweep, axis, declared, drawn, groups, packable, product, resolve
@@ -187,7 +186,7 @@ def resume(path: str, engine: str, retry_failed: bool, options: Options) -> int:
 def _run(sweep: Sweep, points: Sequence[Point], engine: str, options: Options) -> int:
   if engine == 'print':
     for point in points:
-      print(shlex.join(['python', *sweep.command(point)]))
+      print(command.printed(*sweep.command(point)))
     return 0
   if points:
     terminal.outlive(sweep.path / 'logs')
@@ -210,10 +209,13 @@ def stop(path: str, numbers: Sequence[int]) -> int:
   known = {point.number for point in sweep.points}
   unknown = sorted(set(numbers) - known)
   if unknown:
-    raise UserError(f'{path} has no point {unknown[0]}: its points are 0 to {max(known)} (`--status={path}`).')
+    raise UserError(
+      f'{path} has no point {unknown[0]}: its points are 0 to {max(known)}, as '
+      f'`{command.printed("launch.py", status=path)}` shows.'
+    )
   sweep.request_stop(numbers)
   if sweep.about['engine'] == 'slurm':
     importlib.import_module('gen_ai.engines.slurm').cancel_waiting(sweep, numbers)
   which = f'point(s) {", ".join(map(str, numbers))}' if numbers else 'all points'
-  print(f'asked {which} of {path} to save and leave; `python launch.py --resume={path}` goes on.')
+  print(f'asked {which} of {path} to save and leave; `{command.printed("launch.py", resume=path)}` goes on.')
   return 0

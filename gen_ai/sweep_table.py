@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ml_collections import ConfigDict
 
 from gen_ai import terminal
+from gen_ai.command import printed
 from gen_ai.errors import DONE, FAILED, REQUEUE
 from gen_ai.sweep import Point, PointStatus, Sweep, groups, text_of
 
@@ -162,7 +163,7 @@ def show(sweep: Sweep) -> int:
   if way := way_on(sweep, states):
     out.print('\n' + way, soft_wrap=True)
   elif 'done' in states:
-    out.print(f'\ncompare them with python -m gen_ai.compare {sweep.path}', soft_wrap=True)
+    out.print(f'\ncompare them with {printed("gen_ai.compare", sweep.path)}', soft_wrap=True)
   return exit_code(states)
 
 
@@ -194,11 +195,12 @@ def log_tail(log: Path, lines: int) -> list[str]:
 
 def way_on(sweep: Sweep, states: Sequence[str]) -> str:
   """The command that goes on with what has not ended; '' where nothing is to be done."""
-  found, command = set(states), f'python launch.py --resume={sweep.path}'
+  found, command = set(states), printed('launch.py', resume=sweep.path)
   left = found & {'waiting', 'stopped', 'lost'}
-  if 'failed' in found:
-    return f'go on with {command}{" (" if left else " "}--retry_failed{" takes the failed ones too)" if left else ""}'
-  return f'go on with {command}' if left else ''
+  if 'failed' in found and not left:
+    return f'go on with {command} --retry_failed'
+  also = '--retry_failed takes the failed ones too; ' if 'failed' in found else ''
+  return f'{also}go on with {command}' if left else ''
 
 
 def dry_run(points: Sequence[Point], engine: str) -> None:

@@ -10,8 +10,21 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from gen_ai import (
+  command,
+  distributed,
+  engine,
+  halving,
+  places,
+  provenance,
+  record,
+  samples,
+  spread,
+  surroundings,
+  terminal,
+  writers,
+)
 from gen_ai import config as config_lib
-from gen_ai import distributed, engine, halving, places, provenance, record, samples, spread, surroundings, terminal, writers
 from gen_ai.data import dataset as dataset_lib
 from gen_ai.data import identity
 from gen_ai.errors import DONE, REQUEUE, UserError
@@ -70,8 +83,9 @@ def resume_config(run_dir: str, given: ConfigDict | None) -> ConfigDict:
     if fields:
       shown = ', '.join(f'config.{name} is {a!r} there and {b!r} here' for name, (a, b) in list(fields.items())[:3])
       more = f' and {len(fields) - 3} more' if len(fields) > 3 else ''
-      raise UserError(f'{run_dir} holds a run of another config: {shown}{more}. Resume it as it is with '
-                      f'`python launch.py --resume={run_dir}`, or leave --run_dir out to start a new run.')  # fmt: skip
+      way = command.printed('launch.py', resume=run_dir)
+      raise UserError(f'{run_dir} holds a run of another config: {shown}{more}. Resume it as it is with `{way}`, or '
+                      'leave --run_dir out to start a new run.')  # fmt: skip
   return recorded
 
 
@@ -259,7 +273,7 @@ def _footer(display: Display, trainer: engine.Trainer, lane: Lane) -> None:
   path = Path(lane.record.path)
   if lane.code == REQUEUE:
     display.say(f'stopped by {lane.message} at step {lane.step}; the run is saved. Continue it with')
-    display.say(f'  python launch.py --resume={path}')
+    display.say(f'  {command.printed("launch.py", resume=path)}')
     return
   if lane.state_name == 'pruned':
     display.say(f'ended early {lane.message}')
@@ -275,13 +289,30 @@ def _footer(display: Display, trainer: engine.Trainer, lane: Lane) -> None:
 def _next_steps(display: Display, path: Path) -> None:
   run = record.read_run(path)
   image = identity.spec_from_json(run['data']['spec']).kind == 'image'
-  display.say('next')
+  commands = []
   if any((path / 'samples').glob('step_*')):  # a classifier draws none
-    display.say(f'  python -m gen_ai.sample {path} --n=64 {"--out=grid.png" if image else "--prompt=TEXT"}')
+    commands.append(command.printed('gen_ai.sample', path, n=64, **({'out': 'grid.png'} if image else {})))
   if any((path / 'samples').glob('completions_*')):
-    display.say(f'  python -m gen_ai.complete {path} --images=IMAGES.npy --mask=half --out=completed.png')
-  display.say(f'  python -m gen_ai.evaluate {path} --split=test')
-  file = run['config_file']
-  argument = f':{file["argument"]}' if file['argument'] else ''
-  display.say(f'  python launch.py --config={file["path"]}{argument} --config.run.seed=1')
-  display.say('  python launch.py --list')
+    commands.append(command.printed('gen_ai.complete', path, mask='half', out='completed.png'))
+  commands.append(command.printed('gen_ai.evaluate', path, split='test'))
+  commands.append(_another_seed(path, run))
+  commands.append(command.printed('launch.py', '--list'))
+  display.say('next')
+  for text in filter(None, commands):
+    display.say(f'  {text}')
+
+
+def _another_seed(path: Path, run: Mapping[str, Any]) -> str:
+  """The command of this very experiment with the next seed; '' where its config file is gone."""
+  config, file = config_lib.from_json(record.read_config(path)), run['config_file']
+  seed = config.run.seed + 1 if config.run.seed < config_lib.LARGEST_SEED else 0
+  try:
+    words = config_lib.as_flags(config_lib.override(config, {'run.seed': seed}), _reference(file))
+  except UserError:
+    return ''
+  runs_dir = path.parent.parent if path.parent.name == config.run.name else Path('runs')
+  return command.printed('launch.py', *words, *([] if runs_dir == Path('runs') else [f'--runs_dir={runs_dir}']))
+
+
+def _reference(file: Mapping[str, str]) -> str:
+  return f'{file["path"]}:{file["argument"]}' if file['argument'] else file['path']

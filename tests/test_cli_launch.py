@@ -67,12 +67,13 @@ def test_a_run_from_its_first_line_to_its_last_and_what_follows(tmp_path):
   assert re.search(r'^device +8 x cpu, \d+ cores, layout jit, fp32$', done.stdout, re.MULTILINE)
   assert re.search(r'^data +mnist_5k 1.0.0: 4,000 train, 500 validation, 500 test', done.stdout, re.MULTILINE)
   assert re.search(r'^estimated +\d+s for 8 steps', done.stdout, re.MULTILINE)
-  assert re.search(r'^step 8/8  logit_fake .*examples/s  0s left$', done.stdout, re.MULTILINE)
+  assert re.search(r'^step 8/8  loss_d .*examples/s  0s left$', done.stdout, re.MULTILINE)
   assert '\x1b' not in done.stdout, 'plain lines where there is no terminal'
   assert f'samples    {path}/samples/step_00000008.png' in lines
   assert f'  python -m gen_ai.sample {path} --n=64 --out=grid.png' in lines
   assert f'  python -m gen_ai.evaluate {path} --split=test' in lines
-  assert '  python launch.py --config=configs/gan.py --config.run.seed=1' in lines
+  again = '--config=configs/gan.py --tiny --config.optim.lr=0.0003 --config.run.seed=1'
+  assert f'  python launch.py {again} --runs_dir={tmp_path}/runs' in lines
   assert (path / 'samples' / 'step_00000008.png').is_file()
 
   # The record.

@@ -190,7 +190,7 @@ def test_metrics_that_nobody_chose_go_on_in_a_second_table_where_the_terminal_en
   text = shown('runs').split('\nfinal')[1].split('\ncost')[0]
   assert max(map(len, text.splitlines())) <= 40
   assert [line.split() for line in text.splitlines() if 'n ' in line[:12]] == [
-    ['lr', 'n', 'pairs_won_d', 'nll_bpd'], ['n', 'logit_real']]  # fmt: skip
+    ['lr', 'n', 'pairs_won_d', 'nll_bpd'], ['lr', 'n', 'logit_real']]  # fmt: skip
 
 
 def test_configs_that_name_several_metrics_are_shown_with_all(undeclared):

@@ -121,7 +121,7 @@ MAY_IMPORT = {
   'layouts': {*FOUNDATION, 'flops', 'maths', 'mesh'},
   'config': {'errors'},
   'terminal': {'errors'},
-  'data': {*FOUNDATION, 'data', 'places', 'terminal'},
+  'data': {*FOUNDATION, 'command', 'data', 'places', 'terminal'},
   'places': {'errors'},
   'metrics': {*FOUNDATION, 'command', 'config', 'keys', 'maths', 'nets', 'record', 'restored', 'data', 'metrics'},
   'program': {*FOUNDATION, 'config', 'keys', 'layouts', 'memory'},

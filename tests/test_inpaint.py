@@ -247,7 +247,7 @@ def run_dir(tmp_path_factory):
 def test_a_run_tells_how_to_complete_and_not_how_to_sample(tmp_path):
   done = cli.launch('--config=configs/inpaint_gan.py', '--tiny', '--config.run.writers=', f'--run_dir={tmp_path}/run')
   assert done.returncode == DONE, done
-  assert f'  python -m gen_ai.complete {tmp_path}/run --images=IMAGES.npy' in done.stdout
+  assert f'  python -m gen_ai.complete {tmp_path}/run --mask=half --out=completed.png\n' in done.stdout
   assert 'gen_ai.sample' not in done.stdout
 
 
@@ -297,7 +297,6 @@ def test_images_of_ones_own_are_completed(run_dir, files):
   (['--mask={}/point.npy'], ['point.npy must be one NumPy array']),
   (['--mask=star'], ['--mask=star is none of box, half, centre']),
   (['--images={}/m.npy'], ['--images=', 'm.npy holds bool [28, 28]']),
-  (['--images='], ['--images=FILE.npy names the images']),
   (['--out=x.jpg'], ['must end in .png or .npy']),
 ])  # fmt: skip
 def test_what_cannot_be_completed_is_refused(run_dir, files, words, says):

@@ -1,6 +1,7 @@
 """Aligned columns for a terminal of any width, or for a pipe."""
 
 import itertools
+import re
 import textwrap
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -70,7 +71,8 @@ def title(console: Console, text: str, more: str = '') -> None:
 
 
 def paragraph(console: Console, text: str, indent: int = 0, style: str = '', hanging: int = 0) -> None:
-  """Text wrapped to the width; a path in it stays whole; lines after the first stand `hanging` further in."""
+  """Text wrapped to the width; paths and `commands` stay whole; lines after the first stand `hanging` further in."""
+  text = re.sub('`[^`]*`', lambda command: command[0].replace(' ', TIE), text)
   first, later = ' ' * indent, ' ' * (indent + hanging)
   for each in textwrap.wrap(_tied(text, console), console.width, initial_indent=first, subsequent_indent=later,
                             break_long_words=False, break_on_hyphens=False):  # fmt: skip

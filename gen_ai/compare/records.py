@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gen_ai import command, provenance, record, surroundings
 from gen_ai import config as config_lib
-from gen_ai import provenance, record, surroundings
 from gen_ai.compare import evaluations
 from gen_ai.compare.find import Place, find, is_run
 from gen_ai.errors import UserError
@@ -228,7 +228,7 @@ def _state(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
   state, message = status['state'], status['message']
   if state == 'running' and not Lease(path).held():
     state = 'lost'
-    message = f'its process on {status["host"]} is gone; go on with python launch.py --resume={path}'
+    message = f'its process on {status["host"]} is gone; go on with `{command.printed("launch.py", resume=path)}`'
   return {'state': state, 'step': status['step'], 'message': message}
 
 

@@ -1,13 +1,12 @@
 """Rows of the HTML report: what runs and groups are called, where they differ, their figures, where they come from."""
 
-import shlex
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from gen_ai import record
+from gen_ai import command, record
 from gen_ai.compare import evaluations, groups
 from gen_ai.compare.curves import figure, figures
 from gen_ai.compare.report_stamps import Stamps
@@ -223,13 +222,13 @@ def _provenance(row: 'pd.Series') -> list[list[str]]:
   """[what, text] of where a run comes from; what its record does not tell is left out."""
   path = str(row.name)
   about = record.read_run(path) if (Path(path) / 'run.json').is_file() else {}
-  argv = shlex.join(['python', *about['argv']]) if about.get('argv') else ''
+  argv = command.started(about['argv']) if about.get('argv') else ''
   evaluation = about.get('evaluation') or {}
   names = ('split', 'examples', 'averaged', 'seed', 'measure', 'extractor', 'samples', 'data_spread')
   protocol = ', '.join(f'{name} {shown(evaluation[name])}' for name in names if evaluation.get(name, '') != '')
   attempts = f'{row["attempts"]} (resumed)' if row['attempts'] > 1 else str(row['attempts'])
   pairs = [
-    ('reproduce', f'python -m gen_ai.reproduce {shlex.quote(path)}'), ('started as', argv), ('directory', path),
+    ('reproduce', command.printed('gen_ai.reproduce', path)), ('started as', argv), ('directory', path),
     ('sweep', f'{row["sweep"]}, point {row["point"]}' if row['sweep'] else ''), ('created', row['created']),
     ('message', row['message']), ('attempts', attempts), ('code', row['code']), ('versions', row['versions']),
     ('devices', row['devices']), ('host', row['host']), ('data', f'{row["data"]} {row["data_version"]}'.strip()),

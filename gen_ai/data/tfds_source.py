@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gen_ai.command import printed
 from gen_ai.data import images, mnist_5k, store
 from gen_ai.data.source import ArrayExamples
 from gen_ai.errors import UserError
@@ -93,8 +94,8 @@ def open_prepared(name: str, data_dir: str, manual_dir: str = '') -> Prepared:
 
 def prepare_command(name: str, data_dir: str, manual_dir: str) -> str:
   """The command line that prepares data set `name`."""
-  options = ''.join(f' --{k}={v}' for k, v in (('data_dir', data_dir), ('manual_dir', manual_dir)) if v)
-  return f'python -m gen_ai.data.prepare {name}{options or " [--manual_dir=...]"}'
+  options = {flag: folder for flag, folder in (('data_dir', data_dir), ('manual_dir', manual_dir)) if folder}
+  return printed('gen_ai.data.prepare', name, **options)
 
 
 def check_name(name: str) -> None:

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from gen_ai import command, record, restored
 from gen_ai import config as config_lib
-from gen_ai import record, restored
 from gen_ai.errors import UserError
 from gen_ai.maths.pixels import to_signed, to_unit
 from gen_ai.metrics import inception_weights
@@ -154,7 +154,7 @@ def _classifier(run_dir: str, spec: Spec) -> Extractor:
   status = record.read_status(run_dir)['state']
   if status != 'done':
     raise UserError(f'--extractor=classifier:{run_dir} has not finished its training ({status}): let it, with '
-                    f'`python launch.py --resume={run_dir}`.')  # fmt: skip
+                    f'`{command.printed("launch.py", resume=run_dir)}`.')  # fmt: skip
   _, state, step = restored.restore(run_dir, config, trained_on, 'latest')
   averaged = bool(jax.tree.leaves(state.ema))
   params = {'params': state.ema if averaged else state.params, 'stats': state.stats}
