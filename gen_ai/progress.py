@@ -49,7 +49,7 @@ class Display:
 
   def _look(self) -> None:
     """Goes on with plain lines once the terminal is lost."""
-    if self._live and terminal.lost():
+    if self._live and terminal.lost(self.console):
       terminal.abandon(self.console, self._bar)
       self.console, self._live = terminal.console(soft_wrap=True), False
 

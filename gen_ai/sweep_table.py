@@ -251,7 +251,7 @@ class Board:
 
   def _look(self) -> None:
     """Goes on with plain lines once the terminal is lost."""
-    if self._live and terminal.lost():
+    if self._live and terminal.lost(self.console):
       terminal.abandon(self.console, self._live)
       self.console, self._live = console(), None
 

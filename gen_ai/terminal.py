@@ -191,9 +191,9 @@ def console(**options: Any) -> 'Console':
   return Console(**{'highlight': False, **options})
 
 
-def lost() -> bool:
-  """Whether standard output no longer leads where it led when this process began."""
-  return _OUT in _lost
+def lost(shown: 'Console') -> bool:
+  """Whether the terminal that `shown` drew on is gone; one that hung up is no terminal before a write has failed."""
+  return _OUT in _lost or not shown.is_terminal
 
 
 def abandon(shown: 'Console', live: 'Live | Progress') -> None:

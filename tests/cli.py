@@ -5,9 +5,8 @@ import io
 import os
 import runpy
 import sys
-import tempfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from unittest import mock
 
 import tiny
@@ -28,8 +27,10 @@ def command(target, *words, encoding=''):
   With an `encoding`, standard output is a file of the system that has it, else a buffer of text.
   """
   argv = [target, *map(str, words)]
+  out: Any = io.StringIO()
   err = io.StringIO()
-  out = tempfile.TemporaryFile('w+', encoding=encoding) if encoding else io.StringIO()  # noqa: SIM115 (closed below)
+  if encoding:
+    out = io.TextIOWrapper(io.BufferedRandom(io.FileIO(os.memfd_create('out'), 'r+')), encoding)
   before, verbosity, code = set(flags.FLAGS), logging.get_verbosity(), 0
   run = runpy.run_path if target.endswith('.py') else runpy.run_module
   path = str(tiny.ROOT / target) if target.endswith('.py') else target

@@ -253,8 +253,9 @@ def test_a_terminal_without_utf8_that_hangs_up(tmp_path):
   assert re.search(r'training.*---.*/200000', text) and '━' not in text
   os.close(terminal)
   log = path / 'logs' / 'terminal.log'
+  deadline = time.monotonic() + 60
   while not (log.is_file() and 'examples/s' in log.read_text()):  # it trains on
-    assert process.poll() is None
+    assert process.poll() is None and time.monotonic() < deadline
     time.sleep(0.05)
   process.send_signal(signal.SIGHUP)
   assert process.wait(timeout=60) == REQUEUE
