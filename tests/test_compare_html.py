@@ -11,7 +11,8 @@ from browser import Page
 from report_runs import EVERY, HOSTILE, LRS, METRICS, STEPS, make_run, make_sweep
 
 from gen_ai import compare
-from gen_ai.compare import budget, report, report_samples, statistics
+from gen_ai.compare import budget, groups, report, report_samples, statistics
+from gen_ai.compare.select import Metric
 
 
 @pytest.fixture(scope='module')
@@ -68,8 +69,8 @@ def test_opens_from_disk_without_an_error_or_a_request(page):
   assert sum(url.startswith('file://') for url in urls) == 1
   assert page.texts('h1') == ['12 runs compared']
   assert page.texts('#warnings p') == ['FORCED: these runs are not comparable']
-  assert page.texts('nav a') == ['Results', 'Quality against cost', 'Curves', 'Hyper-parameters', 'Search budget',
-                                 'Samples', 'Provenance']  # fmt: skip
+  assert page.texts('nav a') == ['Results', 'Differences', 'Quality against cost', 'Curves', 'Hyper-parameters',
+                                 'Search budget', 'Samples', 'Provenance']  # fmt: skip
   policy = page.find('meta[http-equiv=Content-Security-Policy]').get_attribute('content')
   assert "default-src 'none'" in policy and 'http' not in policy
 
@@ -95,6 +96,27 @@ def test_groups_show_the_intervals_of_the_statistics(page, sweep):
   assert dots == [3, 3, 2, 2]  # what is not complete enters no mean
   assert page.texts('#table thead tr:last-child th')[2:4] == ['optim.lr', 'final']  # no column of what is the same
   assert 'optim.b1' in page.texts('#same dt')
+
+
+def test_groups_are_compared_with_the_best_as_on_the_terminal(page, sweep):
+  found = groups.make(sweep[0].runs, Metric(*METRICS[0]))
+  best, *others = found
+  labels = {group.label: f'lr={group.fields["config.optim.lr"]:g}' for group in found}
+  heads = page.texts('#difference-table thead th')
+  assert heads[2:4] == [f'final nll_bpd minus that of {labels["A"]}', f'P(better than {labels["A"]})']
+  rows = {
+    cells[0]: cells[1:] for cells in page.each('#difference-table tbody tr', '[...n.children].map(c => c.textContent)')
+  }
+  assert set(rows) == {labels[group.label] for group in others}
+  for group in others:
+    one, name = groups.difference(group, best, Metric(*METRICS[0])), labels[group.label]
+    matched, difference, share, says = rows[name]
+    assert int(matched) == one.matched
+    assert float(difference.partition('[')[0]) == pytest.approx(one.interval.mean, abs=0.005) and difference[0] == '+'
+    assert float(share.partition('[')[0]) == pytest.approx(one.better[0], abs=0.005)
+    assert says == groups.verdict(one, name, labels['A'], Metric(*METRICS[0]))
+  page.set('#difference-metric', '1', 'change')
+  assert page.texts('#difference-better') == ['higher is better']
 
 
 def test_table_sorts_by_number_both_ways_and_what_is_missing_stays_last(page):

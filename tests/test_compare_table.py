@@ -72,6 +72,27 @@ def test_paired_differences_against_the_best(two_groups):
   p = statistics.probability_of_improvement([2.0, 2.2, 2.4], [1.0, 1.1, 1.2], 'min')
   block = 'final nll_bpd minus that of A (optim.lr 0.001)'
   assert row(text, 'B', block) == ['B', '3', fmt.interval(found, signed=True), fmt.share(*p)]
+  assert '\nB is worse than A (n = 3)\n' in text and 'not told apart: the 95% interval' in text
+
+
+@pytest.mark.parametrize(
+  ('a', 'b', 'seed', 'says'),
+  [
+    ((1.0, 2.0, 3.0), (2.0, 2.5, 3.3), 0, 'A and B are not told apart (n = 3)'),  # 0.6 +- 0.9
+    ((1.0, 2.0, 3.0), (1.2, 2.25, 3.3), 0, 'B is worse than A (n = 3)'),
+    ((1.0,), (9.0,), 0, 'A and B are not told apart (n = 1)'),
+    ((1.0, 2.0, 3.0), (7.0, 8.0, 9.0), 5, 'A and B are not told apart (no seed matches)'),
+    ((1.0, 1.1, 1.2, 1.3, 1.4, 1.5), (7.0, 7.1, 7.2, 7.3, 7.4, 7.5), 50, 'B is worse than A (no seed matches)'),
+  ],
+)
+def test_what_is_told_apart_is_said_in_words(a, b, seed, says):
+  for i, (one, other) in enumerate(zip(a, b, strict=True)):
+    made_runs.make(f'runs/a{i}', (one,), run__seed=i)
+    made_runs.make(f'runs/b{i}', (other,), run__seed=i + seed, optim__lr=1.0)
+  assert f'\n{says}\n' in shown('runs')
+  best, other = groups.make(load('runs').runs, NLL)
+  higher = groups.difference(other, best, Metric('nll_bpd', 'max'))
+  assert groups.verdict(higher, 'B', 'A', Metric('nll_bpd', 'max')) == says.replace('worse', 'better')
 
 
 @pytest.mark.parametrize('baseline', ['B', 'b', 'optim.lr=1e-2'])

@@ -114,15 +114,16 @@ def _compare(console: Console, runs: Runs) -> None:
     output.csv(frame, FLAGS.csv, stamp)
     if FLAGS.csv == '-':
       return
+  found = [] if FLAGS.runs else groups.make(frame, metrics[0], FLAGS.by)
+  baseline = _baseline(found) if found and not why_all else None
   if FLAGS.html:
     circumstances = protocol.notes(frame)  # what evaluations said stands beside their numbers
-    _html(runs, metrics, [line for line in (stamp, *circumstances, why_all) if line])
+    _html(runs, metrics, [line for line in (stamp, *circumstances, why_all) if line], baseline)
   view = blocks.View(frame, metrics, runs.last_k, stamp, notes, overview=bool(why_all))
   if FLAGS.runs:
     lines.show(console, view)
   else:
-    found = groups.make(frame, metrics[0], FLAGS.by)
-    table.show(console, view, found, None if why_all else _baseline(found))
+    table.show(console, view, found, baseline)
   if FLAGS.budget:
     search.show(console, groups.make(frame, None, FLAGS.by or ['experiment']), metrics[0])
   written = [name for name in (FLAGS.csv, FLAGS.html) if name]
@@ -130,11 +131,12 @@ def _compare(console: Console, runs: Runs) -> None:
     layout.title(console, 'written', ', '.join(written))
 
 
-def _html(runs: Runs, metrics: Sequence[select.Metric], warnings: Sequence[str]) -> None:
+def _html(runs: Runs, metrics: Sequence[select.Metric], warnings: Sequence[str], baseline: groups.Group | None) -> None:
   from gen_ai.compare import report
 
   shown = replace(runs, metrics=runs.metrics[runs.metrics['run'].isin(runs.runs.index)])
-  report.write(shown, Path(FLAGS.html), [(metric.name, metric.mode) for metric in metrics], warnings)
+  report.write(shown, Path(FLAGS.html), [(metric.name, metric.mode) for metric in metrics], warnings,
+               [] if baseline is None else list(baseline.frame.index))  # fmt: skip
 
 
 def _baseline(found: Sequence[groups.Group]) -> groups.Group | None:

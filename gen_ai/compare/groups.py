@@ -172,6 +172,29 @@ def difference(group: Group, baseline: Group, metric: Metric) -> Difference:
   return Difference(len(both), interval, statistics.probability_of_improvement(a, b, metric.mode))
 
 
+DIFFERENCE_NOTES = (
+  'difference: of runs matched by seed and by what is pooled, with the interval of its mean',
+  'P(better): that a run beats one of the baseline, Mann-Whitney, ties one half; bootstrap interval; a run that '
+  'diverged or was pruned loses',
+  'not told apart: the 95% interval of the difference holds 0, or there is none; where no seed matches, that of '
+  'P(better) holds one half. Every pair stands alone: of many, some are told apart by chance',
+)
+
+
+def verdict(one: Difference, group: str, baseline: str, metric: Metric) -> str:
+  """'A and B are not told apart (n = 3)', or which one is better: `one` in words, its groups by these names."""
+  n = f'n = {one.matched}' if one.matched else 'no seed matches'
+  if one.matched:
+    low, high = (
+      (one.interval.low, one.interval.high) if metric.mode == 'max' else (-one.interval.high, -one.interval.low)
+    )
+  else:
+    low, high = (bound - 0.5 for bound in one.better[1:])
+  if low > 0:
+    return f'{group} is better than {baseline} ({n})'
+  return f'{group} is worse than {baseline} ({n})' if high < 0 else f'{baseline} and {group} are not told apart ({n})'
+
+
 def _keyed(group: Group, metric: Metric, columns: Sequence[str]) -> dict[Any, float]:
   """{values of `columns`: final value} of the runs whose values are theirs alone."""
   frame = with_figure(group, metric)

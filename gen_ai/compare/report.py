@@ -8,7 +8,7 @@ import html
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,12 +25,13 @@ if TYPE_CHECKING:
   from gen_ai.compare.records import Runs
 
 _ASSETS = Path(__file__).resolve().parent / 'assets'
-_SCRIPTS = ('page.js', 'stamps.js', 'table.js', 'plots.js', 'quality.js', 'curves.js', 'fields.js', 'samples.js',
-            'report.js')  # fmt: skip
+_SCRIPTS = ('page.js', 'stamps.js', 'table.js', 'differences.js', 'plots.js', 'quality.js', 'curves.js', 'fields.js',
+            'samples.js', 'report.js')  # fmt: skip
 _FEWEST = 3  # configurations that make a search-budget curve
 
 
-def write(runs: 'Runs', path: str | Path, metrics: Sequence[tuple[str, Mode | None]], warnings: Sequence[str]) -> None:
+def write(runs: 'Runs', path: str | Path, metrics: Sequence[tuple[str, Mode | None]], warnings: Sequence[str],
+          baseline: Collection[str] = ()) -> None:  # fmt: skip
   """Writes the page to `path`, atomically.
 
   Args:
@@ -38,6 +39,8 @@ def write(runs: 'Runs', path: str | Path, metrics: Sequence[tuple[str, Mode | No
     metrics: (metric, 'min' or 'max', or None where neither is better); the first is the main one. Figures of
       evaluations whose stamps agree are shown beside them.
     warnings: lines that are stamped on top, such as why these runs should not be compared.
+    baseline: the runs of the group that the others are compared with; by default, and where they are no group of the
+      page, those of the best one by the main metric.
 
   Raises:
     UserError: no metric is named, none of the runs has one of them, or the file cannot be written.
@@ -48,7 +51,7 @@ def write(runs: 'Runs', path: str | Path, metrics: Sequence[tuple[str, Mode | No
   unknown = [name for name, _ in metrics if name not in runs.names]
   if unknown:
     raise UserError(f'no run has the metric {unknown[0]!r}: choose among {", ".join(runs.names) or "none"}.')
-  page = _page(_data(runs, [Metric(*metric) for metric in metrics], warnings)).encode()
+  page = _page(_data(runs, [Metric(*metric) for metric in metrics], warnings, baseline)).encode()
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, page)
@@ -68,7 +71,8 @@ def _left_out(unlike: Mapping[str, str]) -> list[str]:
   ]
 
 
-def _data(runs: 'Runs', metrics: Sequence[Metric], warnings: Sequence[str]) -> dict[str, Any]:
+def _data(runs: 'Runs', metrics: Sequence[Metric], warnings: Sequence[str], baseline: Collection[str]
+          ) -> dict[str, Any]:  # fmt: skip
   """All that the page shows, as JSON types."""
   frame = runs.runs
   figures, unlike = protocol.alike(frame)
@@ -90,7 +94,7 @@ def _data(runs: 'Runs', metrics: Sequence[Metric], warnings: Sequence[str]) -> d
       for metric in shown
     ],
     'last_k': runs.last_k,
-    **report_rows.describe(frame, shown),
+    **report_rows.describe(frame, shown, metrics, baseline),
     'curves': curves.thin(runs.metrics, frame['group']),
     'samples': report_samples.collect(list(frame.index)),
     'budget': _budget(frame, metrics[0]) if metrics[0].mode else [],

@@ -1,6 +1,6 @@
 """Rows of the HTML report: what runs and groups are called, where they differ, their figures, where they come from."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -43,17 +43,20 @@ class Field(NamedTuple):
   seed: bool  # repetitions differ in it
 
 
-def describe(runs: 'pd.DataFrame', metrics: Sequence[Metric]) -> dict[str, Any]:
+def describe(runs: 'pd.DataFrame', metrics: Sequence[Metric], given: Sequence[Metric], baseline: Collection[str]
+             ) -> dict[str, Any]:  # fmt: skip
   """Everything of the page but curves, samples and search budget, as JSON types.
 
   Args:
     runs: one row a run, as `gen_ai.compare.load` gives.
-    metrics: what is compared, the main one first.
+    metrics: what is shown.
+    given: those by which groups are compared, the main one first.
+    baseline: the runs of the group that the others are compared with; the best one's where they are no group.
 
   Returns:
-    fields that differ, `same` for those that do not, groups, runs, the stamps that figures and costs of both name by
-    their place, protocol, noise (values of config.eval.seed), and t: half-widths of the 95% bands around means of n
-    curves, in standard deviations, by n.
+    fields that differ, `same` for those that do not, groups, their differences, runs, the stamps that figures and costs
+    of both name by their place, protocol, noise (values of config.eval.seed), and t: half-widths of the 95% bands
+    around means of n curves, in standard deviations, by n.
   """
   frame = runs.assign(method=runs['name'], code=_code(runs), examples=runs['step'] * runs['examples_per_step'])
   stamps = Stamps(frame, metrics)
@@ -69,6 +72,7 @@ def describe(runs: 'pd.DataFrame', metrics: Sequence[Metric]) -> dict[str, Any]:
       _group(group, name, fields, metrics) | stamps.of(group.counted.index)
       for group, name in zip(found, names, strict=True)
     ],
+    'differences': _differences(frame, found, names, given, set(baseline)),
     'runs': [
       _run(row, _run_label(frame, row, names[places[row.name]], fields), fields, metrics)
       | {'group': places[row.name], 'counted': row.name in counted, **stamps.of([str(row.name)])}
@@ -184,6 +188,37 @@ def _group(group: groups.Group, name: str, fields: Sequence[Field], metrics: Seq
     },
     'cost': {cost: figure(groups.cost(group, cost)) for cost in _COSTS},
   }
+
+
+def _differences(frame: 'pd.DataFrame', found: Sequence[groups.Group], names: Sequence[str], metrics: Sequence[Metric],
+                 wanted: set[str]) -> dict[str, Any]:  # fmt: skip
+  """Every group against the one whose runs are `wanted`, or else against the best, as the terminal compares them.
+
+  Metrics of which nobody said what is better are left out.
+  """
+  metrics = [metric for metric in metrics if metric.mode]
+  if not metrics:
+    return {'baseline': 0, 'notes': [], 'metrics': []}
+  best = set(groups.make(frame, metrics[0])[0].frame.index)
+  runs = [set(group.frame.index) for group in found]
+  place = runs.index(wanted if wanted in runs else best)
+  return {
+    'baseline': place,
+    'notes': [f'{note}.' for note in groups.DIFFERENCE_NOTES],
+    'metrics': [
+      {'name': metric.name, 'mode': metric.mode, 'rows': [
+        _difference(i, groups.difference(group, found[place], metric), names[i], names[place], metric)
+        for i, group in enumerate(found) if i != place
+      ]} for metric in metrics
+    ],
+  }  # fmt: skip
+
+
+def _difference(place: int, one: groups.Difference, name: str, baseline: str, metric: Metric) -> dict[str, Any]:
+  return {
+    'group': place, 'matched': one.matched, 'interval': _interval(one.interval), 'better': figures(one.better),
+    'says': groups.verdict(one, name, baseline, metric),
+  }  # fmt: skip
 
 
 def _interval(found: Interval) -> dict[str, Any]:

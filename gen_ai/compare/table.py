@@ -104,6 +104,8 @@ def _differences(console: Console, found: Sequence[Group], baseline: Group, metr
     Column('difference', differences, style='bold'),
     Column(f'P(better than {baseline.label})', [fmt.share(*one.better) for one in against]),
   ])  # fmt: skip
+  for group, one in zip(others, against, strict=True):
+    layout.paragraph(console, groups.verdict(one, group.label, baseline.label, metric))
 
 
 def _not_counted(console: Console, found: Sequence[Group]) -> None:
@@ -143,7 +145,5 @@ def _method_notes(view: View, found: Sequence[Group], baseline: Group | None) ->
   if 'single' in methods:
     lines.append('n = 1: no interval; run more seeds, as with --axis=run.seed=0:5')
   if baseline is not None:
-    lines.append('difference: of runs matched by seed and by what is pooled, with the interval of its mean')
-    lines.append('P(better): that a run beats one of the baseline, Mann-Whitney, ties one half; bootstrap interval; '
-                 'a run that diverged or was pruned loses')  # fmt: skip
+    lines += groups.DIFFERENCE_NOTES
   return lines

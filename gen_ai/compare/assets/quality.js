@@ -1,7 +1,9 @@
 'use strict';
 // Quality against cost: a metric over what its training took, with the Pareto front: what nothing else beats in both.
 
-const PRICES = { wall_seconds: 'wall time (s)', flops: 'training FLOPs', examples: 'examples seen' };
+// Lanes of one program share its clock, so that seconds tell nothing of one of them: where there are lanes, they come last.
+const SHARED = RUNS.some((run) => run.lanes > 1);
+const PRICES = SHARED ? { flops: 'training FLOPs', examples: 'examples seen', wall_seconds: 'wall time, shared by lanes (s)' } : { wall_seconds: 'wall time (s)', flops: 'training FLOPs', examples: 'examples seen' };
 const UNITS = { wall_seconds: 's', flops: 'FLOPs', examples: 'examples' };
 const ORDERED = DATA.metrics.filter(({ mode }) => mode);
 const qualityView = { metric: (ORDERED.find(({ name }) => name === MAIN.name) ?? ORDERED[0] ?? MAIN).name, price: '' };
@@ -104,7 +106,7 @@ function startQuality() {
   options($('quality-price'), prices, qualityView.price);
   $('quality-metric').addEventListener('change', () => { qualityView.metric = $('quality-metric').value; drawQuality(); });
   $('quality-price').addEventListener('change', () => { qualityView.price = $('quality-price').value; drawQuality(); });
-  const shared = RUNS.some((run) => run.lanes > 1) ? ' Lanes of one program share its clock: compare them by FLOPs or examples.' : '';
+  const shared = SHARED ? ' Lanes of one program share its clock: compare them by FLOPs or examples.' : '';
   const unlike = DATA.fields.some(({ column }) => column === 'devices') ? ' These runs had unlike devices, so their seconds do not compare.' : '';
   $('quality-note').textContent = 'Ringed: the Pareto front, which no other one shown beats in both quality and cost; the dashed line is the best to be had for that cost. '
     + `Whiskers: 95% interval, of a group over its seeds, of a run over the samples of its evaluation. The cost is that of the whole training.${shared}${unlike}`;

@@ -36,12 +36,13 @@ function drawAll() {
 
 startStamps();
 startTable();
+startDifferences();
 startQuality();
 startCurves();
 startFields();
 startBudget();
 startSamples();
-listeners.push(drawTable, drawLegend, drawCurves, drawQuality, drawFields, drawBudget, drawSamples, drawOrigins);
+listeners.push(drawTable, drawLegend, drawDifferences, drawCurves, drawQuality, drawFields, drawBudget, drawSamples, drawOrigins);
 drawAll();
 startHead();
 $('foot').textContent = 'One file, nothing loaded from a network. Plots: plotly.js, MIT licence.';
