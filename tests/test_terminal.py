@@ -99,14 +99,14 @@ def test_a_bar_becomes_lines_of_the_log_once_the_terminal_hangs_up(output, tmp_p
     display = Display(8)
     display.start(0)
     display.say('said before')
-    display.update(2, {'loss': 1.0}, 3.0, 4.0)
+    display.update(2, 'loss 1', 3.0, 4.0)
     drawn = b''
     while b'said before' not in drawn:
       drawn += os.read(ours, 4096)
     os.close(ours)
     display.say('lost with the bar')
     for step in (4, 6, 8):
-      display.update(step, {'loss': 1.0}, 3.0, 4.0)
+      display.update(step, 'loss 1', 3.0, 4.0)
     display.say('said after')
     display.stop()
   text = (tmp_path / 'terminal.log').read_text()
