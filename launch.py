@@ -31,7 +31,9 @@ flags.DEFINE_string(
 flags.DEFINE_bool('dry_run', False, 'print the points of the sweep, their packing and memory, and stop')
 flags.DEFINE_string('halving', '', 'early stopping of hopeless points: METRIC:min,eta=3,first=STEPS')
 flags.DEFINE_list('devices', [], 'local engine: accelerators to use, by number')
-flags.DEFINE_integer('per_device', 0, 'local engine: points that share one device; 0: one an accelerator, one a core')
+flags.DEFINE_integer('per_device', 0, 'local and slurm engines: points that share one device (a task of Slurm); 0: one '
+                     'an accelerator or task, one a core')  # fmt: skip
+flags.DEFINE_integer('max_jobs', 0, 'slurm engine: tasks that run at a time; 0: as many as Slurm lets')
 flags.DEFINE_multi_string('sbatch', [], "slurm engine: an option for sbatch, as in --sbatch='--time=60'")
 flags.DEFINE_string('ray_address', '', "ray engine: address of the cluster; '' starts a local one")
 flags.DEFINE_string('status', '', 'directory of a sweep: show where its points stand')
@@ -52,7 +54,7 @@ READERS = {
   'runs_dir': (NEW, SWEEP), 'run_dir': (RUN,), 'resume': (RESUME, GO_ON),
   'sweep': (SWEEP,), 'axis': (SWEEP,), 'sample': (SWEEP,), 'sample_seed': (DRAWN,), 'halving': (SWEEP,),
   'dry_run': (SWEEP,), 'engine': (SWEEP, GO_ON), 'devices': (SWEEP, GO_ON), 'per_device': (SWEEP, GO_ON),
-  'sbatch': (SWEEP, GO_ON), 'ray_address': (SWEEP, GO_ON), 'retry_failed': (GO_ON,),
+  'max_jobs': (SWEEP, GO_ON), 'sbatch': (SWEEP, GO_ON), 'ray_address': (SWEEP, GO_ON), 'retry_failed': (GO_ON,),
   'lease_wait': (RUN, RESUME), 'coordinator': (RUN, RESUME), 'num_processes': (RUN, RESUME),
   'process_id': (RUN, RESUME),
 }  # fmt: skip
@@ -122,7 +124,12 @@ def _alone() -> None:
 
 def _options() -> Options:
   return Options(
-    FLAGS.compilation_cache, tuple(FLAGS.devices), FLAGS.per_device, tuple(FLAGS.sbatch), FLAGS.ray_address
+    FLAGS.compilation_cache,
+    tuple(FLAGS.devices),
+    FLAGS.per_device,
+    FLAGS.max_jobs,
+    tuple(FLAGS.sbatch),
+    FLAGS.ray_address,
   )
 
 

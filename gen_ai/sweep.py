@@ -4,11 +4,13 @@ A sweep directory is `sweep.json`, written once, and one ordinary run directory 
 is read from the points' own records, so that any engine, a person or a later day can go on from it. No JAX here.
 """
 
+import contextlib
 import itertools
 import json
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -248,9 +250,27 @@ class Sweep:
       about: recorded as it is (argv, config file, engine, ...).
 
     Raises:
-      UserError: the place cannot be written or hold runs, or the disk is full.
+      UserError: the place cannot be written or hold runs, or the disk is full. Nothing is left there.
     """
     record.check_path(runs_dir)
+    planned = cls.planned(runs_dir, label, base, points, about)
+    path = planned.path
+    with record.disk_errors(path / FILE, path):
+      try:
+        path.mkdir(parents=True)
+      except (FileExistsError, NotADirectoryError) as error:
+        raise UserError(f'cannot make the sweep directory {path}: {error.filename} is in the way') from error
+      try:
+        record.write_atomic(path / FILE, record.dumps(planned.about, indent=2) + '\n')
+      except OSError:
+        planned.discard()
+        raise
+    return cls.open(path)
+
+  @classmethod
+  def planned(cls, runs_dir: str, label: str, base: ConfigDict, points: Sequence[Point],
+              about: Mapping[str, Any]) -> 'Sweep':  # fmt: skip
+    """The sweep that `create` would make of these arguments; nothing is written."""
     stamp = datetime.now(UTC).strftime('%Y%m%d-%H%M%S')
     label = re.sub(r'[^\w.+=-]', '_', label)[:40]
     path = Path(runs_dir) / base.run.name / f'{stamp}-{label}-{secrets.token_hex(2)}'
@@ -259,13 +279,18 @@ class Sweep:
       'base': config_lib.to_json(base),
       'points': [{'number': p.number, 'dir': p.name, 'overrides': p.overrides} for p in points],
     }  # fmt: skip
-    with record.disk_errors(path / FILE, path):
-      try:
-        path.mkdir(parents=True)
-      except (FileExistsError, NotADirectoryError) as error:
-        raise UserError(f'cannot make the sweep directory {path}: {error.filename} is in the way') from error
-      record.write_atomic(path / FILE, record.dumps(whole, indent=2) + '\n')
-    return cls.open(path)
+    return cls(path, whole)
+
+  def discard(self) -> None:
+    """Removes the directory of a sweep of which nothing was started, and the folder that it was made in if empty."""
+    shutil.rmtree(self.path, ignore_errors=True)
+    with contextlib.suppress(OSError):
+      self.path.parent.rmdir()
+
+  def started(self) -> bool:
+    """Whether any point was ever started, or handed over to Slurm."""
+    traces = [*map(self.run_dir, self.points), *map(self.log, self.points), self.path / 'slurm' / 'jobs.jsonl']
+    return any(trace.exists() for trace in traces)
 
   @classmethod
   def open(cls, path: str | os.PathLike) -> 'Sweep':

@@ -155,10 +155,9 @@ def start(request: Request, options: Options, dry_run: bool) -> int:
   if 'sweep.lanes' in request.overrides and engine != 'packed':
     raise UserError(f'config.sweep.lanes would do nothing: it is for --engine=packed, and this sweep runs with '
                     f'--engine={engine}. Leave it out.')  # fmt: skip
+  if engine == 'slurm':
+    importlib.import_module('gen_ai.engines.slurm').check(options, dry_run)
   check(points, engine, request.halving)
-  if dry_run:
-    sweep_table.dry_run(points, engine)
-    return 0
   about = {
     'argv': sys.argv, 'engine': engine, 'halving': request.halving,
     'config_file': provenance.describe_file(request.reference),
@@ -167,9 +166,17 @@ def start(request: Request, options: Options, dry_run: bool) -> int:
   }  # fmt: skip
   swept = [text.partition('=')[0].rpartition('.')[2] for text in request.axes]
   label = '_'.join([*request.sweeps, *swept, *([f'sample{request.sample}'] if request.sample else [])])
+  if dry_run:
+    sweep_table.dry_run(Sweep.planned(request.runs_dir, label, request.base, points, about), engine, options)
+    return 0
   sweep = Sweep.create(request.runs_dir, label, request.base, points, about)
-  with sweep.lease():
-    return _run(sweep, sweep.points, engine, options)
+  try:
+    with sweep.lease():
+      return _run(sweep, sweep.points, engine, options)
+  except BaseException:
+    if not sweep.started():  # else `ls` would find it as the newest one
+      sweep.discard()
+    raise
 
 
 def resume(path: str, engine: str, retry_failed: bool, options: Options) -> int:

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from gen_ai import terminal
 from gen_ai.command import printed
+from gen_ai.engines import Options
 from gen_ai.errors import DONE, FAILED, REQUEUE
 from gen_ai.sweep import Point, PointStatus, Sweep, groups, text_of
 
@@ -203,8 +204,9 @@ def way_on(sweep: Sweep, states: Sequence[str]) -> str:
   return f'{also}go on with {command}' if left else ''
 
 
-def dry_run(points: Sequence[Point], engine: str) -> None:
-  """Prints all points and which of them share a compiled program; for the packed engine the packing too."""
+def dry_run(sweep: Sweep, engine: str, options: Options) -> None:
+  """Prints all points, which of them share a compiled program, and what the engine has to tell of its own plan."""
+  points = sweep.points
   out, headings = console(), fields(points)
   programs = groups(points)
   program_of = {point.number: str(i) for i, group in enumerate(programs) for point in group}
@@ -214,8 +216,8 @@ def dry_run(points: Sequence[Point], engine: str) -> None:
     table.add_row(str(point.number), *_cells(point, headings), steps, program_of[point.number])
   out.print(table)
   out.print(f'\n{len(points)} points, {len(programs)} compiled program(s), engine {engine}. Nothing was started.')
-  if engine == 'packed':
-    for line in importlib.import_module('gen_ai.engines.packed').describe(points):
+  if engine in ('packed', 'slurm'):
+    for line in importlib.import_module(f'gen_ai.engines.{engine}').describe(sweep, options):
       out.print(line, soft_wrap=True)
 
 

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import cli
+import printed
 import pytest
 import slurm_cluster
 import tiny
@@ -226,7 +227,7 @@ def test_a_run_of_two_processes_is_stopped_and_goes_on(slurm_env, solo, tmp_path
 
 @needs_cluster
 def test_stop_reaches_what_runs_and_what_waits(slurm_env, solo, tmp_path):
-  sweep, _ = start(tmp_path, '0:2', '--sbatch=--array=%1')
+  sweep, _ = start(tmp_path, '0:2', '--max_jobs=1')
   slurm_env.wait_for(lambda: at_step_4(sweep, 0), 120)
   assert sorted(slurm_env.queue().values()) == ['PENDING', 'RUNNING']
   assert cli.launch(f'--stop={sweep.path}').returncode == 0
@@ -279,6 +280,38 @@ def test_what_is_started_again(slurm_env, stub, tmp_path):
 
 
 @needs_cluster
+def test_two_points_share_the_gpu_of_one_task(slurm_env, stub, tmp_path):
+  stub(f"""
+    run=${{3#*=}}; number=${{run##*=}}
+    echo "<$CUDA_VISIBLE_DEVICES $XLA_CLIENT_MEM_FRACTION>"
+    touch {tmp_path}/here-$number; while [ ! -e {tmp_path}/go ]; do sleep 0.1; done
+    [ $number = 1 ] && [ ! -e {tmp_path}/twice ] && touch {tmp_path}/twice && exit 75
+    exit 0""")
+  sweep, _ = start(tmp_path, '0:3', '--per_device=2', '--sbatch=--gres=gpu:1')
+  slurm_env.wait_for(lambda: all((tmp_path / f'here-{n}').exists() for n in range(3)), 30)
+  tasks = {number: task for number, (task, _) in slurm.live(sweep).items()}
+  assert tasks[0] == tasks[1] != tasks[2], 'all at work, two of them in one task'
+  (tmp_path / 'go').touch()
+  slurm_env.wait_for(lambda: not slurm_env.queue(), 60)
+  assert [line for line in log(sweep, 0).splitlines() if line.startswith('<')] in (['<0 0.3750>'], ['<1 0.3750>'])
+  assert 'exit code 75' in log(sweep, 1) and log(sweep, 1).count('exit code') == 2 and 'start 2' in log(sweep, 1)
+  assert log(sweep, 0).count('exit code') == 1, 'a point that has ended is not started again with the other'
+
+
+@needs_cluster
+def test_a_task_without_progress_is_not_started_again_without_end(slurm_env, stub, tmp_path):
+  stub('exit 75')
+  sweep, _ = start(tmp_path, '0:1')
+  slurm_env.wait_for(lambda: not slurm_env.queue(), 90)
+  assert log(sweep, 0).count('exit code 75') == 4
+  status = sweep.status(sweep.points[0])
+  assert status.state == 'failed' and 'left 4 times in a row without a step of progress' in status.message
+  assert 'no point is left to start' in cli.launch(f'--resume={sweep.path}').stdout
+  assert cli.launch(f'--resume={sweep.path}', '--retry_failed', '--sbatch=--hold').returncode == 0
+  assert states(sweep) == ['waiting'] and len(slurm_env.queue()) == 1
+
+
+@needs_cluster
 @pytest.mark.parametrize(('options', 'gpus'), [
   (['--nodes=1', '--ntasks=2', '--gres=gpu:2'], ['0', '1']),
   (['--nodes=2', '--gres=gpu:2'], ['0,1', '0,1']),
@@ -323,7 +356,7 @@ def test_logs_are_named_after_points_and_a_stop_holds_before_the_start(slurm_env
 
 
 @needs_cluster
-def test_what_sbatch_refuses_is_told_in_its_words_and_loses_nothing(slurm_env, tmp_path):
+def test_what_sbatch_refuses_is_told_in_its_words_and_leaves_nothing(slurm_env, tmp_path):
   words = [
     '--config=configs/gan.py',
     '--tiny',
@@ -332,11 +365,17 @@ def test_what_sbatch_refuses_is_told_in_its_words_and_loses_nothing(slurm_env, t
     f'--runs_dir={tmp_path / "runs"}',
   ]
   done = cli.launch(*words, '--sbatch=--partition=nowhere')
-  cli.refused(done, 'invalid partition', '--resume=')
-  sweep = opened(tmp_path)
-  assert not slurm_env.queue() and states(sweep) == ['waiting', 'waiting']
-  done = cli.launch(f'--resume={sweep.path}', '--sbatch=--partition=low', '--sbatch=--hold')
+  cli.refused(done, 'invalid partition')
+  assert not slurm_env.queue() and not cli.files(tmp_path / 'runs'), 'nothing that `ls` would find as the newest sweep'
+  done = cli.launch(*words, '--sbatch=--partition=low', '--sbatch=--hold')
   assert done.returncode == 0 and len(slurm_env.queue()) == 2
+  sweep = opened(tmp_path)
+  slurm_env.run('scancel', '--user', os.getuid())
+  slurm_env.wait_for(lambda: not slurm_env.queue(), 30)
+  done = cli.launch(f'--resume={sweep.path}', '--sbatch=--partition=nowhere')
+  cli.refused(done, 'invalid partition', 'The sweep stays', '--resume=')
+  done = printed.run(printed.commands(done.stderr)[-1], tmp_path)
+  assert done.returncode == 0 and len(slurm_env.queue()) == 2, 'options that were refused are not remembered'
 
 
 # Without a cluster.
@@ -359,6 +398,30 @@ def pretend(tmp_path, monkeypatch):
   return install
 
 
+def test_a_dry_run_shows_the_script_and_leaves_nothing(tmp_path, monkeypatch):
+  monkeypatch.setenv('PATH', '/nowhere')  # it needs no Slurm
+  words = ['--config=configs/gan.py', '--tiny', '--axis=run.seed=0:5', '--engine=slurm', '--dry_run',
+           f'--runs_dir={tmp_path / "runs"}']  # fmt: skip
+  done = cli.launch(*words, '--per_device=2', '--max_jobs=2', '--sbatch=--time=60')
+  assert done.returncode == 0, done.stderr
+  for line in ('#SBATCH --array=0-2%2', '#SBATCH --time=60', '#!/bin/bash', 'shared-0.txt, a line a task:'):
+    assert line in done.stdout.splitlines(), done.stdout
+  assert done.stdout.splitlines()[-3:] == ['0 1', '2 3', '4'] and 'XLA_CLIENT_MEM_FRACTION=0.3750' in done.stdout
+  assert not cli.files(tmp_path)
+  cli.refused(cli.launch(*words, '--per_device=2', '--sbatch=--ntasks=2'), '--per_device=2', '--sbatch=--ntasks=2')
+  cli.refused(cli.launch(*words, '--max_jobs=-1'), '--max_jobs=-1')
+
+
+def test_what_follows_a_submission_runs_as_it_is_printed(pretend, tmp_path):
+  sweep, said = start(tmp_path / 'a b', '0:2')
+  pretend('scancel', 'exit 0')
+  commands = [text for text in printed.commands(said) if 'launch.py' in text]
+  assert [text.split('--')[1].partition('=')[0] for text in commands] == ['status', 'stop', 'resume']
+  for text in commands:
+    assert printed.run(text, tmp_path).returncode in (0, REQUEUE), text
+  assert len((sweep.path / 'slurm' / 'jobs.jsonl').read_text().splitlines()) == 2
+
+
 def test_the_script_is_sound_and_says_why(pretend, tmp_path):
   sweep, _ = start(tmp_path / 'a folder of 100%', '0:3', '--sbatch=--time=2', '--sbatch=-p high')
   script = sweep.path / 'slurm' / 'array.sh'
@@ -379,13 +442,17 @@ def test_the_script_is_sound_and_says_why(pretend, tmp_path):
 
 def test_a_sweep_beyond_the_largest_array_is_split(pretend, tmp_path, monkeypatch):
   monkeypatch.setenv('SLURM_NTASKS', '8')  # of the job that the user sits in
-  sweep, said = start(tmp_path, '0:1201')
+  sweep, said = start(tmp_path, '0:1201', '--max_jobs=4')
   assert [Path(line.split()[-1]).name for line in (tmp_path / 'asked').read_text().splitlines()] == [
     'array.sh',
     'array-1000.sh',
   ]
   assert 'SLURM_NTASKS' not in (tmp_path / 'leaked').read_text()
-  assert '#SBATCH --array=0-999' in (sweep.path / 'slurm' / 'array.sh').read_text()
+  assert [('--dependency=afterany:7' in line) for line in (tmp_path / 'asked').read_text().splitlines()] == [
+    False,
+    True,
+  ]
+  assert '#SBATCH --array=0-999%4' in (sweep.path / 'slurm' / 'array.sh').read_text(), 'a limit of both arrays together'
   second = (sweep.path / 'slurm' / 'array-1000.sh').read_text()
   assert '#SBATCH --array=0-200' in second and '/logs/1%3a.log' in second and '$((1000 + SLURM' in second
 
@@ -404,12 +471,12 @@ def test_without_slurm_the_way_out_is_named(tmp_path, monkeypatch):
   monkeypatch.setenv('PATH', str(tmp_path))
   done = cli.launch('--config=configs/gan.py', '--tiny', '--axis=run.seed=0:2', '--engine=slurm',
                     f'--runs_dir={tmp_path / "runs"}')  # fmt: skip
-  cli.refused(done, 'sbatch', 'not on this machine', '--resume=', '--engine=local')
-  slurm.cancel_waiting(opened(tmp_path))  # no more than says so
+  cli.refused(done, 'sbatch', 'not on this machine', '--engine=local')
+  assert not cli.files(tmp_path)
 
 
 @pytest.mark.parametrize(('option', 'says'), [
-  ('--array=0-3', 'up to the sweep'), ('-a0', 'up to the sweep'), ('--output=x', 'logs/7.log'), ('-o x', 'logs/7.log'),
+  ('--array=0-3', 'up to the sweep'), ('-a%4', '--max_jobs=4'), ('--output=x', 'logs/7.log'), ('-o x', 'logs/7.log'),
   ('--signal=USR1@60', 'B:USR1'), ('partition=high', 'no option'), ('--time=1\n#SBATCH --x', 'no option'),
   ('--wait', 'cannot be'),
 ])  # fmt: skip
@@ -419,9 +486,8 @@ def test_options_that_cannot_be(option, says):
 
 
 def test_options_that_can():
-  given = ['--array=%4', '--time=60', '-p high', '-N2', '--exclusive', '--comment=a "b" c', '--signal=B:TERM@30']
-  throttle, lines = slurm.directives(given)
-  assert throttle == '%4'
+  given = ['--time=60', '-p high', '-N2', '--exclusive', '--comment=a "b" c', '--signal=B:TERM@30']
+  lines = slurm.directives(given)
   assert lines == ['#SBATCH --time=60', '#SBATCH -p high', '#SBATCH -N2', '#SBATCH --exclusive',
                    r'#SBATCH --comment="a \"b\" c"', '#SBATCH --signal=B:TERM@30']  # fmt: skip
 

@@ -12,8 +12,10 @@ class Options:
   cache: str = ''  # folder of compiled programs, shared by all points
   # Accelerators by number, as CUDA_VISIBLE_DEVICES names them; (): all found.
   devices: tuple[str, ...] = field(default=(), metadata={'engines': ('local',)})
-  # Points that share one device; 0: one an accelerator, one a core.
-  per_device: int = field(default=0, metadata={'engines': ('local',)})
+  # Points that share one device, under Slurm one task; 0: one an accelerator or task, one a core.
+  per_device: int = field(default=0, metadata={'engines': ('local', 'slurm')})
+  # Tasks that run at a time; 0: as many as Slurm lets.
+  max_jobs: int = field(default=0, metadata={'engines': ('slurm',)})
   # Further #SBATCH options, such as '--time=60'.
   sbatch: tuple[str, ...] = field(default=(), metadata={'engines': ('slurm',)})
   # Of the cluster; '': a local one.

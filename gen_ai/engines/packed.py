@@ -116,10 +116,11 @@ def split(points: Sequence[Point]) -> list[list[Point]]:
   return [list(points[i : i + size]) for i in range(0, len(points), size)]
 
 
-def describe(points: Sequence[Point]) -> list[str]:
+def describe(sweep: Sweep, options: Options) -> list[str]:
   """What `--dry_run` says of programs, lanes and memory."""
+  del options
   lines = [f'{len(jax.devices())} device(s), {memory.available(jax.devices()[0]) / 2**30:.1f} GiB for programs on each']
-  for number, group in enumerate(groups(points)):
+  for number, group in enumerate(groups(sweep.points)):
     parts, need = split(group), lane_bytes(group[0]) / 2**20
     sizes = ' + '.join(str(len(part)) for part in parts)
     widest = -(-max(map(len, parts)) // len(jax.devices()))

@@ -86,10 +86,15 @@ def make_slots(devices: Sequence[str], per_device: int, points: int) -> list[Slo
   return _on_cores(_cores(), per_device, points)
 
 
+def memory_share(per_device: int) -> dict[str, str]:
+  """Variables that give each of `per_device` workers its share of an accelerator's memory; {} for one alone."""
+  given = next((os.environ[name] for name in _FRACTION_NAMES if os.environ.get(name)), _FRACTION)
+  return {} if per_device == 1 else {_FRACTION_NAMES[0]: f'{float(given) / per_device:.4f}', _FRACTION_NAMES[1]: ''}
+
+
 def _on_accelerators(names: Sequence[str], per_device: int) -> list[Slot]:
   """Device after device, then each a second time, so that few points spread out."""
-  given = next((os.environ[name] for name in _FRACTION_NAMES if os.environ.get(name)), _FRACTION)
-  memory = {} if per_device == 1 else {_FRACTION_NAMES[0]: f'{float(given) / per_device:.4f}', _FRACTION_NAMES[1]: ''}
+  memory = memory_share(per_device)
   return [Slot(f'gpu {name}', {'CUDA_VISIBLE_DEVICES': name, **memory}) for _ in range(per_device) for name in names]
 
 

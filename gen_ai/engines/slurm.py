@@ -12,19 +12,23 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from gen_ai import record
+from gen_ai import command, record
 from gen_ai.config import SOURCE
 from gen_ai.engines import Options
+from gen_ai.engines.slots import memory_share
 from gen_ai.errors import DONE, REQUEUE, UserError
 from gen_ai.sweep import Point, Sweep
 
 TEMPLATE = Path(__file__).with_name('array.sbatch')
 LEASE_WAIT = 180  # seconds: a holder on another host counts as dead after 120 without a heartbeat
 WARNING = 90  # seconds before the time limit
+_RESTARTS = 3  # in a row without a step of progress
+_MAX_ARRAY_SIZE = 1001  # Slurm's own default
 _PATIENCE = 120  # seconds that a Slurm command may take on a busy cluster
 _OURS = {  # options that the script needs as they are
   'output': 'the log of point 7 is SWEEP/logs/7.log',
@@ -35,63 +39,151 @@ _OURS = {  # options that the script needs as they are
   'test-only': 'it is for the command line',
   'wait': 'it is for the command line',
 }
-_SHORT = {'a': 'array', 'o': 'output', 'e': 'error', 'W': 'wait', 't': 'time', 'J': 'job-name'}
+_SEVERAL = ('ntasks', 'nodes', 'ntasks-per-node')  # options that make a run of several processes
+_SHORT = {
+  'n': 'ntasks',
+  'N': 'nodes',
+  'a': 'array',
+  'o': 'output',
+  'e': 'error',
+  'W': 'wait',
+  't': 'time',
+  'J': 'job-name',
+}
+
+
+class Asked(NamedTuple):
+  """What the command line asks of Slurm; kept with the sweep, for --resume."""
+
+  sbatch: tuple[str, ...] = ()  # further #SBATCH options
+  per_device: int = 1  # points that one task runs at a time, and so share its GPU
+  max_jobs: int = 0  # tasks that run at a time; 0: no limit
+
+
+class Array(NamedTuple):
+  """One job array: its script and what lies beside it."""
+
+  script: str  # name of its file
+  text: str
+  tasks: str  # a line a task, of its points, for the file of that name in .txt; '' where a task is one point
+  indices: str  # of --array, such as '0-2,5'
+  numbers: list[int]  # of its points
+
+
+def check(options: Options, dry_run: bool = False) -> None:
+  """Raises UserError, before anything is made, for options that cannot be, or where Slurm is not."""
+  _check(_asked(options, Asked()))
+  for name in () if dry_run else ('sbatch', 'squeue', 'scontrol'):
+    if not shutil.which(name):
+      raise UserError(f'--engine=slurm needs {name}, which is not on this machine: start it where Slurm is, or take '
+                      '--engine=local here.')  # fmt: skip
+
+
+def describe(sweep: Sweep, options: Options) -> list[str]:
+  """What `--dry_run` shows: the script, as it would be submitted."""
+  try:
+    size = _max_array_size()
+  except UserError:  # a dry run needs no Slurm
+    size = _MAX_ARRAY_SIZE
+  found = arrays(sweep, [point.number for point in sweep.points], _asked(options, Asked()), options.cache, size)
+  first, *others = found
+  more = [f'and {len(others)} more like it, up to point {others[-1].numbers[-1]}'] if others else []
+  tasks = [f'{Path(first.script).stem}.txt, a line a task:', *first.tasks.splitlines()] if first.tasks else []
+  return ['', f'{first.script}:', *first.text.splitlines(), *tasks, *more]
 
 
 def launch(sweep: Sweep, points: list[Point], options: Options) -> int:
   """Submits `points`, but for those of which Slurm still has a task, and returns DONE: it does not wait for them.
 
   Raises:
-    UserError: no Slurm here, it refuses (in its own words), or an option of --sbatch that cannot be. The sweep stays,
-      and --resume goes on.
+    UserError: no Slurm here, it refuses (in its own words), or an option that cannot be. What was submitted before
+      that stays, and --resume goes on.
   """
-  for name in ('sbatch', 'squeue', 'scontrol'):
-    if not shutil.which(name):
-      raise UserError(
-        f'--engine=slurm needs {name}, which is not on this machine. The sweep stays: `python launch.py '
-        f'--resume={sweep.path}` goes on where Slurm is, or with --engine=local here.'
-      )
+  check(options)
   here = sweep.path.resolve()
+  asked = _asked(options, _remembered(here))
+  _check(asked)
+  busy = live(sweep)
+  held = [point.number for point in points if point.number in busy]
+  if held:
+    print(f'slurm      still has point(s) {ranges(held)} in hand, which are not submitted again', flush=True)
+  todo = [point for point in points if point.number not in busy]
+  jobs: list[str] = []
+  for array in arrays(sweep, [p.number for p in todo], asked, options.cache, _max_array_size()) if todo else ():
+    script = _write(sweep, array)
+    for point in todo:
+      if point.number in array.numbers:
+        sweep.clear_failure(point)
+    after = [f'--dependency=afterany:{jobs[-1]}'] if jobs and asked.max_jobs else []  # the limit is that of all
+    try:
+      jobs.append(_ask('sbatch', '--parsable', *after, str(script)).strip().partition(';')[0])
+    except UserError as error:
+      if not (here / 'slurm' / 'jobs.jsonl').exists():
+        raise
+      before = f'Submitted before that: job {", ".join(jobs)}. ' if jobs else ''
+      way = command.printed('launch.py', resume=sweep.path)
+      raise UserError(
+        f'{error} {before}The sweep stays: `{way}` submits the rest, with other options where --sbatch names them anew.'
+      ) from error
+    _record(here, jobs[-1], script, array, asked)
+    print(f'slurm      job {jobs[-1]}: {len(array.numbers)} point(s), --array={array.indices}, {script}', flush=True)
+  _next_steps(sweep, jobs)
+  return DONE
+
+
+def arrays(sweep: Sweep, numbers: Sequence[int], asked: Asked, cache: str, size: int) -> list[Array]:
+  """The job arrays of the points `numbers`: where a task is one point, its index is the end of the point's number.
+
+  Args:
+    sweep: the sweep.
+    numbers: of points.
+    asked: how they are to run.
+    cache: folder of compiled programs.
+    size: most tasks of one array.
+  """
+  found: list[Array] = []
+  if asked.per_device == 1:
+    length = _power_of_ten(size)
+    for first, block in blocks(numbers, length).items():
+      index = str(first) if length == 1 else f'{first // length}%{len(str(length)) - 1}a' if first else '%a'
+      indices = ranges(number - first for number in block)
+      fields = {
+        'numbers': f'$(({first} + SLURM_ARRAY_TASK_ID))', 'output': ('logs', index), 'array': indices,
+        'where': 'The log of point 7 is logs/7.log; a task that starts again goes on in it.',
+      }  # fmt: skip
+      script = f'array-{first}.sh' if first else 'array.sh'
+      found.append(Array(script, render(sweep, fields, asked, cache), '', indices, block))
+    return found
+  order = sorted(numbers)
+  tasks = [order[at : at + asked.per_device] for at in range(0, len(order), asked.per_device)]
+  earlier = len(list((sweep.path / 'slurm').glob('shared-*.sh')))  # a task in the queue may still need its own
+  for part, at in enumerate(range(0, len(tasks), size), earlier):
+    own = tasks[at : at + size]
+    table = f'"$sweep/slurm/shared-{part}.txt"'
+    fields = {
+      'numbers': f'$(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" {table})', 'output': ('slurm', f'shared-{part}-%a'),
+      'array': ranges(range(len(own))),
+      'where': f'A task runs {asked.per_device} points side by side. The log of point 7 is logs/7.log.',
+    }  # fmt: skip
+    text = ''.join(' '.join(map(str, task)) + '\n' for task in own)
+    block = [number for task in own for number in task]
+    found.append(Array(f'shared-{part}.sh', render(sweep, fields, asked, cache), text, ranges(range(len(own))), block))
+  return found
+
+
+def _write(sweep: Sweep, array: Array) -> Path:
+  """Writes what the tasks of `array` need; returns the script."""
+  here = sweep.path.resolve()
+  script = here / 'slurm' / array.script
   with record.disk_errors(here / 'slurm', here):
     for folder in (here / 'slurm', here / 'logs'):  # Slurm makes no folder for a log: the task would fail
       folder.mkdir(exist_ok=True)
     rows = [f'{point.number}\t{point.name}\n' for point in sweep.points]
     record.write_atomic(here / 'slurm' / 'points.txt', ''.join(rows))
-  given = _remembered(here, options.sbatch)
-  busy = live(sweep)
-  held = [point.number for point in points if point.number in busy]
-  if held:
-    print(f'slurm      still has point(s) {ranges(held)} in hand, which are not submitted again', flush=True)
-  jobs: list[str] = []
-  for script, array, numbers in _arrays(
-    sweep, [p.number for p in points if p.number not in busy], given, options.cache
-  ):
-    try:
-      jobs.append(_ask('sbatch', '--parsable', str(script)).strip().partition(';')[0])
-    except UserError as error:
-      before = f'Submitted before that: job {", ".join(jobs)}. ' if jobs else ''
-      raise UserError(
-        f"{error} {before}The sweep stays: `python launch.py --resume={sweep.path} --sbatch='--OPTION=VALUE'` submits "
-        'the rest, with these options in place of the former ones.'
-      ) from error
-    _record(here, jobs[-1], script, array, numbers, given)
-    print(f'slurm      job {jobs[-1]}: {len(numbers)} point(s), --array={array}, {script}', flush=True)
-  _next_steps(sweep, jobs)
-  return DONE
-
-
-def _arrays(
-  sweep: Sweep, numbers: Sequence[int], given: Sequence[str], cache: str
-) -> Iterator[tuple[Path, str, list[int]]]:
-  """Writes one script an array; gives it, its --array and the numbers of its points."""
-  here = sweep.path.resolve()
-  length = _power_of_ten(_max_array_size()) if numbers else 1
-  for first, block in blocks(numbers, length).items():
-    script = here / 'slurm' / (f'array-{first}.sh' if first else 'array.sh')
-    array = ranges(number - first for number in block)
-    with record.disk_errors(script, here):
-      record.write_atomic(script, render(sweep, first, length, array, given, cache))
-    yield script, array, block
+    if array.tasks:
+      record.write_atomic(script.with_suffix('.txt'), array.tasks)
+    record.write_atomic(script, array.text)
+  return script
 
 
 def _next_steps(sweep: Sweep, jobs: Sequence[str]) -> None:
@@ -100,11 +192,10 @@ def _next_steps(sweep: Sweep, jobs: Sequence[str]) -> None:
   print(f'logs       {sweep.path}/logs/NUMBER.log')
   print('next')
   print(f'  squeue --jobs={",".join(jobs)}')
-  print(f'  python launch.py --status={sweep.path}')
-  print(f'  python launch.py --stop={sweep.path}      # saves; nothing is lost')
-  print(
-    f'  python launch.py --resume={sweep.path}    # after a failure or a stop: submits what is unfinished', flush=True
-  )
+  print(f'  {command.printed("launch.py", status=sweep.path)}')
+  print(f'  {command.printed("launch.py", stop=sweep.path)}      # saves; nothing is lost')
+  resume = command.printed('launch.py', resume=sweep.path)
+  print(f'  {resume}    # after a failure or a stop: submits what is unfinished', flush=True)
 
 
 # What Slurm has in hand.
@@ -117,15 +208,24 @@ def live(sweep: Sweep) -> dict[int, tuple[str, str]]:
     UserError: Slurm does not answer.
   """
   folder = sweep.path.resolve() / 'slurm'
-  found = {}
+  found: dict[int, tuple[str, str]] = {}
   lines = _ask('squeue', '--array', '--noheader', f'--user={os.getuid()}', '--format=%F %K %T %o')
   for line in lines.splitlines():
     job, index, state, script = [*line.split(maxsplit=3), '', '', ''][:4]
     path = Path(script.strip())
-    first = re.fullmatch(r'array(?:-(\d+))?\.sh', path.name)
-    if path.parent == folder and first and index.isdigit():
-      found[int(first[1] or 0) + int(index)] = (f'{job}_{index}', state)
+    if path.parent == folder and index.isdigit():
+      found |= dict.fromkeys(_numbers(path, int(index)), (f'{job}_{index}', state))
   return found
+
+
+def _numbers(script: Path, index: int) -> list[int]:
+  """The points of the task `index` of an array; [] where the script is none of ours."""
+  first = re.fullmatch(r'array(?:-(\d+))?\.sh', script.name)
+  if first:
+    return [int(first[1] or 0) + index]
+  tasks = script.with_suffix('.txt')
+  lines = tasks.read_text().splitlines() if script.name.startswith('shared-') and tasks.is_file() else []
+  return [int(number) for number in lines[index].split()] if index < len(lines) else []
 
 
 def cancel_waiting(sweep: Sweep, numbers: Iterable[int] = ()) -> None:
@@ -133,8 +233,12 @@ def cancel_waiting(sweep: Sweep, numbers: Iterable[int] = ()) -> None:
   wanted = set(numbers)
   try:
     indices: dict[str, list[int]] = {}
+    points: dict[str, list[int]] = {}
     for number, (task, state) in live(sweep).items():
-      if state == 'PENDING' and (not wanted or number in wanted):
+      if state == 'PENDING':
+        points.setdefault(task, []).append(number)
+    for task, own in points.items():
+      if not wanted or wanted.issuperset(own):  # another point of the task may go on
         job, _, index = task.partition('_')
         indices.setdefault(job, []).append(int(index))
     if indices:  # a task that begins meanwhile saves and leaves; --state=PENDING would take its whole array along
@@ -144,25 +248,25 @@ def cancel_waiting(sweep: Sweep, numbers: Iterable[int] = ()) -> None:
     print(f'slurm      {error} Waiting tasks will end as soon as they begin.')
 
 
-def _ask(*command: str) -> str:
+def _ask(*words: str) -> str:
   """Standard output of a Slurm command. Raises UserError with its own words."""
   # From inside a job, the variables of that job must not leak into ours; SLURM_CONF says where the cluster is.
   env = {name: value for name, value in os.environ.items() if not name.startswith('SLURM_') or name == 'SLURM_CONF'}
   try:
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=_PATIENCE)
+    done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=_PATIENCE)
   except FileNotFoundError as error:
-    raise UserError(f'{command[0]} is not on this machine.') from error
+    raise UserError(f'{words[0]} is not on this machine.') from error
   except subprocess.TimeoutExpired as error:
-    raise UserError(f'{command[0]} has not answered for {_PATIENCE} s.') from error
+    raise UserError(f'{words[0]} has not answered for {_PATIENCE} s.') from error
   if done.returncode:
     said = ' '.join((done.stderr or done.stdout).split()) or f'exit code {done.returncode}'
-    raise UserError(f'{command[0]} refused: {said}.')
+    raise UserError(f'{words[0]} refused: {said}.')
   return done.stdout
 
 
 def _max_array_size() -> int:
   found = re.search(r'^MaxArraySize\s*=\s*(\d+)', _ask('scontrol', 'show', 'config'), re.MULTILINE)
-  size = int(found[1]) if found else 1001  # Slurm's own default
+  size = int(found[1]) if found else _MAX_ARRAY_SIZE
   if not size:
     raise UserError('This cluster allows no job arrays (MaxArraySize=0): --engine=print prints a command a point.')
   return size
@@ -201,55 +305,64 @@ def ranges(numbers: Iterable[int]) -> str:
   return ','.join(str(a) if a == b else f'{a}-{b}' for a, b in runs)
 
 
-def render(sweep: Sweep, first: int, length: int, array: str, given: Sequence[str], cache: str) -> str:
+def render(sweep: Sweep, fields: Mapping[str, Any], asked: Asked, cache: str) -> str:
   """Text of the script of one array.
 
   Args:
     sweep: the sweep.
-    first: number of the point whose index is 0.
-    length: of a block (see `blocks`).
-    array: indices, as --array has them.
-    given: options of --sbatch, which win over the script's own.
+    fields: `array` (the indices), `numbers` (shell: the points of a task), `output` (folder and name of Slurm's own
+      log, before .log) and `where` (the logs are).
+    asked: how the points are to run.
     cache: folder of compiled programs.
-
-  Raises:
-    UserError: an option that cannot be.
   """
   here = sweep.path.resolve()
-  throttle, lines = directives(given)
-  index = str(first) if length == 1 else f'{first // length}%{len(str(length)) - 1}a' if first else '%a'
-  output = str(here / 'logs').replace('%', '%%') + f'/{index}.log'
+  folder, log = fields['output']
+  resume = command.printed('launch.py', resume=here)
+  throttle, lines = f'%{asked.max_jobs}' if asked.max_jobs else '', directives(asked.sbatch)
   values = {
-    'sweep': shlex.quote(str(here)), 'name': _quote(here.name), 'array': array + throttle, 'output': _quote(output),
-    'warning': _warning(given), 'options': '\n'.join(['# From --sbatch:', *lines] if lines else []) or '#',
-    'source': shlex.quote(str(SOURCE)), 'python': shlex.quote(sys.executable), 'first': first, 'requeue': REQUEUE,
-    'lease_wait': LEASE_WAIT, 'cache': shlex.quote(cache if cache[:1] in ('', '~') else str(Path(cache).resolve())),
+    'sweep': shlex.quote(str(here)), 'name': _quote(here.name), 'array': fields['array'] + throttle,
+    'output': _quote(str(here / folder).replace('%', '%%') + f'/{log}.log'), 'where': fields['where'],
+    'warning': _warning(asked.sbatch), 'options': '\n'.join(['# From --sbatch:', *lines] if lines else []) or '#',
+    'source': shlex.quote(str(SOURCE)), 'python': shlex.quote(sys.executable), 'numbers': fields['numbers'],
+    'requeue': REQUEUE, 'restarts': _RESTARTS, 'lease_wait': LEASE_WAIT, 'resume': resume,
+    'resume_word': shlex.quote(resume), 'share': _share(asked.per_device),
+    'cache': shlex.quote(cache if cache[:1] in ('', '~') else str(Path(cache).resolve())),
   }  # fmt: skip
   return re.sub(r'{{(\w+)}}', lambda found: str(values[found[1]]), TEMPLATE.read_text())
 
 
-def directives(given: Iterable[str]) -> tuple[str, list[str]]:
-  """What --sbatch adds: the throttle of --array ('%4', or ''), and #SBATCH lines.
+def _share(per_device: int) -> str:
+  """Shell: what each of the points of one task gets of its GPU's memory, or of its cores."""
+  if per_device == 1:
+    return '#'
+  memory = ' '.join(f'{name}={value}' for name, value in memory_share(per_device).items())
+  return '\n'.join([
+    f'# {per_device} points share the GPU, or the cores, of the task.',
+    '[ "$processes" -le 1 ] || { echo "a run of several processes shares no GPU: leave --per_device out"; exit 1; }',
+    f'if [ -n "${{CUDA_VISIBLE_DEVICES:-}}" ]; then export {memory}; else',
+    f'  cores=$(($(nproc) / {per_device}))',
+    '  export NPROC=$((cores > 0 ? cores : 1)); export OMP_NUM_THREADS=$NPROC',
+    'fi',
+  ])  # fmt: skip
+
+
+def directives(given: Iterable[str]) -> list[str]:
+  """The #SBATCH lines of what --sbatch adds.
 
   Raises:
     UserError: no option, or one that would take from the script what it needs.
   """
-  throttle, lines = '', []
+  lines = []
   for option in given:
     name, value = _parse(option)
     if name == 'array':
-      if not re.fullmatch(r'%[1-9]\d*', value):
-        raise UserError(
-          f'--sbatch={option}: which points run is up to the sweep. --sbatch=--array=%4 lets 4 run at a time.'
-        )
-      throttle = value
-      continue
+      raise UserError(f'--sbatch={option}: which points run is up to the sweep. --max_jobs=4 lets 4 run at a time.')
     if name in _OURS:
       raise UserError(f'--sbatch={option} cannot be: {_OURS[name]}. Leave it out.')
     if name == 'signal' and not re.fullmatch(r'(B|BR|RB):(SIG)?(USR1|TERM)(@\d+)?', value):
       raise UserError(f'--sbatch={option} must read --signal=B:USR1@SECONDS: the script hands USR1 on to the run.')
     lines.append(f'#SBATCH {option[: len(option) - len(value)]}{_quote(value)}' if value else f'#SBATCH {option}')
-  return throttle, lines
+  return lines
 
 
 def _parse(option: str) -> tuple[str, str]:
@@ -284,21 +397,36 @@ def _seconds(text: str) -> int:
 # What is kept beside the script.
 
 
-def _remembered(here: Path, given: Sequence[str]) -> tuple[str, ...]:
-  """The options of --sbatch; where none are given, those of the time before."""
-  file = here / 'slurm' / 'options.json'
-  if given:
-    directives(given)
-    with record.disk_errors(file, here):
-      record.write_atomic(file, json.dumps(list(given)) + '\n')
-    return tuple(given)
-  return tuple(json.loads(file.read_text())) if file.is_file() else ()
+def _check(asked: Asked) -> None:
+  """Raises UserError for options that cannot be."""
+  directives(asked.sbatch)
+  if asked.per_device < 1 or asked.max_jobs < 0:
+    name = 'per_device' if asked.per_device < 1 else 'max_jobs'
+    raise UserError(f'--{name}={getattr(asked, name)} must be at least 1.')
+  several = [option for option in asked.sbatch if _parse(option)[0] in _SEVERAL and _parse(option)[1] != '1']
+  if asked.per_device > 1 and several:
+    raise UserError(f'--per_device={asked.per_device} puts runs of one process each on one GPU, and --sbatch='
+                    f'{several[0]} makes a run of several: leave one of them out.')  # fmt: skip
 
 
-def _record(here: Path, job: str, script: Path, array: str, numbers: Sequence[int], given: Sequence[str]) -> None:
+def _asked(options: Options, before: Asked) -> Asked:
+  """What the command line says, and where it says nothing, what was asked `before`."""
+  return Asked(options.sbatch or before.sbatch, options.per_device or before.per_device,
+               options.max_jobs or before.max_jobs)  # fmt: skip
+
+
+def _remembered(here: Path) -> Asked:
+  """What was asked when points were last submitted."""
+  file = here / 'slurm' / 'jobs.jsonl'
+  lines = file.read_text().splitlines() if file.is_file() else []
+  row = json.loads(lines[-1]) if lines else {}
+  return Asked(tuple(row.get('sbatch', ())), row.get('per_device', 1), row.get('max_jobs', 0))
+
+
+def _record(here: Path, job: str, script: Path, array: Array, asked: Asked) -> None:
   """A line of slurm/jobs.jsonl: what was submitted, when and how."""
-  row = {'job': job, 'time': datetime.now(UTC).isoformat(timespec='seconds'), 'script': script, 'array': array,
-         'points': list(numbers), 'sbatch': list(given)}  # fmt: skip
+  row = {'job': job, 'time': datetime.now(UTC).isoformat(timespec='seconds'), 'script': script,
+         'array': array.indices, 'points': array.numbers, **asked._asdict()}  # fmt: skip
   file = here / 'slurm' / 'jobs.jsonl'
   with record.disk_errors(file, here), file.open('a') as out:
     out.write(record.dumps(row) + '\n')
