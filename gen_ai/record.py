@@ -321,7 +321,10 @@ def _utc_now() -> str:
 
 def _read_json(path: Path) -> dict[str, Any]:
   try:
-    return _unplain(json.loads(path.read_text(encoding='utf-8')))
+    value = json.loads(path.read_text(encoding='utf-8'))
+    if isinstance(value, dict):
+      return _unplain(value)
+    raise UserError(f'{path} is damaged, it is not a JSON object')
   except FileNotFoundError as error:
     raise UserError(
       f'{path.parent} has no {path.name}: it is no run directory, or the run never got that far'

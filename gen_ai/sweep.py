@@ -312,7 +312,10 @@ class Sweep:
     path, total = self.run_dir(point), point.config.run.steps
     own, found = path / 'status.json', PointStatus('waiting', 0, total, '', '')
     if own.is_file():
-      run = record.read_status(path)
+      try:
+        run = record.read_status(path)
+      except UserError as error:  # the others of the sweep can still be told of
+        return replace(found, state='failed', message=str(error))
       state = 'lost' if run['state'] == 'running' and not Lease(path).held() else run['state']
       found = PointStatus(state, run['step'], total, run['message'], run['host'])
     failure = self._failure(point)

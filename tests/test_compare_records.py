@@ -1,7 +1,9 @@
 """Run directories read into frames: the schema, killed and running runs, resumed runs, sweeps."""
 
 import json
+from pathlib import Path
 
+import cli
 import made_runs
 import numpy as np
 import pytest
@@ -183,3 +185,37 @@ def test_nothing_found_says_so(tmp_path):
     load(tmp_path)
   with pytest.raises(UserError, match='there is no .*nowhere'):
     load(tmp_path / 'nowhere')
+
+
+@pytest.mark.parametrize(('file', 'text'), [
+  ('config.json', '{"run": '), ('config.json', ''), ('config.json', '[]'), ('run.json', '\0\0'), ('status.json', '{'),
+  ('metrics.jsonl', 'x\n'), ('summary.json', 'null'), ('evaluations.jsonl', '{}\n'), ('attempts.jsonl', '[]\n'),
+])  # fmt: skip
+def test_a_damaged_run_among_others_is_left_aside_by_name(tmp_path, file, text):
+  made_runs.make(tmp_path / 'a')
+  (made_runs.make(tmp_path / 'b') / file).write_text(text)
+  runs = load(tmp_path)
+  assert [path.name for path in map(Path, runs.runs.index)] == ['a']
+  [said] = runs.left
+  assert said.startswith(f'left aside: {tmp_path}/b/{file} ')
+
+
+def test_a_damaged_sweep_is_left_aside_and_its_runs_are_shown(tmp_path):
+  made = made_runs.sweep(tmp_path, [{'optim.lr': 0.1}, {'optim.lr': 0.2}], started=1)
+  (made.path / 'sweep.json').write_text('{')
+  runs = load(tmp_path)
+  assert len(runs.runs) == 1 and not runs.runs['sweep'].iloc[0] and 'sweep.json is damaged' in runs.left[0]
+
+
+def test_what_is_left_aside_is_told_with_every_output(tmp_path):
+  for name in 'abc':
+    made_runs.make(tmp_path / 'runs' / name)
+  (tmp_path / 'runs' / 'b' / 'config.json').write_text('{')
+  for words in ((), ('--runs',), ('--csv=-',), ('--sql=select run from runs',), ('--sql=select run from runs',)):
+    done = cli.command('gen_ai.compare', tmp_path / 'runs', *words)
+    assert done.returncode == 0, done.stderr
+    said = done.stderr if words[:1] in (('--csv=-',), ('--sql=select run from runs',)) else done.stdout
+    assert f'left aside: {tmp_path}/runs/b/config.json is' in said.replace('\n  ', ' '), words
+  assert done.stdout.split() == ['run', f'{tmp_path}/runs/a', f'{tmp_path}/runs/c']
+  assert cli.command('gen_ai.compare', tmp_path / 'runs', f'--html={tmp_path}/report.html').returncode == 0
+  assert 'left aside: ' in (tmp_path / 'report.html').read_text()

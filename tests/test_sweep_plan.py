@@ -393,3 +393,29 @@ def test_print_gives_one_command_a_point_that_a_shell_can_run(tmp_path):
   [path] = (folder / 'gan').iterdir()
   assert done.stdout.splitlines() == [f"python launch.py '--run_dir={path}/run.seed={i}'" for i in (0, 1)]
   assert json.loads((path / 'sweep.json').read_text())['engine'] == 'print'
+
+
+def test_a_point_whose_status_is_torn_fails_alone(tmp_path):
+  found = made(tmp_path, {'run.seed': 0}, {'run.seed': 1})
+  (found.path / 'run.seed=1').mkdir()
+  (found.path / 'run.seed=1' / 'status.json').write_text('{"state": "ru')
+  assert [found.status(point).state for point in found.points] == ['waiting', 'failed']
+  shown = cli.launch(f'--status={found.path}')
+  assert shown.returncode == 0 and 'status.json is damaged' in shown.stdout
+
+
+def test_a_sweep_of_which_nothing_was_started_leaves_nothing(tmp_path, monkeypatch):
+  from gen_ai.engines import local
+
+  words = [*GAN, '--axis=run.seed=0:2', '--engine=local', f'--runs_dir={tmp_path}/runs']
+  cli.refused(cli.launch(*words, '--devices=7'), '--devices=7 is no accelerator')
+  cli.refused(cli.launch(*words, '--engine=ray', '--ray_address=127.0.0.1:1'), 'no Ray cluster answers at 127.0.0.1:1')
+  assert not cli.files(tmp_path / 'runs'), 'not even the folder of the sweep'
+
+  def interrupted(sweep, points, options):
+    (sweep.run_dir(points[0])).mkdir()
+    raise UserError('the disk is full')
+
+  monkeypatch.setattr(local, 'launch', interrupted)
+  cli.refused(cli.launch(*words), 'the disk is full')
+  assert len(list((tmp_path / 'runs' / 'gan').iterdir())) == 1, 'what was started stays'

@@ -76,7 +76,9 @@ def main(arguments: list[str], overrides: dict[str, str]) -> int:
   if not arguments:
     raise UserError('name folders, run directories or quoted patterns: python -m gen_ai.compare runs/gan')
   if FLAGS.sql:
-    output.sql(sys.stdout, *index.ask(arguments, FLAGS.sql, FLAGS.index, FLAGS.last_k))
+    names, rows, left = index.ask(arguments, FLAGS.sql, FLAGS.index, FLAGS.last_k)
+    print(*left, sep='\n', end='\n' if left else '', file=sys.stderr)
+    output.sql(sys.stdout, names, rows)
     return 0
   runs = load(*arguments, last_k=FLAGS.last_k)
   _compare(console, replace(runs, runs=select.where(runs.runs, FLAGS.where)))
@@ -113,13 +115,14 @@ def _compare(console: Console, runs: Runs) -> None:
   if FLAGS.csv:
     output.csv(frame, FLAGS.csv, stamp)
     if FLAGS.csv == '-':
+      print(*runs.left, sep='\n', end='\n' if runs.left else '', file=sys.stderr)
       return
   found = [] if FLAGS.runs else groups.make(frame, metrics[0], FLAGS.by)
   baseline = _baseline(found) if found and not why_all else None
   if FLAGS.html:
     circumstances = protocol.notes(frame)  # what evaluations said stands beside their numbers
-    _html(runs, metrics, [line for line in (stamp, *circumstances, why_all) if line], baseline)
-  view = blocks.View(frame, metrics, runs.last_k, stamp, notes, overview=bool(why_all))
+    _html(runs, metrics, [line for line in (stamp, *runs.left, *circumstances, why_all) if line], baseline)
+  view = blocks.View(frame, metrics, runs.last_k, stamp, notes, runs.left, overview=bool(why_all))
   if FLAGS.runs:
     lines.show(console, view)
   else:

@@ -39,6 +39,7 @@ class View:
   last_k: int
   stamp: str = ''  # of --force
   notes: Sequence[str] = ()
+  left: Sequence[str] = ()  # what could not be read
   overview: bool = False  # nobody chose the metrics: the final figures of all, side by side
 
 
@@ -47,6 +48,8 @@ def head(console: Console, view: View, what: str) -> None:
   if view.stamp:
     layout.paragraph(console, view.stamp, style='bold red')
   layout.paragraph(console, what, style='bold')
+  for line in view.left:
+    layout.paragraph(console, line, style='yellow', hanging=2)
   differ = groups.differing(view.frame)
   config = [c for c in view.frame.columns if c.startswith('config.') and c not in (*groups.SEEDS, *differ)]
   same = {label(name): cells(view.frame, name)[0] for name in config}

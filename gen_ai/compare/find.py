@@ -23,6 +23,7 @@ class Found(NamedTuple):
 
   places: list[Place]  # each once; points of a sweep in their order
   root: Path  # folder that holds all of them
+  left: list[str]  # sweeps that cannot be read, and why: their runs are taken for runs of their own
 
 
 def is_run(path: str | os.PathLike) -> bool:
@@ -34,23 +35,27 @@ def find(patterns: Sequence[str | os.PathLike]) -> Found:
   """All runs in, below or matched by `patterns`, with the points of the sweeps there that have not started.
 
   Raises:
-    UserError: a folder that is not there, a damaged sweep.json, or no run at all.
+    UserError: a folder that is not there, or no run at all, as where the only sweep.json is damaged.
   """
+  left: list[str] = []
   places: dict[str, Place] = {}
   roots: list[str] = []
   sweeps: dict[Path, sweep_lib.Sweep | None] = {}
   for pattern in [os.fspath(pattern) for pattern in patterns]:
     for match in _matches(pattern):
       for folder in _walk(match):
-        for place in _places(folder, sweeps):
+        for place in _places(folder, sweeps, left):
           places.setdefault(os.path.realpath(place.path), place)
     roots.append(_root(pattern))
+  if left and not places:
+    raise UserError(left[0])
   if not places:
     raise UserError(f'no run found in {", ".join(map(str, patterns))}: a run is a directory with a config.json, '
                     'such as `python launch.py --config=configs/vae.py` writes below runs/.')  # fmt: skip
   root = Path(os.path.commonpath([Path(root).resolve() for root in roots]))
   here = Path.cwd().resolve()
-  return Found(sorted(places.values(), key=_order), root.relative_to(here) if root.is_relative_to(here) else root)
+  root = root.relative_to(here) if root.is_relative_to(here) else root
+  return Found(sorted(places.values(), key=_order), root, left)
 
 
 def _order(place: Place) -> tuple[str, int, str]:
@@ -96,14 +101,18 @@ def _walk(top: str) -> Iterator[Path]:
       yield Path(os.path.normpath(folder))
 
 
-def _places(folder: Path, sweeps: dict[Path, sweep_lib.Sweep | None]) -> list[Place]:
-  """The run in `folder`, or what has not started of the sweep there. `sweeps` keeps what was read."""
+def _places(folder: Path, sweeps: dict[Path, sweep_lib.Sweep | None], left: list[str]) -> list[Place]:
+  """The run in `folder`, or what has not started of the sweep there. `sweeps` and `left` keep what was read."""
   home = folder.parent if is_run(folder) else folder
   if home not in sweeps:
-    sweeps[home] = sweep_lib.Sweep.open(home) if sweep_lib.is_sweep(home) else None
+    try:
+      sweeps[home] = sweep_lib.Sweep.open(home) if sweep_lib.is_sweep(home) else None
+    except UserError as error:
+      sweeps[home] = None
+      left.append(str(error))
   sweep = sweeps[home]
   if not is_run(folder):
-    assert sweep is not None
-    return [Place(sweep.run_dir(p), str(home), p) for p in sweep.points if not is_run(sweep.run_dir(p))]
+    points = sweep.points if sweep else []
+    return [Place(home / p.name, str(home), p) for p in points if not is_run(home / p.name)]
   point = next((p for p in sweep.points if p.name == folder.name), None) if sweep else None
   return [Place(folder, str(home) if point else '', point)]

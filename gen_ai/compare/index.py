@@ -28,14 +28,16 @@ if TYPE_CHECKING:
   import pandas as pd
 
 NAME = 'index.sqlite'
-VERSION = 2  # of the tables
+VERSION = 3  # of the tables
 _READ = ('run.json', 'config.json', 'status.json', 'attempts.jsonl', 'metrics.jsonl', 'evaluations.jsonl',
          'summary.json', 'lease.json')  # fmt: skip
 _ALLOWED = (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE)
 
 
-def ask(patterns: Sequence[str | os.PathLike], query: str, path: str = '', last_k: int = 5) -> tuple[list[str], list]:
-  """Column names and rows of a `select` over the runs that `patterns` lead to.
+def ask(
+  patterns: Sequence[str | os.PathLike], query: str, path: str = '', last_k: int = 5
+) -> tuple[list[str], list, list[str]]:
+  """Column names and rows of a `select` over the runs that `patterns` lead to, and what had to be left aside.
 
   Args:
     patterns: as for `gen_ai.compare.load`.
@@ -51,7 +53,9 @@ def ask(patterns: Sequence[str | os.PathLike], query: str, path: str = '', last_
   with _fresh(file, patterns, signature([place.path for place in found.places], last_k), last_k) as base:
     try:
       cursor = base.execute(query)
-      return [name for name, *_ in cursor.description or []], cursor.fetchall()
+      names, rows = [name for name, *_ in cursor.description or []], cursor.fetchall()
+      base.set_authorizer(None)
+      return names, rows, [text for (text,) in base.execute('select text from left_aside')]
     except sqlite3.Error as error:
       raise UserError(_explained(str(error), file, base)) from error
 
@@ -143,6 +147,8 @@ def _fill(base: sqlite3.Connection, runs: records.Runs, sign: str) -> None:
     rows = zip(runs.runs.index, cells(runs.runs, name), strict=True)
     kept = [(run, label(name), _stored(value)) for run, value in rows if value is not None]
     base.executemany('insert into config values (?, ?, ?)', kept)
+  base.execute('create table left_aside (text)')
+  base.executemany('insert into left_aside values (?)', [(text,) for text in runs.left])
   base.execute('create table about (signature)')
   base.execute('insert into about values (?)', (sign,))
 

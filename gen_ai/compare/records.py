@@ -83,12 +83,13 @@ _NO_FINAL = ('diverged',)
 
 @dataclass(frozen=True)
 class Runs:
-  """What `load` gives: two frames, the folder that holds the runs, and the k of the columns last_k/m."""
+  """What `load` gives: two frames, the folder that holds the runs, the k of the columns last_k/m."""
 
   runs: 'pd.DataFrame'
   metrics: 'pd.DataFrame'
   root: Path
   last_k: int
+  left: tuple[str, ...] = ()  # what could not be read, by name: it is in neither frame
 
   @property
   def names(self) -> list[str]:
@@ -114,17 +115,24 @@ def load(*patterns: str | os.PathLike, last_k: int = 5) -> Runs:
       computed again are left out, and so is the row of the step at which a run diverged.
 
   Raises:
-    UserError: nothing found, or a record is damaged (names file and line).
+    UserError: nothing found, or all records are damaged (names file and line); one of many is left aside by name.
   """
   if last_k < 1:
     raise UserError(f'last_k={last_k} must be at least 1.')
   found = find(patterns)
-  rows, curves = [], []
+  rows, curves, left = [], [], list(found.left)
   for place in found.places:
-    row, curve = _read(place, last_k) if is_run(place.path) else (_waiting(place), {})
+    try:
+      row, curve = _read(place, last_k) if is_run(place.path) else (_waiting(place), {})
+    except UserError as error:
+      left.append(str(error))
+      continue
     rows.append({'run': str(place.path), **row})
     curves.append(curve)
-  return Runs(_runs_frame(rows), _metrics_frame([row['run'] for row in rows], curves), found.root, last_k)
+  if not rows:
+    raise UserError(left[0])
+  metrics = _metrics_frame([row['run'] for row in rows], curves)
+  return Runs(_runs_frame(rows), metrics, found.root, last_k, tuple(f'left aside: {text}' for text in left))
 
 
 def schema() -> str:
