@@ -54,7 +54,8 @@ from gen_ai.types import (
 
 CONSTRAINTS = ('none', 'clip', 'gradient_penalty', 'dragan', 'r1', 'r1_r2')
 PENALTIES = ('gradient_penalty', 'dragan', 'r1', 'r1_r2')
-LEADING = {'loss_d': '', 'loss_g': '', 'pairs_won_d': '', 'logit_gap': ''}  # each player's gain is the other's loss
+# No loss here has a better way: each player's gain is the other's loss.
+LEADING = {'loss_d': '', 'loss_g': '', 'spread': '', 'pairs_won_d': '', 'logit_gap': ''}
 SIGNED = ('minimax', 'non_saturating', 'hinge')  # losses under which 0 parts the logits of reals and fakes
 
 

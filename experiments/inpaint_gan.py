@@ -43,7 +43,8 @@ from gen_ai.types import (
   identity,
 )
 
-LEADING = {'l1_hidden': 'min', 'psnr_hidden_db': 'max', 'loss_d': '', 'loss_g': '', 'pairs_won_d': '', 'logit_gap': ''}
+LEADING = {'l1_hidden': 'min', 'psnr_hidden_db': 'max', 'spread_hidden': '', 'loss_d': '', 'loss_g': '',
+           'pairs_won_d': '', 'logit_gap': ''}  # fmt: skip
 PEAK = 2.0  # of x in [-1, 1], for the signal-to-noise ratio
 DRAWS = 8  # completions of one hole, whose spread an evaluation tells
 

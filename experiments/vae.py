@@ -55,7 +55,7 @@ CHOICES = {
   'loss.bound': ('elbo', 'iwae'),
   'loss.gradient': ('plain', 'dreg'),
 }
-LEADING = {'elbo_nats': 'max', 'nll_bpd': 'min', 'kl_nats': ''}
+LEADING = {'elbo_nats': 'max', 'nll_bpd': 'min', 'kl_nats': '', 'spread': ''}
 MIN_LOG_SCALE = -7.0  # about a ninth of a grey level: below it the densities of a flat image grow without bound
 REACH = 3.0  # standard deviations that a traversal goes to either side
 COLUMNS = 8  # of a view

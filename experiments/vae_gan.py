@@ -43,8 +43,8 @@ from gen_ai.types import (
   identity,
 )
 
-LEADING = {'pixel_mse': 'min', 'loss_discriminator': '', 'loss_decoder': '', 'pairs_won_d': '', 'logit_gap': '',
-           'kl_nats': ''}  # fmt: skip
+LEADING = {'pixel_mse': 'min', 'spread': '', 'loss_discriminator': '', 'loss_decoder': '', 'pairs_won_d': '',
+           'logit_gap': '', 'kl_nats': ''}  # fmt: skip
 PARTS = ('encoder', 'decoder', 'discriminator')
 
 

@@ -44,7 +44,7 @@ from gen_ai.types import (
   identity,
 )
 
-LEADING = {'elbo_nats': 'max', 'nll_bpd': 'min', 'pixel_mse': 'min', 'perplexity': ''}
+LEADING = {'elbo_nats': 'max', 'nll_bpd': 'min', 'pixel_mse': 'min', 'spread': '', 'perplexity': ''}
 PARTS = ('autoencoder', 'prior')
 
 

@@ -285,7 +285,8 @@ class Trainer:
   def _evaluate(self, state: State, judged: bool, samples: Sequence[np.ndarray]) -> None:
     metrics, live = self.evaluate.lanes(state), self.live()
     for lane in live if self._spread_measured() else ():
-      metrics[self._slot[lane]][spread.NAME] = spread.of_images(samples[self._slot[lane]])
+      own = {**metrics[self._slot[lane]], spread.NAME: spread.of_images(samples[self._slot[lane]])}
+      metrics[self._slot[lane]] = self.program.ordered(own)
     if judged and self._judge is not None:
       found = self._judge.measured(state, [self._slot[lane] for lane in live])
       for lane, (figures, problem) in zip(live, found, strict=True):
@@ -298,7 +299,7 @@ class Trainer:
       shown = '  '.join(f'{name} {number(value)}' for name, value in self.lanes[0].last_eval.items())
     else:
       best = self.config.eval.best.rpartition(':')[0]  # a figure of samples may be measured less often
-      shown = self._range(best if all(best in lane.last_eval for lane in live) else next(iter(metrics[0])))
+      shown = self._range(best if all(best in lane.last_eval for lane in live) else next(iter(live[0].last_eval)))
     self.display.say(f'validation after step {self.step}: {shown}')
 
   def _range(self, name: str) -> str:

@@ -6,7 +6,7 @@ import pytest
 import tiny
 
 from gen_ai import config as config_lib
-from gen_ai import keys
+from gen_ai import keys, spread
 from gen_ai.data.plan import eval_plan
 from gen_ai.errors import UserError
 from gen_ai.evaluation import Evaluator
@@ -35,6 +35,7 @@ def test_train_step_keeps_structure_shapes_and_dtypes(name):
   assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
   assert metrics and all(m.shape == () and m.dtype == np.float32 for m in metrics.values())
   evaluated = Evaluator(program, config, tiny.dataset(config).splits['validation']).metric_names()
+  evaluated += [spread.NAME] if method.sample and program.spec.kind == 'image' else []
   assert set(method.leading) <= {*metrics, *evaluated} and set(method.leading.values()) <= {'min', 'max', ''}
   for found in (metrics, dict.fromkeys(evaluated)):
     known = [name for name in method.leading if name in found]
