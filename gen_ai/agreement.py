@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from gen_ai import config as config_lib
-from gen_ai import record
+from gen_ai import older_runs, record
 from gen_ai.errors import UserError
 
 IDENTICAL, WITHIN, DIFFERENT = VERDICTS = ('identical', 'within tolerance', 'different')
@@ -39,11 +38,10 @@ def read(run_dir: str | Path) -> Recorded:
   if (Path(run_dir) / 'sweep.json').is_file():
     raise UserError(f'{run_dir} is a sweep: name the directory of one of its runs.')
   path = record.RunDir.open(run_dir).path
-  run = record.read_run(path)
+  run, (config, defaults) = record.read_run(path), older_runs.read_config(path)
   missing = [name for name in ('data', 'versions', 'git', 'devices', 'host', 'environment') if name not in run]
   if missing:
     raise UserError(f'{path / "run.json"} says nothing of {", ".join(missing)}: another version of gen_ai wrote it.')
-  config, defaults = _completed(record.read_config(path))
   rows = record.read_metrics(path)
   if not rows:
     raise UserError(f'{path} has no metrics: there is nothing to compare with.')
@@ -52,19 +50,6 @@ def read(run_dir: str | Path) -> Recorded:
   if not steps and status['state'] == 'diverged':  # its metrics were finite, the state it was to save was not
     steps = [status['step']]
   return Recorded(path, run, config, defaults, status['state'], rows, min(steps, default=0))
-
-
-def _completed(recorded: dict[str, Any]) -> tuple[ConfigDict, dict[str, Any]]:
-  """The recorded config with the fields that all configs have got since, and these at their usual values."""
-  added = {}
-  for path, value in config_lib.flatten(config_lib.common('', '')).items():
-    *sections, name = path.split('.')
-    node = recorded
-    for section in sections:
-      node = node.setdefault(section, {})
-    if name not in node:
-      node[name] = added[path] = value
-  return config_lib.from_json(recorded), added
 
 
 class Tolerance(NamedTuple):

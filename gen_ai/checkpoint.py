@@ -23,7 +23,7 @@ from etils.epath.gpath import PosixGPath
 from jax.experimental import multihost_utils
 
 from gen_ai.errors import UserError
-from gen_ai.record import check_path, disk_full_message, dumps, sha256
+from gen_ai.record import check_path, disk_full_message, dumps, sha256, writer
 from gen_ai.types import Array, PyTree
 
 _UINT = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}  # by bytes a value; 8 bytes become two words
@@ -291,7 +291,8 @@ class Checkpoints:
       if in_config != in_checkpoint:
         raise UserError(
           f'checkpoint {self.path / str(step)} does not fit the config: {name} is {in_checkpoint} in the '
-          f'checkpoint and {in_config} by the config. Resume with the config of the run, or start a new run'
+          f'checkpoint and {in_config} by the config. Go on with the config of the run and the version that recorded '
+          f'it ({writer(self.path.parent)}), or start a new run'
         )
 
   def _set_aside(self, damaged: Mapping[int, str]) -> None:

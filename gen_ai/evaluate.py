@@ -14,7 +14,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict
 
-from gen_ai import command, external, pictures, record, restored, spread
+from gen_ai import command, external, older_runs, pictures, record, restored, spread
 from gen_ai import config as config_lib
 from gen_ai.data import dataset as dataset_lib
 from gen_ai.data import identity
@@ -142,6 +142,8 @@ def evaluate_run(run_dir: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
   own = {} if NLL in names and not program.weighs else judge.likelihoods(state)
   found = found._replace(figures={**own, **_spread(program, state, config, dataset), **found.figures})
   row = row_of(found, dataset, FLAGS.split, step, time.perf_counter() - started)
+  added = older_runs.read_config(run_dir)[1]
+  row['notes'] += [older_runs.note(run_dir, added)] if added else []
   return keep(run_dir, row, found)
 
 

@@ -319,18 +319,40 @@ def _utc_now() -> str:
   return datetime.now(UTC).isoformat(timespec='seconds')
 
 
+class _Told(dict):
+  """What a file of the record tells. A field that it lacks, as in a run of another version, is told in one line."""
+
+  def __init__(self, content: Mapping[str, Any], file: Path, prefix: str = ''):
+    super().__init__({
+      name: _Told(value, file, f'{prefix}{name}.') if isinstance(value, dict) else value
+      for name, value in content.items()
+    })  # fmt: skip
+    self._file, self._prefix = file, prefix
+
+  def __missing__(self, name: str) -> Any:
+    raise UserError(f'{self._file} was written by {writer(self._file.parent)} and says nothing of '
+                    f'{self._prefix}{name}: go on with the version that wrote it.')  # fmt: skip
+
+
+def writer(run_dir: str | os.PathLike) -> str:
+  """Which version of gen_ai recorded a run: 'commit 0123456789ab', 'another version' where that is not known."""
+  file = Path(run_dir) / 'run.json'
+  commit = (_read_json(file).get('git') or {}).get('commit', '') if file.is_file() else ''
+  return f'commit {commit[:12]}' if commit else 'another version'
+
+
 def _read_json(path: Path) -> dict[str, Any]:
   try:
-    value = json.loads(path.read_text(encoding='utf-8'))
-    if isinstance(value, dict):
-      return _unplain(value)
-    raise UserError(f'{path} is damaged, it is not a JSON object')
+    content = _unplain(json.loads(path.read_text(encoding='utf-8')))
   except FileNotFoundError as error:
     raise UserError(
       f'{path.parent} has no {path.name}: it is no run directory, or the run never got that far'
     ) from error
   except (json.JSONDecodeError, UnicodeDecodeError) as error:
     raise UserError(f'{path} is damaged, it is not JSON: {error}') from error
+  if not isinstance(content, dict):
+    raise UserError(f'{path} is damaged, it is no JSON object: put a copy back.')
+  return _Told(content, path)
 
 
 def _read_jsonl(path: Path) -> list[dict[str, Any]]:

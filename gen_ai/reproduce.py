@@ -8,7 +8,7 @@ from typing import Any
 
 from absl import flags
 
-from gen_ai import agreement, command, places, record, surroundings
+from gen_ai import agreement, command, older_runs, places, record, surroundings
 from gen_ai import config as config_lib
 from gen_ai.agreement import DIFFERENT, IDENTICAL, WITHIN, Recorded, Tolerance
 from gen_ai.errors import DONE, FAILED, REQUEUE, Diverged, UserError
@@ -86,8 +86,8 @@ def main(arguments: list[str], overrides: dict[str, str]) -> int:
   lanes = recorded.run.get('lanes', 1)
   if lanes > 1:
     print(f'note       it was one of {lanes} lanes of a packed sweep and runs alone now: expect {WITHIN}, not bits')
-  for name, value in recorded.defaults.items():
-    print(f'note       config.{name} is newer than the run: taken to be {value!r}')
+  if recorded.defaults:
+    print(f'note       {older_runs.note(recorded.path, recorded.defaults)}')
   path, code = _run_again(recorded, FLAGS.out, last)
   reached = max((row['step'] for row in record.read_metrics(path)), default=0)
   if code == REQUEUE and reached < last:

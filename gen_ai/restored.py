@@ -1,5 +1,6 @@
 """A finished or stopped run, opened again to sample or to evaluate it."""
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from gen_ai import command, idle, record, surroundings
+from gen_ai import command, idle, older_runs, record, surroundings
 from gen_ai import config as config_lib
 from gen_ai.checkpoint import Checkpoints
 from gen_ai.data import identity
@@ -30,7 +31,9 @@ def open_config(run_dir: str, overrides: Mapping[str, Any], sections: tuple[str,
     if path.split('.')[0] not in sections:
       free = f'; what may be given here is config.{".*, config.".join(sections)}.*' if sections else ''
       raise UserError(f'config.{path} belongs to the training of {run_dir} and is fixed{free}.')
-  config = config_lib.from_json(record.read_config(run_dir))
+  config, added = older_runs.read_config(run_dir)
+  if added:
+    print(f'note: {older_runs.note(run_dir, added)}', file=sys.stderr)
   devices = jax.device_count()
   alone = {} if config.eval.batch_size % devices == 0 and config.data.batch_size % devices == 0 else {'mesh.data': 1}
   layout = {'parallel': 'jit', 'mesh.data': -1, 'mesh.fsdp': 1, 'mesh.tensor': 1, **alone}

@@ -21,7 +21,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from gen_ai import config as config_lib
-from gen_ai import idle, record, space
+from gen_ai import idle, older_runs, record, space
 from gen_ai.errors import UserError
 from gen_ai.lease import Lease
 
@@ -231,7 +231,7 @@ class Sweep:
 
   def __init__(self, path: Path, about: Mapping[str, Any]):
     self.path, self.about = Path(path), about
-    base = config_lib.from_json(about['base'])
+    base = older_runs.complete(about['base'], f'{path} was recorded by another version')[0]
     self.points = [
       Point(point['number'], point['overrides'], config_lib.override(base, point['overrides']), point['dir'])
       for point in about['points']

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from gen_ai import (
   distributed,
   engine,
   halving,
+  older_runs,
   places,
   provenance,
   record,
@@ -77,16 +79,18 @@ def resume_config(run_dir: str, given: ConfigDict | None) -> ConfigDict:
     UserError: `given`, the config on the command line, is another one; names the fields that differ.
   """
   record.RunDir.open(run_dir)
-  recorded = config_lib.from_json(record.read_config(run_dir))
+  config, added = older_runs.read_config(run_dir)
+  if added and distributed.is_main():
+    print(f'note: {older_runs.note(run_dir, added)}', file=sys.stderr)
   if given is not None:
-    fields = config_lib.difference(recorded, given)
+    fields = config_lib.difference(config, given)
     if fields:
       shown = ', '.join(f'config.{name} is {a!r} there and {b!r} here' for name, (a, b) in list(fields.items())[:3])
       more = f' and {len(fields) - 3} more' if len(fields) > 3 else ''
       way = command.printed('launch.py', resume=run_dir)
       raise UserError(f'{run_dir} holds a run of another config: {shown}{more}. Resume it as it is with `{way}`, or '
                       'leave --run_dir out to start a new run.')  # fmt: skip
-  return recorded
+  return config
 
 
 def is_run(run_dir: str) -> bool:

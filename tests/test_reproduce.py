@@ -285,13 +285,11 @@ def test_what_cannot_be_reproduced_is_refused(run, copy, tmp_path):
 
 def test_fields_that_are_newer_than_the_run_are_told(run, copy):
   config = json.loads((copy / 'config.json').read_text())
-  del config['optim']['eps'], config['mesh']
+  del config['eval']['metrics'], config['sweep']
   (copy / 'config.json').write_text(json.dumps(config))
   done = again(copy, f'--out={run[1]}')
   assert done.returncode == 0, done.stderr
-  assert 'note       config.optim.eps is newer than the run: taken to be 1e-08' in done.stdout
-  assert 'config.mesh.data is newer than the run: taken to be -1' in done.stdout
-  assert 'config.optim.lr is newer' not in done.stdout
+  assert "to be as it was then: config.eval.metrics='', config.sweep.lanes=0\n" in done.stdout
 
 
 def copying(source, monkeypatch, rows=None, code=DONE):

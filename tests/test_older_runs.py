@@ -1,0 +1,157 @@
+"""Runs recorded by a version whose config or run.json lacked a field: read as they were meant, or refused."""
+
+import json
+import shutil
+
+import cli
+import pytest
+import tiny
+
+from gen_ai import config as config_lib
+from gen_ai import older_runs, record
+from gen_ai import sweep as sweep_lib
+from gen_ai.errors import DONE, REQUEUE, UserError
+
+LACKING = ('augment.interval', 'augment.kind', 'eval.metrics', 'eval.metrics_every', 'sweep.lanes', 'sample.truncation')
+
+# Fields of the configs when runs of each experiment were first recorded; '' stands for all experiments.
+FIRST = {
+  '': 'data.batch_size data.block_size data.data_dir data.feed data.grey data.image_size data.manual_dir data.name '
+      'data.on_bad_image data.seed data.split data.tokens eval.batch_size eval.best eval.seed experiment mesh.data '
+      'mesh.fsdp mesh.min_shard mesh.tensor optim.accumulate optim.b1 optim.b2 optim.clip_norm optim.decay_steps '
+      'optim.ema_decay optim.end_factor optim.eps optim.lr optim.name optim.schedule optim.warmup_steps '
+      'optim.weight_decay parallel precision run.eval_every run.keep run.log_every run.name run.sample_every '
+      'run.save_every run.seed run.steps run.writers sample.n',
+  'classifier': 'augment.shift loss.label_smoothing model.activation model.blocks model.features model.norm '
+                'model.width',
+  'gan': 'loss.clip loss.constraint loss.d_lr_factor loss.kind loss.n_critic loss.penalty model.d_activation '
+         'model.d_norm model.d_widths model.g_activation model.g_norm model.g_widths model.latent model.network '
+         'model.weight_init model.width',
+  'inpaint_gan': 'loss.adversarial loss.d_lr_factor loss.kind loss.penalty loss.reconstruction model.activation '
+                 'model.latent model.mask model.width',
+  'lm': 'model.activation model.bias model.dropout model.heads model.layers model.width sample.length sample.prompt '
+        'sample.temperature sample.top_k',
+  'vae': 'loss.binarise loss.kl_weight loss.likelihood model.activation model.latents model.network model.width '
+         'model.widths',
+  'vae_gan': 'loss.d_lr_factor loss.gamma loss.kind loss.kl_weight loss.penalty model.activation model.d_norm '
+             'model.hidden model.latent model.width',
+  'vqvae': 'loss.autoencoder_steps loss.codebook_decay loss.commitment loss.prior_lr_factor loss.restart_below '
+           'model.activation model.blocks model.code_dim model.codes model.halvings model.prior_heads '
+           'model.prior_layers model.prior_width model.width sample.temperature sample.top_k',
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('name', tiny.CONFIGS)
+def test_a_field_that_is_added_says_what_runs_without_it_did(name):
+  flat = config_lib.flatten(config_lib.load(f'configs/{name}.py'))
+  first = {*FIRST[''].split(), *FIRST.get(flat['experiment'], ' '.join(flat)).split()}
+  new = sorted(flat.keys() - first - older_runs.ADDED.keys())
+  assert not new, 'give gen_ai.older_runs.ADDED the value at which it changes nothing'
+  tree = config_lib.to_json(config_lib.load(f'configs/{name}.py'))
+  for path in older_runs.ADDED.keys() & flat.keys():
+    section, _, field = path.partition('.')
+    del tree[section][field]
+  config, added = older_runs.complete({section: value for section, value in tree.items() if value != {}}, 'it')
+  assert added.keys() == older_runs.ADDED.keys() & flat.keys()
+  if 'model.g_output' in flat:
+    assert added['model.g_output'] == ('linear' if name == 'stylegan2' else 'tanh')
+  config_lib.validate(config)
+  for path, value in added.items():
+    assert type(value) is type(config_lib.override(config, {path: flat[path]})[path.split('.')[0]][path.split('.')[1]])
+
+
+def strip(path, *fields):
+  """Makes the run at `path` one that an older version recorded, without `fields`."""
+  tree, about = (json.loads((path / file).read_text()) for file in ('config.json', 'run.json'))
+  for field in fields:
+    section, _, name = field.partition('.')
+    del tree[section][name]
+  (path / 'config.json').write_text(json.dumps({name: value for name, value in tree.items() if value != {}}))
+  (path / 'run.json').write_text(json.dumps({**about, 'git': {'commit': 'c0ffee' * 6}}))
+  return path
+
+
+class _StopAt:
+  """Asked to stop after so many chunks."""
+
+  def __init__(self, chunks):
+    self.left = chunks
+
+  @property
+  def requested(self):
+    self.left -= 1
+    return 'SIGTERM' if self.left < 0 else ''
+
+
+@pytest.fixture(scope='module')
+def stopped(tmp_path_factory):
+  """A run of configs/gan.py that was stopped at step 4 of 8."""
+  path = tmp_path_factory.mktemp('older') / 'run'
+  assert tiny.run(tiny.config('gan'), path, stop=_StopAt(2))[0] == REQUEUE
+  return path
+
+
+@pytest.fixture
+def older(stopped, tmp_path):
+  """The same, as a version that lacked fields would have recorded it."""
+  return strip(shutil.copytree(stopped, tmp_path / 'older'), *LACKING)
+
+
+def test_what_a_field_meant_is_said_in_one_line_and_the_run_is_sampled_evaluated_and_resumed(older, stopped, tmp_path):
+  said = f'note: {older} was recorded by commit c0ffeec0ffee, before some fields, which are taken to be as it was '
+  said += "then: config.augment.interval=4, config.augment.kind='none', config.eval.metrics='' and 3 more"
+  done = cli.command('gen_ai.sample', older, '--n=4', f'--out={tmp_path}/x.png')
+  assert (done.returncode, done.stderr.strip()) == (0, said)
+  done = cli.command('gen_ai.evaluate', older)
+  assert (done.returncode, done.stderr.strip()) == (0, said)
+  assert [row['notes'] for row in record.read_evaluations(older)] == [[said.removeprefix('note: ')]]
+  config, added = older_runs.read_config(older)
+  assert sorted(added) == sorted(LACKING)
+  assert config_lib.to_json(config) == record.read_config(stopped)
+  assert tiny.run(config, older)[0] == DONE
+  tiny.run(tiny.config('gan'), tmp_path / 'whole')
+  assert tiny.rows(older) == tiny.rows(tmp_path / 'whole')
+
+
+def test_a_field_without_such_a_value_is_named_with_the_commit(older):
+  strip(older, 'optim.lr', 'model.latent')
+  before = cli.files(older)
+  for target, *words in (['gen_ai.sample', older, '--out=x.png'], ['gen_ai.evaluate', older],
+                         ['gen_ai.reproduce', older], ['launch.py', f'--resume={older}']):  # fmt: skip
+    done = cli.command(target, *words)
+    cli.refused(done, 'recorded by commit c0ffeec0ffee, whose config has no model.latent, optim.lr', 'version')
+    assert len(done.stderr.strip().splitlines()) == 1
+  assert cli.files(older) == before
+
+
+def test_a_record_that_lacks_a_field_is_named_with_the_commit(stopped, tmp_path):
+  older = strip(shutil.copytree(stopped, tmp_path / 'older'))
+  about = json.loads((older / 'run.json').read_text())
+  del about['data']['spec'], about['data']['fingerprint']
+  (older / 'run.json').write_text(json.dumps(about))
+  cli.refused(cli.command('gen_ai.sample', older, f'--out={tmp_path}/x.png'), f'{older}/run.json was written by '
+              'commit c0ffeec0ffee and says nothing of data.spec')  # fmt: skip
+  with pytest.raises(UserError, match='says nothing of data.fingerprint'):
+    record.read_run(older)['data']['fingerprint']
+  assert record.read_run(older)['data'].get('spec') is None
+  (older / 'status.json').write_text('[]')
+  with pytest.raises(UserError, match='is no JSON object'):
+    record.read_status(older)
+
+
+def test_a_sweep_whose_base_lacks_fields(tmp_path):
+  base = tiny.config('gan')
+  points = sweep_lib.resolve(base, [{'run.seed': 0}, {'run.seed': 1}])
+  sweep = sweep_lib.Sweep.create(str(tmp_path), 'seed', base, points, {'engine': 'local'})
+  file = sweep.path / 'sweep.json'
+  tree = json.loads(file.read_text())
+  for field in LACKING:
+    section, _, name = field.partition('.')
+    del tree['base'][section][name]
+  file.write_text(json.dumps(tree))
+  again = sweep_lib.Sweep.open(sweep.path)
+  assert [point.config.to_dict() for point in again.points] == [point.config.to_dict() for point in points]
+  del tree['base']['optim']['lr']
+  file.write_text(json.dumps(tree))
+  with pytest.raises(UserError, match='whose config has no optim.lr'):
+    sweep_lib.Sweep.open(sweep.path)
