@@ -16,7 +16,8 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string('config', '', 'configs/NAME.py or configs/NAME.py:ARGUMENT; --config.section.field=VALUE overrides')
 flags.DEFINE_string('runs_dir', 'runs', 'where new run directories go')
 flags.DEFINE_string('run_dir', '', 'directory of this run: continued if it holds the same config, else made')
-flags.DEFINE_string('resume', '', 'directory of the run to continue, with the config recorded there')
+flags.DEFINE_string('resume', '', 'directory of the run to continue, with the config recorded there, of which '
+                    '--config.run.steps=N may add steps and --config.data.name=NAME say where the data is')  # fmt: skip
 flags.DEFINE_string('compilation_cache', places.COMPILED, "where compiled programs are kept; '' for nowhere")
 flags.DEFINE_bool('tiny', False, "apply the config's tiny() overrides: a whole run in seconds, to see that all works")
 flags.DEFINE_bool('print_config', False, 'print the resolved config and stop')
@@ -71,7 +72,7 @@ def list_configs() -> None:
 def resolve(overrides: dict[str, str]):
   """The config of the command line, or None where only --resume is given."""
   if not FLAGS.config:
-    if overrides:
+    if overrides and not FLAGS.resume:
       raise UserError(f'--config.{next(iter(overrides))} overrides a config, but there is no --config=configs/NAME.py.')
     return None
   config = config_lib.load(FLAGS.config)
@@ -185,7 +186,7 @@ def run(arguments: list[str], overrides: dict[str, str]) -> int:
   cache = worker.use_cache(FLAGS.compilation_cache)
   point = sweep_lib.owner(run_dir) if run_dir else None
   if FLAGS.resume or worker.is_run(run_dir):
-    config = worker.resume_config(run_dir, config)
+    config = worker.resume_config(run_dir, config, {} if FLAGS.config else overrides)
   elif config is None and point:
     config = point[1].config
   elif config is None:

@@ -123,7 +123,10 @@ class Trainer:
     if self.step:
       self.display.say(f'resumed    at step {self.step:,}')
     for lane in self.lanes:
-      lane.begin(self.step, restored=bool(self.step))
+      lost = lane.lost(self.step)
+      if lost:
+        self.display.say(f'found      {lost}')
+      lane.begin(self.step, restored=bool(self.step), found=lost)
     return state
 
   def run(self, state: State) -> None:

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from gen_ai import provenance, samples
 from gen_ai.checkpoint import Checkpoints
 from gen_ai.errors import DIVERGED, DONE, REQUEUE
-from gen_ai.record import CLOCKED, read_metrics
+from gen_ai.record import CLOCKED, read_metrics, read_status
 from gen_ai.stop import Stop
 from gen_ai.types import PyTree, Spec, State
 from gen_ai.writers import Writers
@@ -35,6 +35,7 @@ class Lane:
     self._open_writers = open_writers
     self.writers = Writers({})
     name, _, mode = config.eval.best.rpartition(':')
+    self._gone = not checkpoint_dir.is_dir()
     self.checkpoints = Checkpoints(checkpoint_dir, config.run.keep, (name, mode) if name else None)
     self.last_sample: Path | None = None
     self.last_eval: dict[str, float] = {}
@@ -54,11 +55,21 @@ class Lane:
       return 0, None
     return self.checkpoints.restore(abstract_state, step)
 
-  def begin(self, step: int, restored: bool) -> None:
-    """An attempt that goes on after update `step`."""
+  def lost(self, step: int) -> str:
+    """What a person is to know of a run that goes on after update `step`, though it had come further; '' if nothing."""
+    path = Path(self.record.path)
+    reached = read_status(path)['step'] if (path / 'status.json').is_file() else 0
+    if reached <= step:
+      return ''
+    what = 'was gone' if self._gone else f'has no checkpoint after step {step:,}' if step else 'has no checkpoint'
+    return f'{path / "checkpoints"} {what}, though the run had come to step {reached:,}: it goes on from step {step:,}'
+
+  def begin(self, step: int, restored: bool, found: str = '') -> None:
+    """An attempt that goes on after update `step`; `found` is what there is to say about that (see `lost`)."""
     self.step, self.saved_step = step, step if restored else -1
     self.writers = self._open_writers(step)
-    self.record.begin_attempt(step, environment=provenance.environment())
+    told = {'found': found} if found else {}
+    self.record.begin_attempt(step, environment=provenance.environment(), **told)
     self.record.status('running', step, self.config.run.steps)
 
   # What one update leaves behind.

@@ -51,6 +51,11 @@ def schedule_shape(optim: ConfigDict, steps: int) -> Callable[[Array], Array]:
   return shape
 
 
+def ends_with_run(optim: ConfigDict) -> bool:
+  """Whether the schedule ends where the run does, so that a run of more steps has other learning rates all along."""
+  return optim.schedule != 'constant' and not optim.decay_steps
+
+
 def _matrices(params: PyTree) -> PyTree:
   """True for kernels and embeddings, False for biases and scales: what weight decay applies to."""
   return jax.tree.map(lambda p: p.ndim >= 2, params)

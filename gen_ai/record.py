@@ -4,7 +4,8 @@ A `RunDir` writes (on rank 0 alone); the `read_*` functions read, also while the
 global: one process may hold many run directories.
 
   run.json       identity and provenance, written once        config.json    the resolved config, written once
-  status.json    atomic: where the run stands                  attempts.jsonl start and end of every attempt
+  status.json    atomic: where the run stands                  attempts.jsonl start and end of every attempt, and
+                 what of the config changed between two, as more steps do (`gen_ai.resume`)
   metrics.jsonl  one row a line; NaN and infinities as strings summary.json   final figures
   evaluations.jsonl  one row an evaluation of a checkpoint on a split, every figure with its stamp
   samples/  checkpoints/  logs/  tb/
@@ -275,6 +276,22 @@ class RunDir:
     self.start_clock()
     return self.attempt
 
+  def change(self, fields: Mapping[str, tuple[Any, Any]], run: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Writes run.json and config.json anew for a run that goes on, and what changed as a line of attempts.jsonl.
+
+    Args:
+      fields: {'section.field': (before, now)} of the config.
+      run: identity and provenance, with what changed.
+      config: the config to go on with.
+    """
+    with disk_errors(self.path / 'attempts.jsonl', self.path):
+      _repair(self.path / 'attempts.jsonl')
+    rows = read_attempts(self.path)
+    self.attempt = _last_attempt(self.path)
+    self._record_attempt('change', rows[-1]['step'] if rows else 0, {'changed': fields})
+    self._write('run.json', run)
+    self._write('config.json', config)
+
   def end_attempt(self, exit_code: int, step: int, **info: Any) -> None:
     """Records how this attempt ended: an exit code of `gen_ai.errors` and the completed updates."""
     self._record_attempt('end', step, {'exit': exit_code, **info})
@@ -407,7 +424,7 @@ def read_summary(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def read_attempts(path: str | os.PathLike) -> list[dict[str, Any]]:
-  """attempts.jsonl of a run directory: `start` and `end` events in the order they were written."""
+  """attempts.jsonl of a run directory: `start`, `end` and `change` events in the order they were written."""
   return _read_jsonl(Path(path) / 'attempts.jsonl')
 
 

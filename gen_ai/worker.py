@@ -34,6 +34,7 @@ from gen_ai.lane import Lane
 from gen_ai.layouts import make_layout
 from gen_ai.program import Program
 from gen_ai.progress import Display, duration, number
+from gen_ai.resume import changed, record_changes
 from gen_ai.stop import Stop
 from gen_ai.sweep import Point, Sweep
 
@@ -72,11 +73,12 @@ class SilentRecord:
     return lambda *args, **kwargs: None
 
 
-def resume_config(run_dir: str, given: ConfigDict | None) -> ConfigDict:
-  """The config recorded in `run_dir`.
+def resume_config(run_dir: str, given: ConfigDict | None, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
+  """The config to go on with: the one recorded in `run_dir`, with `overrides` that a run that goes on may have.
 
   Raises:
-    UserError: `given`, the config on the command line, is another one; names the fields that differ.
+    UserError: `given`, the config on the command line, is another one; names the fields that differ. Or `overrides`
+      would make another run.
   """
   record.RunDir.open(run_dir)
   config, added = older_runs.read_config(run_dir)
@@ -90,7 +92,7 @@ def resume_config(run_dir: str, given: ConfigDict | None) -> ConfigDict:
       way = command.printed('launch.py', resume=run_dir)
       raise UserError(f'{run_dir} holds a run of another config: {shown}{more}. Resume it as it is with `{way}`, or '
                       'leave --run_dir out to start a new run.')  # fmt: skip
-  return config
+  return changed(run_dir, config, overrides or {})
 
 
 def is_run(run_dir: str) -> bool:
@@ -106,7 +108,7 @@ def work(config: ConfigDict, run_dir: str, runs_dir: str, origin: Mapping[str, A
   Nothing is written before config, data and program are known to be sound.
 
   Args:
-    config: resolved; for a run that exists, the recorded one.
+    config: resolved; for a run that exists, that of `resume_config`.
     run_dir: directory of the run; '' makes a new one under `runs_dir`.
     runs_dir: where new run directories go.
     origin: argv, config_file (described) and overrides, for run.json; and cache, to be shown.
@@ -124,8 +126,10 @@ def work(config: ConfigDict, run_dir: str, runs_dir: str, origin: Mapping[str, A
   writers.parse_names(config.run.writers)
   main = distributed.is_main()
   display = Display(config.run.steps, quiet=not main)
-  state = record.read_status(run_dir)['state'] if is_run(run_dir) and (Path(run_dir) / 'status.json').is_file() else ''
-  if state == 'done' or (state == 'pruned' and not by_hand):
+  known = is_run(run_dir) and (Path(run_dir) / 'status.json').is_file()
+  status = record.read_status(run_dir) if known else {'state': '', 'step': 0}
+  state = status['state']
+  if (state == 'done' and status['step'] >= config.run.steps) or (state == 'pruned' and not by_hand):
     steps = f'its {config.run.steps:,} steps are done' if state == 'done' else 'early stopping ended it'
     display.say(f'{run_dir} is complete: {steps}.')
     _next_steps(display, Path(run_dir))
@@ -140,6 +144,9 @@ def work(config: ConfigDict, run_dir: str, runs_dir: str, origin: Mapping[str, A
 
     def begin() -> str:
       stack.enter_context(run.lease(wait=lease_wait))
+      if isinstance(run, record.RunDir) and is_run(run_dir):
+        for name, (before, now) in record_changes(run, config, dataset).items():
+          display.say(f'changed    config.{name}: {before!r} before, {now!r} from now on')
       describe(run, config, dataset, program, origin, judging)
       _header(display, path, config, dataset, program, origin['cache'])
       return record.read_run(path)['data']['fingerprint']

@@ -1,20 +1,25 @@
 """A resumed run is a continuation: N + restore + N equals 2N bit for bit, in state and in metrics.jsonl."""
 
+import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
+import cli
 import jax
 import numpy as np
 import pytest
 import tiny
 
-from gen_ai import record
+from gen_ai import compare, provenance, record, resume
+from gen_ai import config as config_lib
 from gen_ai.checkpoint import Checkpoints
-from gen_ai.errors import DONE, REQUEUE
+from gen_ai.errors import DONE, REQUEUE, UserError
+from gen_ai.progress import Display
 
 every_config = pytest.mark.parametrize('name', tiny.CONFIGS)
 
@@ -169,3 +174,104 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(tmp_path, capl
   step, _ = Checkpoints(tmp_path / 'run' / 'checkpoints').restore(program.abstract_state())
   assert step == config.run.steps // 2
   assert str(newest) in caplog.text
+
+
+def of_text(folder, **overrides):
+  """The config of a tiny language model on a text of its own in `folder`."""
+  folder.mkdir(exist_ok=True)
+  (folder / 'a.txt').write_text('how to say a thing twice\n' * 400)
+  name = f'text:{folder}/*.txt'
+  return tiny.config('lm', data__name=name, data__split='auto', optim__schedule='constant', run__save_every=2,
+                     **overrides)  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def twice(tmp_path_factory):
+  """(folder, of it the runs `short`, of 4 steps, and `long`, of 8): shared, not to be changed."""
+  folder = tmp_path_factory.mktemp('resume')
+  for name, steps in (('short', 4), ('long', 8)):
+    assert tiny.run(of_text(folder / 'text', run__steps=steps), folder / name, devices=8)[0] == DONE
+    about = {**record.read_run(folder / name), 'config_file': {'path': 'configs/lm.py', 'argument': ''}}
+    (folder / name / 'run.json').write_text(json.dumps(about))
+  return folder
+
+
+@pytest.fixture
+def short(twice, tmp_path):
+  """A copy of the run of 4 steps, whose data lies elsewhere now."""
+  shutil.copytree(twice / 'text', tmp_path / 'moved')
+  return shutil.copytree(twice / 'short', tmp_path / 'short')
+
+
+def test_more_steps_equal_those_of_a_longer_run_and_data_that_moved_is_named(short, twice, tmp_path):
+  place = f'text:{tmp_path / "moved"}/*.txt'
+  done = cli.launch(f'--resume={short}', '--config.run.steps=8', f'--config.data.name={place}')
+  assert done.returncode == DONE, done.stderr
+  assert 'changed    config.run.steps: 4 before, 8 from now on\n' in done.stdout
+  long, config = twice / 'long', config_lib.from_json(record.read_config(short))
+  assert tiny.rows(short) == tiny.rows(long)
+  states = [Checkpoints(path / 'checkpoints', read_only=True).restore(tiny.program(config).abstract_state())
+            for path in (short, long)]  # fmt: skip
+  assert [step for step, _ in states] == [8, 8]
+  jax.tree.map(np.testing.assert_array_equal, states[0][1], states[1][1])
+  # The record: one more line says what changed; all the rest is that of the longer run.
+  [change] = [row for row in record.read_attempts(short) if row['event'] == 'change']
+  old = f'text:{twice / "text"}/*.txt'
+  assert change['changed'] == {'run.steps': [4, 8], 'data.name': [old, place]}
+  assert (config.run.steps, config.data.name) == (8, place)
+  about = record.read_run(short)
+  assert about['overrides'] == {'run.steps': 8, 'data.name': place}
+  assert (about['data']['name'], about['data']['location']) == (place, f'{tmp_path / "moved"}/a.txt')
+  assert about['config_hash'] == provenance.config_hash(record.read_config(short))
+  assert about['group_hash'] == provenance.group_hash(record.read_config(short))
+  frame = compare.load(short, long).runs
+  assert list(frame['steps']) == list(frame['step']) == [8, 8] and list(frame['state']) == ['done', 'done']
+  # A third resume finds it complete, by the config that is recorded now.
+  assert 'is complete: its 8 steps are done' in cli.launch(f'--resume={short}').stdout
+  assert len([row for row in record.read_attempts(short) if row['event'] == 'change']) == 1
+
+
+def test_a_run_alone_says_what_may_change_and_what_may_not(short, tmp_path):
+  kept = ('lease.json', '.lease.lock')
+  before, text = [path for path in cli.files(short) if path.name not in kept], tmp_path / 'other'
+  text.mkdir()
+  (text / 'a.txt').write_text('another thing\n' * 400)
+  cases = [
+    (['--config.optim.lr=1'], ['config.optim.lr is fixed', 'config.run.steps', 'config.data.name']),
+    (['--config.run.steps=2'], ['config.run.steps=2', 'has done 4 steps already']),
+    (['--config.run.steps=7'], ['not a multiple of config.run.log_every=2']),
+    ([f'--config.data.name=text:{text}/*.txt', '--config.run.steps=8'], ['was trained on other data']),
+    (['--config.data.name=text:/no/such/*.txt', '--config.run.steps=8'], ['/no/such']),
+  ]
+  for words, says in cases:
+    cli.refused(cli.launch(f'--resume={short}', *words), *says)
+  assert [path for path in cli.files(short) if path.name not in kept] == before
+  assert record.read_config(short)['run']['steps'] == 4
+  # A decay that was shaped for the end of the run.
+  tree = record.read_config(short)
+  for decay, refused in ((0, True), (4, False)):
+    tree['optim'] |= {'schedule': 'cosine', 'decay_steps': decay}
+    config = config_lib.from_json(tree)
+    if refused:
+      with pytest.raises(UserError, match=r"steps=8: the learning rate .* at step 4 .*'cosine'.* Start a new run"):
+        resume.changed(str(short), config, {'run.steps': 8})
+    else:
+      assert resume.changed(str(short), config, {'run.steps': 8}).run.steps == 8
+
+
+def test_checkpoints_that_are_gone_are_told_on_the_screen_and_in_the_record(short, twice, monkeypatch):
+  said = []
+  monkeypatch.setattr(Display, 'say', lambda self, text: said.append(text))
+  for name, lose, step, says in (
+    ('all', shutil.rmtree, 0, 'was gone'),
+    ('empty', lambda folder: [shutil.rmtree(path) for path in folder.iterdir()], 0, 'has no checkpoint'),
+    ('last', lambda folder: shutil.rmtree(folder / '4'), 2, 'has no checkpoint after step 2'),
+  ):
+    path = shutil.copytree(short, short.parent / name)
+    lose(path / 'checkpoints')
+    tiny.run(of_text(twice / 'text', run__steps=4), path, devices=8)
+    found = f'{path}/checkpoints {says}, though the run had come to step 4: it goes on from step {step}'
+    assert f'found      {found}' in said
+    starts = [row for row in record.read_attempts(path) if row['event'] == 'start']
+    assert [row.get('found') for row in starts] == [None, found]
+    assert tiny.rows(path) == tiny.rows(twice / 'short')
