@@ -26,10 +26,11 @@ class Recorded(NamedTuple):
   state: str
   rows: list[dict[str, Any]]
   diverged: int  # update; 0: it did not, as far as this goes
+  ends: tuple[int, ...]  # updates that were the last until a resume gave the run more
 
   def until(self, step: int) -> 'Recorded':
-    """The same, without what came after update `step`."""
-    rows = [row for row in self.rows if row['step'] <= step]
+    """The same, without what came after update `step`, and without evaluations at `ends`, which no cadence asks for."""
+    rows = [row for row in self.rows if row['step'] <= step and (row['kind'] != 'eval' or row['step'] not in self.ends)]
     return self._replace(rows=rows, diverged=self.diverged if self.diverged <= step else 0)
 
 
@@ -49,7 +50,9 @@ def read(run_dir: str | Path) -> Recorded:
   steps = [row['step'] for row in rows if row['kind'] == 'diverged']
   if not steps and status['state'] == 'diverged':  # its metrics were finite, the state it was to save was not
     steps = [status['step']]
-  return Recorded(path, run, config, defaults, status['state'], rows, min(steps, default=0))
+  changes = [row['changed'] for row in record.read_attempts(path) if row['event'] == 'change']
+  ends = sorted({fields['run.steps'][0] for fields in changes if 'run.steps' in fields} - {config.run.steps})
+  return Recorded(path, run, config, defaults, status['state'], rows, min(steps, default=0), tuple(ends))
 
 
 class Tolerance(NamedTuple):

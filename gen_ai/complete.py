@@ -79,6 +79,9 @@ def main(arguments: list[str], overrides: dict[str, str]) -> int:
   out = Path(FLAGS.out)
   if out.suffix not in ('.png', '.npy'):
     raise UserError(f'--out={out} must end in .png or .npy.')
+  why = record.unwritable(out, parents=True)
+  if why:
+    raise UserError(f'--out={out} cannot be written: {why}.')
   method = config_lib.experiment(config).build(config, spec)
   if method.conditional is None:
     raise UserError(f"config.experiment='{config.experiment}' completes no images: train configs/inpaint_gan.py.")

@@ -313,6 +313,7 @@ CHOICES = {
 POSITIVE = ('run.steps', 'run.log_every', 'run.keep', 'data.batch_size', 'data.block_size', 'optim.accumulate',
             'eval.batch_size', 'eval.samples', 'eval.nll_draws', 'sample.n', 'mesh.fsdp', 'mesh.tensor')  # fmt: skip
 BELOW_ONE = ('optim.b1', 'optim.b2', 'optim.ema_decay')
+PLACES = ('data.name', 'data.data_dir', 'data.manual_dir')  # where data lies: its content hash says what it is
 LARGEST_SEED = 2**31 - 1  # beyond it JAX would take the low bits: another seed's
 
 

@@ -5,6 +5,7 @@ python -m gen_ai.evaluate RUN_DIR [--metrics=fd,kid,prdc,nll,memorisation] [--sp
 python -m gen_ai.evaluate --samples_file=x.npy --data=fashion_mnist [--run_dir=runs/theirs] [--metrics=...]
 """
 
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -16,13 +17,13 @@ from ml_collections import ConfigDict
 
 from gen_ai import command, external, older_runs, pictures, record, restored, spread
 from gen_ai import config as config_lib
-from gen_ai.data import dataset as dataset_lib
 from gen_ai.data import identity
 from gen_ai.data.dataset import Dataset
 from gen_ai.errors import UserError
 from gen_ai.judge import NLL, Judge, parse_names, protocol, sampler_stamp, shared_stamp
 from gen_ai.metrics.quality import Figure, Found
 from gen_ai.program import Program
+from gen_ai.resume import load_data
 from gen_ai.types import State
 
 FLAGS = flags.FLAGS
@@ -76,13 +77,44 @@ def row_of(found: Found, dataset: Dataset, split: str, step: int, seconds: float
   }  # fmt: skip
 
 
-def keep(run_dir: str, row: dict[str, Any], found: Found) -> dict[str, Any]:
-  """Writes --out, then adds the evaluation to the run's record, with its pictures."""
+def place(run_dir: str) -> Path | None:
+  """Where the evaluation is to be recorded; None where that cannot be written and --out shall hold it alone.
+
+  Raises:
+    UserError: neither can be written. Nothing has been computed then.
+  """
   if FLAGS.out:
-    write_report(FLAGS.out, {'run': run_dir, **row})
-  for name, (images, columns) in found.pictures.items():
-    pictures.save_grid(Path(run_dir) / row['pictures'][name], images, columns)
-  record.append_evaluation(run_dir, row)
+    _check_out()
+  path = Path(run_dir)
+  why = record.unwritable(path / 'evaluations.jsonl', parents=True)
+  why = why or record.unwritable(path / 'evaluations' / 'picture.png', parents=True)
+  if not why:
+    return path
+  if not FLAGS.out:
+    raise UserError(f'{run_dir} cannot be written ({why}), and holds its evaluations: --out=FILE.json keeps this one '
+                    'elsewhere.')  # fmt: skip
+  print(f'note: {run_dir} cannot be written ({why}): --out={FLAGS.out} alone holds the evaluation', file=sys.stderr)
+  return None
+
+
+def keep(run_dir: str, row: dict[str, Any], found: Found, at: Path | None) -> dict[str, Any]:
+  """Writes --out, then adds the evaluation with its pictures to the record `at`; without one they lie beside --out.
+
+  What cannot be kept is shown all the same.
+  """
+  if at is None:
+    out = Path(FLAGS.out)
+    row['pictures'] = {name: str(out.with_name(f'{out.stem}_{name}.png')) for name in found.pictures}
+  try:
+    if FLAGS.out:
+      write_report(FLAGS.out, {'run': run_dir, **row})
+    for name, (images, columns) in found.pictures.items():
+      pictures.save_grid((at or Path()) / row['pictures'][name], images, columns)
+    if at is not None:
+      record.append_evaluation(at, row)
+  except UserError:
+    show(f'{run_dir}, step {row["step"]}, not kept:', {**row, 'pictures': {}})
+    raise
   return row
 
 
@@ -102,10 +134,17 @@ def show(title: str, row: Mapping[str, Any]) -> None:
     print(f'  {name}: {path}')
 
 
+def _check_out() -> None:
+  """Raises UserError where --out cannot be written, before anything is computed."""
+  why = record.unwritable(FLAGS.out)
+  if why:
+    raise UserError(f'--out={FLAGS.out} cannot be written: {why}.')
+
+
 def write_report(out: str, report: Mapping[str, Any]) -> None:
   """Writes --out. Raises UserError where that is not possible."""
   try:
-    Path(out).write_text(record.dumps(report, indent=2) + '\n')
+    Path(out).write_text(record.dumps(report, indent=2) + '\n', encoding='utf-8')
   except OSError as error:
     raise UserError(f'--out={out} cannot be written: {error.strerror}.') from error
 
@@ -128,8 +167,9 @@ def _beside(dataset: Dataset) -> dict[str, float]:
 
 def evaluate_run(run_dir: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
   """Evaluates a checkpoint, adds the evaluation to the run's record and returns it."""
-  config = restored.open_config(run_dir, _overrides(overrides), ('eval',))
-  dataset = dataset_lib.load(config.data)
+  config = restored.open_config(run_dir, _overrides(overrides), ('eval', *config_lib.PLACES))
+  at = place(run_dir)
+  dataset = load_data(run_dir, config)
   identity.check(dataset, record.read_run(run_dir)['data']['fingerprint'], run_dir)
   names = parse_names(config.eval.metrics if FLAGS.metrics is None else FLAGS.metrics, dataset.spec.kind)
   _refuse_idle(names, dataset.spec.kind, overrides)
@@ -144,12 +184,14 @@ def evaluate_run(run_dir: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
   row = row_of(found, dataset, FLAGS.split, step, time.perf_counter() - started)
   added = older_runs.read_config(run_dir)[1]
   row['notes'] += [older_runs.note(run_dir, added)] if added else []
-  return keep(run_dir, row, found)
+  return keep(run_dir, row, found, at)
 
 
 def evaluate_file(overrides: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
   """Judges samples made elsewhere; returns the run directory that holds the evaluation, and the evaluation."""
   started = time.perf_counter()
+  run_dir = FLAGS.run_dir or f'runs/external/{Path(FLAGS.samples_file).stem}'
+  at = place(run_dir)
   config, dataset = external.open_data(FLAGS.data, _overrides(overrides))
   names = parse_names('fd,kid,prdc' if FLAGS.metrics is None else FLAGS.metrics, dataset.spec.kind)
   _refuse_idle(names, dataset.spec.kind, overrides)
@@ -159,10 +201,10 @@ def evaluate_file(overrides: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
   if dataset.spec.kind == 'image':
     stamp = {'samples': len(images), **_beside(dataset)}
     found = found._replace(figures={spread.NAME: Figure(spread.of_images(images), stamp=stamp), **found.figures})
-  place = FLAGS.run_dir or f'runs/external/{Path(FLAGS.samples_file).stem}'
-  run_dir = str(external.run_directory(place, config, dataset, FLAGS.samples_file, content))
+  if at is not None:
+    external.run_directory(run_dir, config, dataset, FLAGS.samples_file, content)
   row = row_of(found, dataset, FLAGS.split, config.run.steps, time.perf_counter() - started)
-  return run_dir, keep(run_dir, row, found)
+  return run_dir, keep(run_dir, row, found, at)
 
 
 def main(arguments: list[str], overrides: dict[str, str]) -> int:

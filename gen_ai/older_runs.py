@@ -43,21 +43,24 @@ def read_config(run_dir: str | Path) -> tuple[ConfigDict, dict[str, Any]]:
     UserError: there is none, it is damaged, or it lacks a field that has no value in `ADDED`; says which commit wrote
       it.
   """
-  return complete(record.read_config(run_dir), f'{run_dir} was recorded by {record.writer(run_dir)}')
+  about = record.read_run(run_dir) if (Path(run_dir) / 'run.json').is_file() else {}
+  whose = f'{run_dir} was recorded by {record.writer(run_dir)}'
+  return complete(record.read_config(run_dir), whose, about.get('config_file') or {})
 
 
-def complete(tree: Mapping[str, Any], whose: str) -> tuple[ConfigDict, dict[str, Any]]:
+def complete(tree: Mapping[str, Any], whose: str, file: Mapping[str, str]) -> tuple[ConfigDict, dict[str, Any]]:
   """(the config that `config.to_json` wrote, {'section.field': value} of the fields that it lacked).
 
   Args:
     tree: plain nested dict.
     whose: 'RUN was recorded by VERSION', which begins the message.
+    file: the config file that it came from, of which `path` and `argument` matter; {} where that is not known.
 
   Raises:
     UserError: it lacks a field that has no value in `ADDED`.
   """
   flat = config_lib.flatten(tree)
-  needed, known = _fields(flat.get('experiment', ''))
+  needed, known = _fields(flat.get('experiment', ''), file.get('path', ''), file.get('argument', ''))
   missing = sorted(needed - flat.keys() - ADDED.keys())
   if missing:
     more = f' and {len(missing) - 3} more' if len(missing) > 3 else ''
@@ -81,15 +84,24 @@ def note(run_dir: str | Path, added: Mapping[str, Any]) -> str:
 
 
 @functools.cache
-def _fields(experiment: str) -> tuple[frozenset[str], frozenset[str]]:
-  """Fields that all config files of an experiment have, and those that any has; those of all configs without a file."""
-  found = []
-  for file in sorted((config_lib.SOURCE / 'configs').glob('*.py')):
-    try:
-      config = config_lib.load_module(str(file)).get_config()
-      if config.experiment == experiment:
-        found.append(frozenset(config_lib.flatten(config)))
-    except Exception:  # noqa: S112 (a file that someone works on says nothing about recorded runs)
-      continue
+def _fields(experiment: str, path: str, argument: str) -> tuple[frozenset[str], frozenset[str]]:
+  """(fields that a config needs, fields that it may have): what its own file has by now.
+
+  Without that file, what all files of the experiment have, and what any has; without any, what all configs have.
+  """
+  own = _found(f'{path}:{argument}' if argument else path, experiment) if path else None
+  if own:
+    return own, own
+  files = sorted((config_lib.SOURCE / 'configs').glob('*.py'))
+  found = [fields for file in files if (fields := _found(str(file), experiment))]
   found = found or [frozenset(config_lib.flatten(config_lib.common('', '')))]
   return frozenset.intersection(*found), frozenset.union(*found)
+
+
+def _found(reference: str, experiment: str) -> frozenset[str] | None:
+  """The fields of a config file; None for one of another experiment, and for one that is broken or gone."""
+  try:
+    config = config_lib.load(reference)
+  except Exception:  # of a file that someone works on, which is no matter of a recorded run
+    return None
+  return frozenset(config_lib.flatten(config)) if config.experiment == experiment else None

@@ -20,6 +20,7 @@ import re
 import secrets
 import shutil
 import socket
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -122,18 +123,43 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     raise
 
 
+def unwritable(file: str | os.PathLike, parents: bool = False) -> str:
+  """Why `file` cannot be written or made, in the system's words; '' where it can. Nothing is left behind.
+
+  Args:
+    file: a file; its folder need not be there if `parents`.
+    parents: whether missing folders would be made.
+  """
+  file = Path(file)
+  try:
+    if file.exists():
+      os.close(os.open(file, os.O_WRONLY | os.O_APPEND))
+      return ''
+    folder = file.parent
+    while parents and not os.path.lexists(folder):
+      folder = folder.parent
+    with tempfile.TemporaryFile(dir=folder):  # asks the file system: permissions say nothing to root
+      return ''
+  except OSError as error:
+    return error.strerror or str(error)
+
+
 def append_line(path: Path, line: str, run: Path) -> None:
   """One `write` of one line: a killed process leaves at most one line cut short, a full disk leaves none."""
   data = (line + '\n').encode()
   with disk_errors(path, run, needed=len(data)):
-    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-      before = os.fstat(fd).st_size
-      if os.write(fd, data) < len(data):
-        os.ftruncate(fd, before)
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    finally:
-      os.close(fd)
+    _append(path, data)
+
+
+def _append(path: Path, data: bytes) -> None:
+  fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+  try:
+    before = os.fstat(fd).st_size
+    if os.write(fd, data) < len(data):
+      os.ftruncate(fd, before)
+      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+  finally:
+    os.close(fd)
 
 
 def _repair(path: Path) -> None:
@@ -457,9 +483,12 @@ def append_evaluation(run_dir: str | os.PathLike, row: Mapping[str, Any]) -> Non
     UserError: the disk is full or may not be written. No part of the row is left behind.
   """
   path = Path(run_dir) / 'evaluations.jsonl'
-  with disk_errors(path, path.parent):
+  try:
     _repair(path)
-  append_line(path, dumps(row), path.parent)
+    _append(path, (dumps(row) + '\n').encode())
+  except OSError as error:
+    raise UserError(f'{path} cannot be written ({error.strerror}): --out=FILE.json keeps the evaluation elsewhere.'
+                    ) from error  # fmt: skip
 
 
 def read_evaluations(run_dir: str | os.PathLike) -> list[dict[str, Any]]:

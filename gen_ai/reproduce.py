@@ -41,8 +41,7 @@ def _last_step(recorded: Recorded, steps: int) -> int:
 def _run_again(recorded: Recorded, out: str, last: int) -> tuple[Path, int]:
   """Trains the recorded config up to update `last`; (run directory, exit code). A run in `out` is continued."""
   surroundings.load()
-  from gen_ai import worker
-  from gen_ai.data import dataset as dataset_lib
+  from gen_ai import resume, worker
   from gen_ai.data import identity
 
   config = recorded.config
@@ -51,7 +50,7 @@ def _run_again(recorded: Recorded, out: str, last: int) -> tuple[Path, int]:
   if worker.is_run(out):
     worker.resume_config(out, config)  # refuses the run of another config
   config_lib.validate(config)
-  identity.check(dataset_lib.load(config.data), recorded.run['data']['fingerprint'], recorded.path)
+  identity.check(resume.load_data(recorded.path, config), recorded.run['data']['fingerprint'], recorded.path)
   path = Path(out) if out else fresh_directory(recorded)
   cache = worker.use_cache(FLAGS.compilation_cache)
   origin = {'argv': sys.argv, 'config_file': recorded.run.get('config_file', {}),
@@ -73,14 +72,17 @@ def _write_report(report: Mapping[str, Any]) -> None:
 
 def main(arguments: list[str], overrides: dict[str, str]) -> int:
   """Runs again, compares and prints; exit code 0 identical or within tolerance, 1 different."""
-  if overrides:
-    raise UserError(f'--config.{next(iter(overrides))} would make it another run: leave it out.')
+  for name in overrides:
+    if name not in config_lib.PLACES:
+      raise UserError(f'--config.{name} would make it another run: leave it out. Where its data moved, config.'
+                      f'{", config.".join(config_lib.PLACES)} say where it is.')  # fmt: skip
   if len(arguments) != 1:
     raise UserError('gen_ai.reproduce takes one run directory: python -m gen_ai.reproduce RUN_DIR '
                     f'(got {arguments or "none"}).')  # fmt: skip
   if FLAGS.report and not Path(FLAGS.report).parent.is_dir():
     raise UserError(f'--report={FLAGS.report} lies in no folder: make {Path(FLAGS.report).parent} first.')
   recorded = agreement.read(arguments[0])
+  recorded = recorded._replace(config=config_lib.override(recorded.config, overrides))
   tolerance = Tolerance(FLAGS.rtol, FLAGS.atol)
   last = _last_step(recorded, FLAGS.steps)
   lanes = recorded.run.get('lanes', 1)
@@ -92,12 +94,16 @@ def main(arguments: list[str], overrides: dict[str, str]) -> int:
   reached = max((row['step'] for row in record.read_metrics(path)), default=0)
   if code == REQUEUE and reached < last:
     print(f'interrupted at step {reached:,}. Go on with')
-    steps = {'steps': last} if FLAGS.steps else {}
-    print(f'  {command.printed("gen_ai.reproduce", recorded.path, out=path, **steps)}')
+    more = {'steps': last} if FLAGS.steps else {}
+    more |= {f'config.{name}': value for name, value in overrides.items()}
+    print(f'  {command.printed("gen_ai.reproduce", recorded.path, out=path, **more)}')
     return REQUEUE
   again = agreement.read(path)
   if again.run['data']['fingerprint'] != recorded.run['data']['fingerprint']:
     raise UserError(f'{path} was trained on other data than {recorded.path}: name another --out.')
+  for step in recorded.ends:
+    print(f'note       it ended at step {step:,} before it was given more: the evaluation there is not compared')
+  again = again._replace(ends=recorded.ends)
   return _conclude(recorded.until(last), again.until(last), tolerance)
 
 

@@ -19,7 +19,7 @@ from gen_ai.types import Spec, State
 
 
 def open_config(run_dir: str, overrides: Mapping[str, Any], sections: tuple[str, ...]) -> ConfigDict:
-  """The recorded config with `overrides` in `sections`, laid out for this machine rather than the run's.
+  """The recorded config with `overrides` in `sections` (or fields), laid out for this machine rather than the run's.
 
   Raises:
     UserError: no run directory, a value that no run could mean, or an override outside `sections`: it would describe
@@ -28,8 +28,9 @@ def open_config(run_dir: str, overrides: Mapping[str, Any], sections: tuple[str,
   record.RunDir.open(run_dir)
   surroundings.start()
   for path in overrides:
-    if path.split('.')[0] not in sections:
-      free = f'; what may be given here is config.{".*, config.".join(sections)}.*' if sections else ''
+    if path not in sections and path.split('.')[0] not in sections:
+      names = ', '.join(f'config.{name}' if '.' in name else f'config.{name}.*' for name in sections)
+      free = f'; what may be given here is {names}' if sections else ''
       raise UserError(f'config.{path} belongs to the training of {run_dir} and is fixed{free}.')
   config, added = older_runs.read_config(run_dir)
   if added:

@@ -9,12 +9,13 @@ from ml_collections import ConfigDict
 from gen_ai import config as config_lib
 from gen_ai import older_runs, provenance, record
 from gen_ai import sweep as sweep_lib
+from gen_ai.config import PLACES
+from gen_ai.data import dataset as dataset_lib
 from gen_ai.data import identity
 from gen_ai.data.dataset import Dataset
 from gen_ai.errors import UserError
 from gen_ai.optim import ends_with_run
 
-PLACES = ('data.name', 'data.data_dir', 'data.manual_dir')  # of the data, whose content hash must be the recorded one
 STEPS = 'run.steps'
 
 
@@ -56,6 +57,15 @@ def _check_steps(run_dir: str, config: ConfigDict, steps: int) -> None:
                     'config.optim.decay_steps=0), so it would have been another one from the start on. Start a new run '
                     f'with --config.{STEPS}={steps}; runs that name config.optim.decay_steps or have a constant '
                     'schedule can be given more steps.')  # fmt: skip
+
+
+def load_data(run_dir: str | Path, config: ConfigDict) -> Dataset:
+  """The data set of a recorded run. Raises UserError as `dataset.load`, with the way out for data that moved."""
+  try:
+    return dataset_lib.load(config.data)
+  except UserError as error:
+    raise UserError(f'{str(error).rstrip(".")}. If the data of {run_dir} moved, say where it is now, with '
+                    '--config.data.name=NAME or --config.data.data_dir=FOLDER.') from error  # fmt: skip
 
 
 def record_changes(run: record.RunDir, config: ConfigDict, dataset: Dataset) -> dict[str, tuple[Any, Any]]:

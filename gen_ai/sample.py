@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from gen_ai import command, restored, samples
+from gen_ai import command, record, restored, samples
 from gen_ai.config import LARGEST_SEED
 from gen_ai.errors import UserError
 from gen_ai.maths.pixels import to_uint8
@@ -58,6 +58,9 @@ def main(arguments: list[str], overrides: dict[str, str]) -> int:
   out = Path(FLAGS.out) if FLAGS.out else None
   if out is not None:
     check_ending(out, spec.kind)
+    why = record.unwritable(out, parents=True)
+    if why:
+      raise UserError(f'--out={out} cannot be written: {why}.')
   note = samples.prompt_note(config, spec)
   if note:
     print(f'note: {note}.', file=sys.stderr)

@@ -231,7 +231,8 @@ class Sweep:
 
   def __init__(self, path: Path, about: Mapping[str, Any]):
     self.path, self.about = Path(path), about
-    base = older_runs.complete(about['base'], f'{path} was recorded by another version')[0]
+    whose, file = f'{path} was recorded by another version', about.get('config_file') or {}
+    base, _ = older_runs.complete(about['base'], whose, file)
     self.points = [
       Point(point['number'], point['overrides'], config_lib.override(base, point['overrides']), point['dir'])
       for point in about['points']

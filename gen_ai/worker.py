@@ -34,7 +34,7 @@ from gen_ai.lane import Lane
 from gen_ai.layouts import make_layout
 from gen_ai.program import Program
 from gen_ai.progress import Display, duration, number
-from gen_ai.resume import changed, record_changes
+from gen_ai.resume import changed, load_data, record_changes
 from gen_ai.stop import Stop
 from gen_ai.sweep import Point, Sweep
 
@@ -135,7 +135,7 @@ def work(config: ConfigDict, run_dir: str, runs_dir: str, origin: Mapping[str, A
     _next_steps(display, Path(run_dir))
     return DONE
   with Stop(stop_files) as stop, contextlib.ExitStack() as stack:
-    dataset = dataset_lib.load(config.data)
+    dataset = load_data(run_dir, config) if is_run(run_dir) else dataset_lib.load(config.data)
     program = Program(config, config_lib.experiment(config).build, dataset.spec, make_layout(config))
     judging, judge = judged(config, dataset)
     path = Path(distributed.from_main(lambda: _directory(run_dir, runs_dir, config.run.name)))

@@ -1,6 +1,8 @@
 """python -m gen_ai.sample and python -m gen_ai.evaluate on finished runs: files, texts, seeds, steps, reports."""
 
 import json
+import shutil
+from unittest import mock
 
 import cli
 import numpy as np
@@ -169,3 +171,45 @@ def test_commands_of_their_own_process_end_in_one_line(vae, tmp_path):
   assert done.returncode == 0, done.stderr
   assert done.stderr == ''
   assert 'elbo_nats' in done.stdout
+
+
+def test_a_run_that_cannot_be_written_is_told_before_anything_is_computed_or_evaluated_into_out(lm, tmp_path):
+  run, out = shutil.copytree(lm, tmp_path / 'run'), tmp_path / 'report.json'
+  (run / 'evaluations.jsonl').unlink(missing_ok=True)
+  (run / 'evaluations.jsonl').mkdir()  # what no user may write, root included
+  before = cli.files(run)
+  with mock.patch('gen_ai.restored.restore', side_effect=AssertionError('something was computed')):
+    cli.refused(cli.command('gen_ai.evaluate', run), f'{run} cannot be written (Is a directory)', '--out=FILE.json')
+    for words in ((), (f'--samples_file={tmp_path}/no.npy', '--data=mnist_5k', f'--run_dir={run}')):
+      where = words or (run,)
+      cli.refused(cli.command('gen_ai.evaluate', *where, f'--out={tmp_path}/no/x.json'), '--out=', 'cannot be written')
+    for command in ('gen_ai.sample', 'gen_ai.evaluate'):
+      done = cli.command(command, lm, f'--out={run}/config.json/x.txt')
+      cli.refused(done, f'--out={run}/config.json/x.txt cannot be written: Not a directory')
+  done = cli.command('gen_ai.evaluate', run, f'--out={out}')
+  assert done.returncode == 0, done.stderr
+  assert done.stderr == f'note: {run} cannot be written (Is a directory): --out={out} alone holds the evaluation\n'
+  report = json.loads(out.read_text())
+  assert f'  {"loss_nats":24} {report["figures"]["loss_nats"]["value"]:<12.6g}' in done.stdout
+  assert cli.files(run) == before
+
+
+def test_what_could_not_be_kept_is_shown_all_the_same(lm, tmp_path):
+  run = shutil.copytree(lm, tmp_path / 'run')
+  with mock.patch('gen_ai.record._append', side_effect=OSError(28, 'No space left on device')):
+    done = cli.command('gen_ai.evaluate', run)
+  cli.refused(done, f'{run}/evaluations.jsonl cannot be written (No space left on device)', '--out=FILE.json')
+  assert f'{run}, step 8, not kept:\n' in done.stdout and f'  {"loss_nats":24} ' in done.stdout
+  assert not record.read_evaluations(run)
+
+
+def test_a_place_is_asked_whether_it_can_be_written_and_nothing_stays(tmp_path):
+  (tmp_path / 'file').write_text('kept')
+  (tmp_path / 'dangling').symlink_to(tmp_path / 'gone' / 'far')
+  assert record.unwritable(tmp_path / 'new') == record.unwritable(tmp_path / 'file') == ''
+  assert record.unwritable(tmp_path / 'a' / 'b' / 'new', parents=True) == ''
+  assert record.unwritable(tmp_path / 'a' / 'new') == 'No such file or directory'
+  assert record.unwritable(tmp_path / 'file' / 'new', parents=True) == 'Not a directory'
+  assert record.unwritable('/proc/new') != ''  # where root may not write either
+  assert (tmp_path / 'file').read_text() == 'kept'
+  assert sorted(path.name for path in tmp_path.iterdir()) == ['dangling', 'file']

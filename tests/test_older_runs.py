@@ -51,7 +51,7 @@ def test_a_field_that_is_added_says_what_runs_without_it_did(name):
   for path in older_runs.ADDED.keys() & flat.keys():
     section, _, field = path.partition('.')
     del tree[section][field]
-  config, added = older_runs.complete({section: value for section, value in tree.items() if value != {}}, 'it')
+  config, added = older_runs.complete({section: value for section, value in tree.items() if value != {}}, 'it', {})
   assert added.keys() == older_runs.ADDED.keys() & flat.keys()
   if 'model.g_output' in flat:
     assert added['model.g_output'] == ('linear' if name == 'stylegan2' else 'tanh')
@@ -122,6 +122,23 @@ def test_a_field_without_such_a_value_is_named_with_the_commit(older):
     cli.refused(done, 'recorded by commit c0ffeec0ffee, whose config has no model.latent, optim.lr', 'version')
     assert len(done.stderr.strip().splitlines()) == 1
   assert cli.files(older) == before
+
+
+def test_a_file_of_ones_own_says_which_fields_its_runs_need(older, tmp_path):
+  file = tmp_path / 'mine.py'
+  file.write_text('from gen_ai.gan_fields import adversarial\n\n\ndef get_config():\n'
+                  '  config = adversarial("mnist_5k")\n  del config.model.d_norm\n  return config\n')  # fmt: skip
+  strip(older, 'model.d_norm')
+  about = json.loads((older / 'run.json').read_text())
+  with pytest.raises(UserError, match='whose config has no model.d_norm'):
+    older_runs.read_config(older)
+  (older / 'run.json').write_text(json.dumps({**about, 'config_file': {'path': str(file), 'argument': ''}}))
+  config, added = older_runs.read_config(older)
+  assert sorted(added) == sorted(LACKING) and 'd_norm' not in config.model
+  file.write_text('def get_config(: broken')
+  older_runs._fields.cache_clear()
+  with pytest.raises(UserError, match='whose config has no model.d_norm'):
+    older_runs.read_config(older)
 
 
 def test_a_record_that_lacks_a_field_is_named_with_the_commit(stopped, tmp_path):

@@ -5,6 +5,7 @@ import os
 import shutil
 
 import cli
+import made_runs
 import pytest
 import tiny
 
@@ -94,7 +95,7 @@ def test_what_differs_in_origin_is_told():
 
 def test_where_a_run_diverged_is_read_from_its_row_or_else_its_status(tmp_path):
   run = record.RunDir.make(tmp_path / 'run')
-  run.write_config(config_lib.to_json(config_lib.common('lm', 'a')))
+  run.write_config(config_lib.to_json(config_lib.load('configs/lm.py')))
   run.write_run(dict.fromkeys(('data', 'versions', 'git', 'devices', 'host', 'environment'), {}))
   run.begin_attempt(0)
   run.append_metrics({'step': 4, 'kind': 'train', 'loss': 1.0})
@@ -107,6 +108,20 @@ def test_where_a_run_diverged_is_read_from_its_row_or_else_its_status(tmp_path):
   read = agreement.read(run.path)
   assert (read.diverged, read.until(5).diverged, read.until(4).diverged) == (5, 5, 0)
   assert (read.state, len(read.rows), len(read.until(4).rows), read.defaults) == ('diverged', 2, 1, {})
+
+
+def test_the_evaluation_at_an_end_that_a_resume_moved_is_not_compared(tmp_path):
+  run = made_runs.start(tmp_path / 'run', made_runs.config())
+  run.begin_attempt(0)
+  for step in (40, 100):
+    run.append_metrics({'step': step, 'kind': 'train', 'loss': 1.0})
+    run.append_metrics({'step': step, 'kind': 'eval', 'loss': 1.0})
+  run.status('done', 100, 100)
+  assert agreement.read(run.path).ends == ()
+  run.change({'run.steps': (40, 100)}, record.read_run(run.path), record.read_config(run.path))
+  read = agreement.read(run.path)
+  assert read.ends == (40,)
+  assert [(row['step'], row['kind']) for row in read.until(100).rows] == [(40, 'train'), (100, 'train'), (100, 'eval')]
 
 
 # Whole runs.
@@ -256,7 +271,10 @@ def test_other_data_and_no_data_are_refused_before_anything_is_made(tmp_path):
   (tmp_path / 'text' / 'a.txt').write_text('other words\n' * 900)
   cli.refused(again(path), str(path), 'was trained on other data')
   (tmp_path / 'text' / 'a.txt').unlink()
-  cli.refused(again(path), 'text:')
+  cli.refused(again(path), 'text:', '--config.data.name=NAME')
+  moved = '--config.data.name=python_stdlib'
+  cli.refused(again(path, moved, '--config.data.split=auto'), '--config.data.split would make it another run', 'moved')
+  cli.refused(again(path, moved), 'was trained on other data')
   assert list(path.parent.iterdir()) == [path]
 
 

@@ -259,6 +259,17 @@ def test_a_run_alone_says_what_may_change_and_what_may_not(short, tmp_path):
       assert resume.changed(str(short), config, {'run.steps': 8}).run.steps == 8
 
 
+def test_data_that_moved_is_named_to_evaluate(short, tmp_path):
+  place = f'--config.data.name=text:{tmp_path / "moved"}/*.txt'
+  assert cli.command('gen_ai.evaluate', short, place).returncode == 0
+  (tmp_path / 'moved' / 'a.txt').write_text('how to say another thing\n' * 400)
+  cli.refused(cli.command('gen_ai.evaluate', short, place), 'was trained on other data')
+  (tmp_path / 'moved' / 'a.txt').unlink()
+  says = f'If the data of {short} moved, say where it is now, with --config.data.name=NAME'
+  cli.refused(cli.command('gen_ai.evaluate', short, place), says)
+  cli.refused(cli.launch(f'--resume={short}', '--config.run.steps=8', place), says)
+
+
 def test_checkpoints_that_are_gone_are_told_on_the_screen_and_in_the_record(short, twice, monkeypatch):
   said = []
   monkeypatch.setattr(Display, 'say', lambda self, text: said.append(text))
