@@ -94,7 +94,7 @@ def main(arguments: list[str], overrides: dict[str, str]) -> int:
   reached = max((row['step'] for row in record.read_metrics(path)), default=0)
   if code == REQUEUE and reached < last:
     print(f'interrupted at step {reached:,}. Go on with')
-    more = {'steps': last} if FLAGS.steps else {}
+    more: dict[str, Any] = {'steps': last} if FLAGS.steps else {}
     more |= {f'config.{name}': value for name, value in overrides.items()}
     print(f'  {command.printed("gen_ai.reproduce", recorded.path, out=path, **more)}')
     return REQUEUE
