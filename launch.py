@@ -150,9 +150,8 @@ def run(arguments: list[str], overrides: dict[str, str]) -> int:
   if arguments:
     raise UserError(f"'{arguments[0]}' is no flag: did you mean --config={arguments[0]}?")
   asked = use()
-  if overrides and asked not in (RUN, RESUME, SWEEP):
-    what = f'{FLAGS.resume} keeps what it was started with' if asked == GO_ON else f'{asked} starts no run'
-    raise UserError(f'{what}: leave --config.{next(iter(overrides))} out.')
+  if overrides and asked not in (RUN, RESUME, SWEEP, GO_ON):
+    raise UserError(f'{asked} starts no run: leave --config.{next(iter(overrides))} out.')
   if asked == '--list':
     list_configs()
     return 0
@@ -161,7 +160,7 @@ def run(arguments: list[str], overrides: dict[str, str]) -> int:
   if asked == '--stop':
     return sweep_command.stop(FLAGS.stop, _numbers(FLAGS.point))
   if asked == GO_ON:
-    return sweep_command.resume(FLAGS.resume, FLAGS.engine, FLAGS.retry_failed, _options())
+    return sweep_command.resume(FLAGS.resume, FLAGS.engine, FLAGS.retry_failed, _options(), overrides)
   config = resolve(overrides)
   if asked == SWEEP:
     return sweep(config, overrides)

@@ -6,8 +6,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from gen_ai import command, older_runs, provenance, record
 from gen_ai import config as config_lib
-from gen_ai import older_runs, provenance, record
 from gen_ai import sweep as sweep_lib
 from gen_ai.config import PLACES
 from gen_ai.data import dataset as dataset_lib
@@ -15,6 +15,7 @@ from gen_ai.data import identity
 from gen_ai.data.dataset import Dataset
 from gen_ai.errors import UserError
 from gen_ai.optim import ends_with_run
+from gen_ai.sweep import Sweep
 
 STEPS = 'run.steps'
 
@@ -39,8 +40,12 @@ def changed(run_dir: str, config: ConfigDict, overrides: Mapping[str, Any]) -> C
                       f'{", config.".join(PLACES)}.')  # fmt: skip
   point = sweep_lib.owner(run_dir)
   if fields and point:
-    raise UserError(f'config.{next(iter(fields))}: {run_dir} is a point of the sweep {point[0].path}, and its points '
-                    'stay alike. Copy the directory out of the sweep to go on with it alone.')  # fmt: skip
+    way = 'copy the directory out of the sweep to go on with it alone'
+    if STEPS not in fields:
+      moved = {f'config.{path}': now for path, (_, now) in fields.items()}
+      way = f'`{command.printed("launch.py", resume=point[0].path, **moved)}` moves them together'
+    raise UserError(f'config.{next(iter(fields))}: {run_dir} is a point of the sweep {point[0].path}, whose points '
+                    f'stay alike: {way}.')  # fmt: skip
   if STEPS in fields:
     _check_steps(run_dir, config, new.run.steps)
   return new
@@ -92,3 +97,35 @@ def record_changes(run: record.RunDir, config: ConfigDict, dataset: Dataset) -> 
   hashes = {'config_hash': provenance.config_hash(tree), 'group_hash': provenance.group_hash(tree)}
   run.change(fields, {**about, **hashes, 'overrides': overrides, 'data': {**about['data'], **place}}, tree)
   return fields
+
+
+def move_sweep(sweep: Sweep, overrides: Mapping[str, Any]) -> None:
+  """Makes `overrides` the place of a sweep's data, in its record and in those of the points that have started.
+
+  Args:
+    sweep: whose lease is held.
+    overrides: of the command line.
+
+  Raises:
+    UserError: they name another field or one that the points differ in, or the data there is other data. Nothing is
+      changed then.
+  """
+  for path in overrides:
+    if path not in PLACES:
+      raise UserError(f'{sweep.path} keeps what it was started with: leave --config.{path} out. What may change is the '
+                      f'place of its data, config.{", config.".join(PLACES)}.')  # fmt: skip
+    if any(path in point.overrides for point in sweep.points):
+      raise UserError(f'the points of {sweep.path} differ in config.{path}: no one value can replace them.')
+  started: list[tuple[record.RunDir, ConfigDict, Dataset]] = []
+  datasets: dict[str, Dataset] = {}
+  for point in sweep.points:
+    config, run = config_lib.override(point.config, overrides), record.RunDir(sweep.run_dir(point))
+    if (run.path / 'config.json').is_file():
+      data = config.data.to_json()
+      datasets[data] = datasets.get(data) or load_data(run.path, config)
+      identity.check(datasets[data], record.read_run(run.path)['data']['fingerprint'], run.path)
+      started.append((run, config, datasets[data]))
+  sweep.move(overrides)
+  for run, config, dataset in started:
+    with run.lease():
+      record_changes(run, config, dataset)

@@ -304,6 +304,18 @@ class Sweep:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
       raise UserError(f'{path / FILE} is damaged ({error}): put a copy back.') from error
 
+  def move(self, places: Mapping[str, Any]) -> None:
+    """Records where the data lies from now on: `places` in sweep.json, which tells what they were before as well."""
+    about = json.loads(json.dumps(self.about))
+    before = config_lib.flatten(about['base'])
+    for path, value in places.items():
+      section, _, name = path.partition('.')
+      about['base'][section][name] = value
+    changed = {path: [before.get(path), value] for path, value in places.items()}
+    about['changed'] = [*about.get('changed', ()), changed]
+    with record.disk_errors(self.path / FILE, self.path):
+      record.write_atomic(self.path / FILE, record.dumps(about, indent=2) + '\n')
+
   def run_dir(self, point: Point) -> Path:
     """Where `point` is recorded."""
     return self.path / point.name

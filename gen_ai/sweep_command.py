@@ -179,12 +179,21 @@ def start(request: Request, options: Options, dry_run: bool) -> int:
     raise
 
 
-def resume(path: str, engine: str, retry_failed: bool, options: Options) -> int:
-  """Goes on with what is unfinished of the sweep at `path`, by its own engine unless told. Returns the exit code."""
+def resume(path: str, engine: str, retry_failed: bool, options: Options, overrides: Mapping[str, str]) -> int:
+  """Goes on with what is unfinished of the sweep at `path`, by its own engine unless told. Returns the exit code.
+
+  `overrides` may say where its data lies now.
+  """
   sweep = Sweep.open(path)
   engine = choose(engine if engine != 'auto' else sweep.about['engine'], sweep.points)
   options.refuse_idle(engine)
   with sweep.lease():  # before the requests are withdrawn: they may be meant for a launcher that still works
+    if overrides:
+      surroundings.load()
+      from gen_ai.resume import move_sweep
+
+      move_sweep(sweep, overrides)
+      sweep = Sweep.open(path)
     sweep.clear_stop()
     # With the lease ours, workers of these engines that still run have lost their launcher and are about to leave.
     return _run(sweep, sweep.unfinished(retry_failed, running=engine in ('packed', 'local', 'ray')), engine, options)

@@ -17,6 +17,7 @@ import tiny
 
 from gen_ai import compare, provenance, record, resume
 from gen_ai import config as config_lib
+from gen_ai import sweep as sweep_lib
 from gen_ai.checkpoint import Checkpoints
 from gen_ai.errors import DONE, REQUEUE, UserError
 from gen_ai.progress import Display
@@ -268,6 +269,31 @@ def test_data_that_moved_is_named_to_evaluate(short, tmp_path):
   says = f'If the data of {short} moved, say where it is now, with --config.data.name=NAME'
   cli.refused(cli.command('gen_ai.evaluate', short, place), says)
   cli.refused(cli.launch(f'--resume={short}', '--config.run.steps=8', place), says)
+
+
+def test_data_of_a_sweep_that_moved_is_named_once_for_all_points(short, tmp_path):
+  base = config_lib.from_json(record.read_config(short))
+  points = sweep_lib.resolve(base, [{'run.seed': 0}, {'run.seed': 1}])
+  sweep = sweep_lib.Sweep.create(str(tmp_path / 'runs'), 'seed', base, points, {'engine': 'local', 'halving': ''})
+  run = short.rename(sweep.run_dir(points[0]))
+  place, before = f'text:{tmp_path / "moved"}/*.txt', (sweep.path / 'sweep.json').read_text()
+  resumed = f'--resume={sweep.path}', '--engine=print'
+  (tmp_path / 'b.txt').write_text('another thing\n' * 400)
+  for word, says in (
+    ('--config.optim.lr=1', 'keeps what it was started with: leave --config.optim.lr out'),
+    (f'--config.data.name=text:{tmp_path}/b.txt', 'was trained on other data'),
+    ('--config.data.name=text:/no/such', f'If the data of {run} moved'),
+  ):
+    cli.refused(cli.launch(*resumed, word), says)
+  cli.refused(cli.launch(f'--resume={run}', f'--config.data.name={place}'), 'is a point of the sweep', 'moves them')
+  cli.refused(cli.launch(f'--resume={run}', '--config.run.steps=8'), 'is a point of the sweep', 'copy the directory')
+  assert (sweep.path / 'sweep.json').read_text() == before
+  done = cli.launch(*resumed, f'--config.data.name={place}')
+  assert done.returncode == DONE, done.stderr
+  again = sweep_lib.Sweep.open(sweep.path)
+  assert {point.config.data.name for point in again.points} == {place}
+  assert record.read_config(run)['data']['name'] == record.read_run(run)['data']['name'] == place
+  assert again.about['changed'] == [{'data.name': [base.data.name, place]}]
 
 
 def test_checkpoints_that_are_gone_are_told_on_the_screen_and_in_the_record(short, twice, monkeypatch):
