@@ -6,9 +6,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from gen_ai import config as config_lib
+from gen_ai import sweep
 from gen_ai.errors import UserError
 
 METHODS = ('gan', 'wgan_gp', 'lm_shakespeare')
+SETTING = {'gan': 'note'}  # the sweep of the config file whose one point is the plain algorithm that PyTorch's side has
 # Speed does not depend on what is in the pictures and the text; shapes and sizes are those of the configs' data sets.
 IMAGES = (5000, 28, 28, 1)  # mnist_5k
 CHARACTERS = 1_115_394  # tiny_shakespeare
@@ -16,12 +18,15 @@ ALPHABET = string.ascii_letters + string.digits + ' .\n'  # 65 characters, as ma
 
 
 def method_config(method: str, tiny: bool = False) -> ConfigDict:
-  """The config that `method` names; with `tiny` its tiny() is applied. Raises UserError for an unknown method."""
+  """The config of `method` at its `SETTING`, with `tiny` its tiny() applied. Raises UserError for an unknown method."""
   if method not in METHODS:
     raise UserError(f"--methods: '{method}' is none of {', '.join(METHODS)}."
                     f'{config_lib.nearest(method, list(METHODS))}')  # fmt: skip
   reference = f'configs/{method}.py'
   config = config_lib.load(reference)
+  if method in SETTING:
+    (point,) = sweep.declared(reference, SETTING[method])
+    config = config_lib.override(config, point)
   return config_lib.override(config, config_lib.tiny(reference)) if tiny else config
 
 

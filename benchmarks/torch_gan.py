@@ -1,4 +1,4 @@
-"""configs/gan.py and configs/wgan_gp.py as a PyTorch user writes them: the same computation as experiments/gan.py."""
+"""configs/gan.py at its sweep_note and configs/wgan_gp.py as a PyTorch user writes them: the same computation."""
 
 import math
 from collections.abc import Iterator, Sequence

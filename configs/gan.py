@@ -1,11 +1,19 @@
 """GAN of the founding note: MLP generator and discriminator on MNIST digits.
 
-Claim: the note's networks (G 100-256-512-1024-784, D 784-1024-512-256-1, ReLU), its loss, optimiser and batch; of its
-  cross-entropy the non-saturating form, as in Goodfellow et al. 2014 (arXiv 1406.2661). On Fashion-MNIST it collapses
-  to one garment (1,500 updates, seed 0, FD 77 of 10,000 samples in a classifier's features); with
-  `--config.optim.b1=0.5`, which `sweep_momentum` compares, it does not (FD 9.5 of 2,000 samples, 8 of 10 classes).
+Claim: the note's networks (G 100-256-512-1024-784, D 784-1024-512-256-1), its data and its loss, of the cross-entropy
+  the non-saturating form, as in Goodfellow et al. 2014 (arXiv 1406.2661). Digits of all ten classes, and no collapse
+  by the end: seed 0, features of configs/classifier.py against the test split, 2,000 samples, FD 3.0 after 3,500
+  updates and 3.4 after the last (3.07 of 10,000 samples, modes_covered 10 of 10; the MLP of configs/wgan.py, by its
+  docstring: 2.4). At the note's exact setting, which is `sweep_note`, all samples are one blot of noise.
+  What had to change (one seed, the same figures of 2,000 samples; the spread is the standard deviation of a pixel over
+  samples, values in [-1, 1], 0.39 in the data): the note's setting, 3,000 updates, FD 104, 1 class, spread 0.25 (0.02
+  after 1,000 updates); with Adam's b1 0.5, FD 35, 7 classes, 0.25; besides, leaky ReLU in D, batch 64, learning rate
+  5e-4 that falls to 0, averaged weights, FD 35, 6 classes, 0.20. D then knows the 4,000 images by heart: it wins 99.6 %
+  of all pairs, by 15 logits. R1 (arXiv 1801.04406), a penalty on D beside the loss, is what forbids that: added to all
+  this with weight 1, 2,000 updates, FD 5.4, 10 classes, 0.34; with weight 10, this file, 0.385 at the end.
 Command: python launch.py --config=configs/gan.py            (or configs/gan.py:fashion_mnist)
-Cost: 3.2 minutes of training on 2 CPU cores, by the speed that `benchmarks.families` measured.
+Cost: 2 minutes 41 seconds of processor time, compilation and start included, on 2 busy cores of which it had a part of
+  one; so less than 3 minutes on 2 idle ones.
 """
 
 from gen_ai.config import TINY
@@ -17,22 +25,34 @@ from gen_ai.space import sweep_seed as sweep_seed
 def get_config(data: str = 'mnist_5k'):
   """The run, on the images of `data`."""
   config = adversarial(data)
-  config.run.steps = 6000
-  config.run.eval_every = 1000
-  config.run.sample_every = 1000
-  config.run.save_every = 1000
-  config.data.batch_size = 128
+  config.run.steps = 4000
+  config.run.eval_every = 500
+  config.run.sample_every = 500
+  config.run.save_every = 500
+  config.data.batch_size = 64
 
   config.model.g_widths = (256, 512, 1024)
   config.model.d_widths = (1024, 512, 256)
-  config.optim.lr = 2e-4
+  config.model.d_activation = 'leaky_relu'
+  config.loss.constraint = 'r1'
+  config.loss.penalty = 10.0
+  config.optim.lr = 5e-4
+  config.optim.schedule = 'linear'
+  config.optim.b1 = 0.5
+  config.optim.ema_decay = 0.995
   return config
 
 
 def sweep_lr():
-  """Learning rates around the note's."""
-  for lr in (1e-4, 2e-4, 5e-4, 1e-3):
+  """Learning rates around the file's."""
+  for lr in (2e-4, 5e-4, 1e-3):
     yield {'optim.lr': lr}
+
+
+def sweep_penalty():
+  """Weights of R1; without it few classes are left."""
+  for weight in (0.0, 0.1, 1.0, 10.0):
+    yield {'loss.penalty': weight}
 
 
 def sweep_momentum():
@@ -41,21 +61,29 @@ def sweep_momentum():
     yield {'optim.b1': b1}
 
 
+def sweep_note():
+  """The founding note's exact setting. It collapses: after 6,000 updates (seed 0) all samples are one blot of noise."""
+  yield {
+    'data.batch_size': 128, 'model.d_activation': 'relu', 'loss.constraint': 'none',
+    'optim.lr': 2e-4, 'optim.schedule': 'constant', 'optim.b1': 0.9, 'optim.ema_decay': 0.0,
+  }  # fmt: skip
+
+
 def sweep_loss():
-  """Adversarial losses that need no constraint."""
+  """Adversarial losses that go without the Lipschitz constraint of a Wasserstein critic."""
   for kind in ('minimax', 'non_saturating', 'least_squares', 'hinge'):
     yield {'loss.kind': kind}
 
 
 def sweep_best():
-  """The note's setting, which is the file's."""
+  """The file's setting."""
   yield {}
 
 
 def space():
   """Where a random search looks."""
   return {
-    'optim.lr': log_uniform(5e-5, 2e-3), 'optim.b1': uniform(0.1, 0.9), 'loss.d_lr_factor': log_uniform(0.25, 4.0),
+    'optim.lr': log_uniform(5e-5, 2e-3), 'optim.b1': uniform(0.1, 0.9), 'loss.penalty': log_uniform(0.1, 10.0),
   }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ import tiny
 
 from experiments import gan
 from gen_ai import config as config_lib
+from gen_ai import sweep
 from gen_ai.errors import UserError
 from gen_ai.maths import adversarial
 from gen_ai.types import identity
@@ -43,6 +44,20 @@ def test_each_update_leaves_the_other_player_untouched(name):
   for part in ('params', 'opt_state', 'stats'):
     assert same(getattr(after, part)['d'], getattr(state, part)['d']), part
   assert not same(after.params['g'], state.params['g'])
+
+
+def test_the_founding_notes_setting_is_a_sweep():
+  base = config_lib.load('configs/gan.py')
+  (point,) = sweep.resolve(base, sweep.declared('configs/gan.py', 'note'))
+  config = point.config
+  assert (config.model.g_widths, config.model.d_widths) == ((256, 512, 1024), (1024, 512, 256))
+  assert (config.model.latent, config.model.g_activation, config.model.d_activation) == (100, 'relu', 'relu')
+  assert (config.loss.kind, config.loss.constraint, config.loss.n_critic) == ('non_saturating', 'none', 1)
+  assert (config.optim.name, config.optim.lr, config.optim.b1, config.optim.b2) == ('adam', 2e-4, 0.9, 0.999)
+  assert (config.optim.schedule, config.optim.ema_decay, config.data.batch_size) == ('constant', 0.0, 128)
+  # The default keeps its networks' sizes and its loss.
+  for path in ('model.g_widths', 'model.d_widths', 'model.latent', 'loss.kind', 'data.name'):
+    assert config_lib.flatten(base)[path] == config_lib.flatten(config)[path], path
 
 
 @pytest.mark.parametrize('n_critic', [1, 3])
@@ -105,7 +120,7 @@ def test_lazy_regularisation_equals_eager_in_expectation(name, player, every, we
 
 def test_the_half_life_of_the_average_is_in_images():
   # Batches of 16 and a half-life of 64 images: a quarter of a halving an update, when the first updates are over.
-  config = tiny.config('gan', optim__ema_halflife=64.0, run__steps=40)
+  config = tiny.config('gan', optim__ema_decay=0.0, optim__ema_halflife=64.0, optim__schedule='constant', run__steps=40)
   spec = tiny.dataset(config).spec
   method = gan.build(config, spec)
   state = jax.jit(method.init)(jax.random.key(0))
@@ -128,6 +143,7 @@ def test_every_condition_trains_with_every_kind_of_network(condition, network):
     'model__style': 4,
     'model__mapping_layers': 1,
     'model__max_width': 4,
+    'loss__constraint': 'none',  # a second derivative of every network would be compiled
   }
   config = tiny.config('gan', model__condition=condition, model__network=network, model__width=4, run__steps=2, **small)
   state, metrics = tiny.train(config)
