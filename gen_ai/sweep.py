@@ -7,6 +7,7 @@ is read from the points' own records, so that any engine, a person or a later da
 import contextlib
 import itertools
 import json
+import math
 import os
 import re
 import secrets
@@ -28,6 +29,8 @@ from gen_ai.lease import Lease
 FILE = 'sweep.json'
 SEEDS = ('run.seed', 'data.seed')  # differ between the lanes of one program, as traced floats do
 ENDED = ('done', 'diverged', 'pruned')  # nothing is left to do there
+MOST_POINTS = 100_000  # of a sweep: a slip of the finger asks for more, and would be planned for hours
+MOST_DRAWN = 10_000  # every point is held against those before it
 _NAME_LENGTH = 80
 
 
@@ -93,7 +96,10 @@ def axis(text: str) -> list[dict[str, Any]]:
   whole = re.fullmatch(r'(-?\d+):(-?\d+)(?::(\d+))?', values)
   if whole:
     start, stop, step = int(whole[1]), int(whole[2]), int(whole[3] or 1)
-    found = [str(number) for number in range(start, stop, step)] if step else []
+    numbers = range(start, stop, step) if step else range(0)
+    if numbers[MOST_POINTS:]:  # a range knows its length without counting
+      raise UserError(f'--axis={text} gives more than {MOST_POINTS:,} points: ask for fewer.')
+    found = [str(number) for number in numbers]
   else:
     found = _split(values) if values.strip() else []
   if not found:
@@ -108,8 +114,8 @@ def drawn(reference: str, n: int, seed: int) -> list[dict[str, Any]]:
   if not hasattr(module, 'space'):
     raise UserError(f'--sample={n} draws from space(), which {path} does not define: `def space(): return '
                     '{"optim.lr": log_uniform(1e-5, 1e-2)}` with gen_ai.space.')  # fmt: skip
-  if n < 1:
-    raise UserError(f'--sample={n} must be at least 1.')
+  if not 1 <= n <= MOST_DRAWN:
+    raise UserError(f'--sample={n} must be from 1 to {MOST_DRAWN:,}.')
   return space.draw(config_lib.call(path, 'space()', module.space), n, seed)
 
 
@@ -120,6 +126,8 @@ def product(parts: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, 
     for path in sorted({path for point in points for path in point}):
       if owner.setdefault(path, part) != part:
         raise UserError(f'{owner[path]} and {part} both set {path}: leave one of them out.')
+  if math.prod(map(len, parts.values())) > MOST_POINTS:
+    raise UserError(f'{" and ".join(parts)} give more than {MOST_POINTS:,} points: ask for fewer.')
   combined = []
   for combination in itertools.product(*parts.values()):
     combined.append({path: value for point in combination for path, value in point.items()})

@@ -357,6 +357,8 @@ def test_a_dry_run_shows_all_and_touches_no_disk(tmp_path):
   (['--sweep=lrr'], ["has no sweep 'lrr'"]), (['--axis=optim.rl=1'], ["Did you mean 'optim.lr'?"]),
   (['--axis=run.seed=0:2', '--engine=locl'], ["Did you mean 'local'?"]),
   (['--axis=run.seed=0:2', '--run_dir=x'], ['leave --run_dir']),
+  (['--axis=run.seed=0:1000000000000'], ['more than 100,000 points']), (['--sample=999999999'], ['1 to 10,000']),
+  (['--axis=run.seed=0:1000', '--axis=data.seed=0:1000'], ['--axis=run.seed and --axis=data.seed', '100,000']),
   (['--axis=loss.kind=hinge,hnge', '--engine=local'], ['point 1', 'hnge', 'Nothing was started']),
   (['--axis=loss.d_lr_factor=1.0,-1.0'], ['point 1', 'd_lr_factor=-1.0 must be at least 0', 'Nothing was started']),
 ])  # fmt: skip
