@@ -431,7 +431,7 @@ def test_the_script_is_sound_and_says_why(pretend, tmp_path):
   assert max(map(len, text.split('#SBATCH')[-1].splitlines())) < 200
   for line in (
     '#SBATCH --array=0-2', '#SBATCH --requeue', '#SBATCH --open-mode=append', '#SBATCH --signal=B:USR1@30',
-    '#SBATCH --time=2', '#SBATCH -p high', '--lease_wait=180',
+    '#SBATCH --time=2', '#SBATCH -p high', '--lease_wait=180', "trap 'pass_on HUP' HUP",
     f'#SBATCH --output="{str(sweep.path).replace("%", "%%")}/logs/%a.log"', f"sweep='{sweep.path}'",
   ):  # fmt: skip
     assert line in text, line
