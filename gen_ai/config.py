@@ -48,6 +48,7 @@ _TEXT = ('that holds text', lambda name: not name.startswith('folder:') and name
 USED_WITH: dict[str, Needs] = {  # of `common`: what reads the field; fields that are not named are always read
   'data.image_size': {'data.name': _IMAGES},
   'data.grey': {'data.name': _IMAGES},
+  'data.background': {'data.name': _IMAGES},
   'data.on_bad_image': {'data.name': _FOLDER},
   'data.tokens': {'data.name': _TEXT},
   'data.block_size': {'data.name': _TEXT},

@@ -4,6 +4,7 @@ What belongs to what is declared beside the fields: `USED_WITH` of `gen_ai.confi
 of `gen_ai.gan_fields` and `gen_ai.vae_fields` for those of a family.
 """
 
+import functools
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -20,10 +21,13 @@ _FAMILIES = {
 }
 
 
-def reason(config: ConfigDict, path: str, table: Mapping[str, Needs] | None = None) -> str:
+def reason(config: ConfigDict, path: str) -> str:
   """Why nothing reads the field `path` under the other settings of `config`; '' where something does."""
-  flat = config_lib.flatten(config)
-  for other, (words, holds) in ((_table(config) if table is None else table).get(path) or {}).items():
+  return _reason(config_lib.flatten(config), _table(config).get(path, {}))
+
+
+def _reason(flat: Mapping[str, Any], needs: Needs) -> str:
+  for other, (words, holds) in needs.items():
     if other not in flat or not holds(flat[other]):
       here = f'here config.{other}={flat[other]!r}' if other in flat else f'there is no config.{other}'
       return f'it is for config.{other} {words}, and {here}'
@@ -48,16 +52,22 @@ def refuse(config: ConfigDict, given: Collection[str]) -> None:
     UserError: names the field, what it belongs to, and what stands there.
   """
   flat, table = config_lib.flatten(config), _table(config)
-  make = _FAMILIES.get(config.experiment, (None,))[0]
-  usual = config_lib.flatten(config_lib.common('', '') if make is None else make(''))
-  for path in table:
-    if path not in flat or not (why := reason(config, path, table)):
+  usual = _usual(config.experiment)
+  for path, needs in table.items():
+    if path not in flat or not (why := _reason(flat, needs)):
       continue
     value, feature = flat[path], isinstance(usual[path], bool | str)
     if path in given and not (feature and value == usual[path]):
       raise UserError(f'config.{path}={value!r} would do nothing: {why}. Leave it out.')
     if _is_on(value) and not _is_on(usual[path]) and feature:
       raise UserError(f'config.{path}={value!r} would do nothing: {why}. Set it to {usual[path]!r}.')
+
+
+@functools.cache
+def _usual(experiment: str) -> dict[str, Any]:
+  """The fields at their usual values."""
+  make = _FAMILIES.get(experiment, (None,))[0]
+  return config_lib.flatten(config_lib.common('', '') if make is None else make(''))
 
 
 def _is_on(value: Any) -> bool:
