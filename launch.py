@@ -29,7 +29,9 @@ flags.DEFINE_integer('sample_seed', 0, 'seed of these draws')
 flags.DEFINE_string(
   'engine', 'auto', 'auto | packed (lanes of one program) | local | slurm | ray | print (the commands)'
 )
-flags.DEFINE_bool('dry_run', False, 'print the points of the sweep, their packing and memory, and stop')
+flags.DEFINE_bool(
+  'dry_run', False, "print the points of the sweep, their packing and memory or Slurm's script, and stop"
+)
 flags.DEFINE_string('halving', '', 'early stopping of hopeless points: METRIC:min,eta=3,first=STEPS')
 flags.DEFINE_list('devices', [], 'local engine: accelerators to use, by number')
 flags.DEFINE_integer('per_device', 0, 'local and slurm engines: points that share one device (a task of Slurm); 0: one '

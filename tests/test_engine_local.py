@@ -80,7 +80,8 @@ def test_all_points_end_and_equal_runs_alone(tmp_path):
   assert lines[0].split() == ['sweep', str(sweep.path)]
   assert re.match(r'local +4 point\(s\), 2 at a time, on core', lines[1])
   for number, overrides in enumerate(('lr=0.0001 seed=0', 'lr=0.0001 seed=1', 'lr=0.001 seed=0', 'lr=0.001 seed=1')):
-    for state in (r'started .*\(cores? \d.*\)', r'done .*\(8/8 logit_fake -?[\d.]+\)'):
+    leading = r'spread [-\d.e]+  pairs_won_d [-\d.e]+  logit_gap [-\d.e]+'
+    for state in (r'started .*\(cores? \d.*\)', rf'done .*\(8/8  {leading}\)'):
       found = [line for line in lines if re.search(f'point {number}  {state}$', line)]
       assert len(found) == 1, 'one plain line for every change of state'
       assert overrides in found[0]
