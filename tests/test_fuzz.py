@@ -201,7 +201,7 @@ def fault(command, words):
     done = cli.command(command, *given)
   except BaseException:  # cli.command knows the ways in which a command may end
     return traceback.format_exc()
-  answered = done.returncode == DONE or (done.returncode == FAILED and (done.stderr or '--help' in words))
+  answered = done.returncode == DONE or (done.returncode == FAILED and (done.stderr or done.stdout))
   return str(done) if 'Traceback' in done.stderr or not answered else ''
 
 
