@@ -5,8 +5,18 @@ Claim: the published parts: mapping network, modulated and demodulated convoluti
   average with its half-life in images, equalised learning rates. Few images: `--config.augment.kind=ada`
   (arXiv 2006.06676) or `diffaugment` (arXiv 2006.10738); `sweep_augment` compares. `configs/stylegan2.py:cifar10` is 32
   pixels in colour.
+  Digits of all ten classes: seed 0, 5,000 samples in the features of configs/classifier.py against the test split, FD
+  0.67, modes_covered 10 of 10, coverage 0.98, no copies; the spread (the standard deviation of a pixel over samples,
+  values in [-1, 1]) is 0.37 of 64 samples and 0.384 in the data.
+  Two deviations make that. Images end in tanh: the background of digits is exactly -1, and an unbounded generator, as
+  published, reaches it only by giving up all that its styles do, while the discriminator still wins 99 % of all pairs.
+  And the mean path length starts at the first lengths, not at 0, which presses the lengths of a short run towards 0.
+  The spread after 384 updates (seed 0, raw weights, no path penalty): unbounded, learning rate 2e-3, 0.17, and 0.11 after
+  480; unbounded, 8e-3, 0.10; tanh, 2e-3, 0.29; tanh, 8e-3, 0.34. With tanh, R1 of weight 0.01, 0.1 and 1, style mixing
+  and noise inputs change little. `sweep_published` has unbounded images.
 Command: python launch.py --config=configs/stylegan2.py            (or configs/stylegan2.py:fashion_mnist)
-Cost: 9.9 minutes of training on 2 CPU cores, by the speed that `benchmarks.families` measured.
+Cost: 29 minutes on one of two busy CPU cores, compilation and evaluations included (0.28 s an update); not measured on
+  two idle ones.
 """
 
 from gen_ai.config import TINY
@@ -47,7 +57,11 @@ def get_config(data: str = 'mnist_5k'):
 
 
 def sweep_published():
-  """The published unbounded output at the published learning rate: on digits it collapses (see Claim)."""
+  """Unbounded images at the authors' learning rate, as published: on digits it collapses.
+
+  By the file as it was then, its mean path length from 0 on: spread 0.10 after 720 updates, 0.06 after 2,208, all
+  samples nearly the same 8.
+  """
   yield {'model.g_output': 'linear', 'optim.lr': 2e-3, 'optim.schedule': 'constant', 'optim.ema_halflife': 5000.0}
 
 
