@@ -5,8 +5,8 @@ gamma times the feature error and the adversarial loss, the discriminator by the
 reconstructions and draws from the prior as its fakes. The feature error is -log p(Dis_l(x) | z) of a unit normal, its
 constant left out. Deviations: the decoder's adversarial loss is the non-saturating one by default ('minimax' is the
 paper's), real images weigh as much as both kinds of fakes together (the paper: as each) and the decoder's adversarial
-loss is the mean over both kinds (the paper: their sum, so that its gamma is half of ours), norms are group norms, and
-R1 on the discriminator is an option.
+loss is the mean over both kinds (the paper: their sum, so that its gamma is half of ours), norms are group norms, the
+encoder has none, and R1 on the discriminator is an option.
 
 State: params and opt_state {'encoder', 'decoder', 'discriminator'}; with config.optim.ema_decay, ema of the first two.
 """
@@ -46,6 +46,7 @@ from gen_ai.types import (
 LEADING = {'pixel_mse': 'min', 'spread': '', 'loss_discriminator': '', 'loss_decoder': '', 'pairs_won_d': '',
            'logit_gap': '', 'kl_nats': ''}  # fmt: skip
 PARTS = ('encoder', 'decoder', 'discriminator')
+NORMS = ('group', 'none')
 
 
 class Networks:
@@ -56,7 +57,9 @@ class Networks:
     self.latent, self.shape = model.latent, spec.image_shape
     self.nets = {
       'encoder': ConvEncoder(model.latent, model.width, activation=model.activation, dtype=dtype),
-      'decoder': ConvDecoder(spec.image_shape, width=model.width, activation=model.activation, dtype=dtype),
+      'decoder': ConvDecoder(
+        spec.image_shape, width=model.width, activation=model.activation, norm=model.decoder_norm, dtype=dtype
+      ),
       'discriminator': FeatureDiscriminator(model.width, model.hidden, norm=model.d_norm, dtype=dtype),
     }
 
@@ -132,8 +135,9 @@ def check(config: ConfigDict, spec: Spec) -> None:
   kinds = tuple(kind for kind in adversarial.KINDS if kind not in adversarial.RELATIVISTIC)
   if config.loss.kind not in kinds:
     raise UserError(f"config.loss.kind='{config.loss.kind}' is none of {', '.join(kinds)}.")
-  if config.model.d_norm not in ('group', 'none'):
-    raise UserError(f"config.model.d_norm='{config.model.d_norm}' is none of group, none.")
+  for name in ('decoder_norm', 'd_norm'):
+    if config.model[name] not in NORMS:
+      raise UserError(f"config.model.{name}='{config.model[name]}' is none of {', '.join(NORMS)}.")
   for name in ('kl_weight', 'gamma', 'penalty', 'd_lr_factor'):
     if is_outside(config.loss[name], 0.0):
       raise UserError(f'config.loss.{name}={config.loss[name]} must not be negative.')

@@ -104,6 +104,7 @@ def test_views_are_pairs_and_paths():
 @pytest.mark.parametrize(('overrides', 'message'), [
   ({'loss.kind': 'relativistic'}, "kind='relativistic' is none of"),
   ({'model.d_norm': 'batch'}, "d_norm='batch' is none of group, none"),
+  ({'model.decoder_norm': 'batch'}, "decoder_norm='batch' is none of group, none"),
   ({'data.image_size': 30}, '30x30 images.*multiples of 4'),
 ])  # fmt: skip
 def test_what_does_not_fit_is_refused_by_name(overrides, message):

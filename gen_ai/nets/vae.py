@@ -107,6 +107,7 @@ class ConvDecoder(nn.Module):
   outputs: int = 1
   width: int = 32
   activation: str = 'relu'
+  norm: str = 'none'
   upsample: str = 'deconv'  # | 'resize'
   lowering: str = 'auto'
   dtype: Any = jnp.float32
@@ -120,6 +121,7 @@ class ConvDecoder(nn.Module):
       C * self.outputs,
       self.width,
       self.activation,
+      self.norm,
       upsample=self.upsample,
       weight_init='lecun',
       lowering=self.lowering,
