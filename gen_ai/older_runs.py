@@ -31,6 +31,7 @@ ADDED: dict[str, Any | Callable[[Mapping[str, Any]], Any]] = {
   'augment.target': 0.6, 'augment.speed': 500_000, 'augment.interval': 4,
   'optim.ema_halflife': 0.0, 'sample.truncation': 1.0,
   # VAEs.
+  'model.decoder_norm': 'none',
   'model.top_widths': (100, 100), 'model.conditional': False,
   'loss.bound': 'elbo', 'loss.draws': 1, 'loss.gradient': 'plain', 'loss.kl_warmup_steps': 0, 'loss.free_bits': 0.0,
 }  # fmt: skip
