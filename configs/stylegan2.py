@@ -11,12 +11,12 @@ Claim: the published parts: mapping network, modulated and demodulated convoluti
   Two deviations make that. Images end in tanh: the background of digits is exactly -1, and an unbounded generator, as
   published, reaches it only by giving up all that its styles do, while the discriminator still wins 99 % of all pairs.
   And the mean path length starts at the first lengths, not at 0, which presses the lengths of a short run towards 0.
-  The spread after 384 updates (seed 0, raw weights, no path penalty): unbounded, learning rate 2e-3, 0.17, and 0.11 after
-  480; unbounded, 8e-3, 0.10; tanh, 2e-3, 0.29; tanh, 8e-3, 0.34. With tanh, R1 of weight 0.01, 0.1 and 1, style mixing
-  and noise inputs change little. `sweep_published` has unbounded images.
+  The spread after 384 updates (seed 0, raw weights, no path penalty): unbounded at learning rate 2e-3 0.17 (0.11 after
+  480), at 8e-3 0.10; tanh at 2e-3 0.29, at 8e-3 0.34. With tanh, R1 of weight 0.01, 0.1 and 1, style mixing and noise
+  inputs change little. `sweep_published` has unbounded images.
 Command: python launch.py --config=configs/stylegan2.py            (or configs/stylegan2.py:fashion_mnist)
-Cost: 29 minutes on one of two busy CPU cores, compilation and evaluations included (0.28 s an update); not measured on
-  two idle ones.
+Cost: 29 minutes on one CPU core beside other jobs (0.28 s an update), compilation and evaluations included; 2 idle
+  cores need less.
 """
 
 from gen_ai.config import TINY
