@@ -9,6 +9,8 @@ import sys
 import pytest
 import tiny
 
+from experiments import vae
+
 BLOCK = re.compile(r'```bash\n(.*?)```', re.DOTALL)
 # What `.ci/run` itself runs, or what would run this very suite.
 ELSEWHERE = ('pip install', 'python -m pytest', 'ruff check')
@@ -83,3 +85,11 @@ def test_every_config_says_what_it_claims_how_to_run_it_and_what_it_costs():
     assert all(word in text for word in ('Claim:', 'Command:', 'Cost:')), name
     assert f'configs/{name}.py' in listed
     assert f'configs/{name}.py' in (tiny.ROOT / 'README.md').read_text(), f'the README does not mention {name}'
+
+
+def test_the_sweep_in_the_readme_shows_the_leading_metrics_as_a_sweep_does():
+  lines = (tiny.ROOT / 'README.md').read_text().splitlines()
+  heading = next(line for line in lines if line.startswith(' #  lr'))
+  assert heading.split()[5:] == list(vae.LEADING)[:3]
+  bar = next(line for line in lines if line.startswith('training ━'))
+  assert f' {next(iter(vae.LEADING))} -219.7 to -124.2 over 12 lanes ' in bar
