@@ -99,23 +99,26 @@ def record_changes(run: record.RunDir, config: ConfigDict, dataset: Dataset) -> 
   return fields
 
 
-def move_sweep(sweep: Sweep, overrides: Mapping[str, Any]) -> None:
-  """Makes `overrides` the place of a sweep's data, in its record and in those of the points that have started.
-
-  Args:
-    sweep: whose lease is held.
-    overrides: of the command line.
-
-  Raises:
-    UserError: they name another field or one that the points differ in, or the data there is other data. Nothing is
-      changed then.
-  """
+def check_move(sweep: Sweep, overrides: Mapping[str, Any]) -> None:
+  """Raises UserError where `overrides` name another field than the place of the data, or one that the points differ in."""
   for path in overrides:
     if path not in PLACES:
       raise UserError(f'{sweep.path} keeps what it was started with: leave --config.{path} out. What may change is the '
                       f'place of its data, config.{", config.".join(PLACES)}.')  # fmt: skip
     if any(path in point.overrides for point in sweep.points):
       raise UserError(f'the points of {sweep.path} differ in config.{path}: no one value can replace them.')
+
+
+def move_sweep(sweep: Sweep, overrides: Mapping[str, Any]) -> None:
+  """Makes `overrides` the place of a sweep's data, in its record and in those of the points that have started.
+
+  Args:
+    sweep: whose lease is held.
+    overrides: of the command line, as `check_move` lets them pass.
+
+  Raises:
+    UserError: the data there is other data. Nothing is changed then.
+  """
   started: list[tuple[record.RunDir, ConfigDict, Dataset]] = []
   datasets: dict[str, Dataset] = {}
   for point in sweep.points:

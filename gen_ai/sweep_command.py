@@ -167,7 +167,10 @@ def start(request: Request, options: Options, dry_run: bool) -> int:
   swept = [text.partition('=')[0].rpartition('.')[2] for text in request.axes]
   label = '_'.join([*request.sweeps, *swept, *([f'sample{request.sample}'] if request.sample else [])])
   if dry_run:
-    sweep_table.dry_run(Sweep.planned(request.runs_dir, label, request.base, points, about), engine, options)
+    planned = Sweep.planned(request.runs_dir, label, request.base, points, about)
+    told = engine in ('packed', 'slurm')
+    lines = importlib.import_module(f'gen_ai.engines.{engine}').describe(planned, options) if told else []
+    sweep_table.dry_run(planned, engine, lines)
     return 0
   sweep = Sweep.create(request.runs_dir, label, request.base, points, about)
   try:
@@ -187,11 +190,13 @@ def resume(path: str, engine: str, retry_failed: bool, options: Options, overrid
   sweep = Sweep.open(path)
   engine = choose(engine if engine != 'auto' else sweep.about['engine'], sweep.points)
   options.refuse_idle(engine)
+  if overrides:
+    surroundings.load()
+    from gen_ai.resume import check_move, move_sweep  # JAX
+
+    check_move(sweep, overrides)
   with sweep.lease():  # before the requests are withdrawn: they may be meant for a launcher that still works
     if overrides:
-      surroundings.load()
-      from gen_ai.resume import move_sweep
-
       move_sweep(sweep, overrides)
       sweep = Sweep.open(path)
     sweep.clear_stop()

@@ -1,6 +1,5 @@
 """What a person sees of a sweep: a table of its points, from their records; live while an engine works."""
 
-import importlib
 import json
 import os
 import time
@@ -13,7 +12,6 @@ from ml_collections import ConfigDict
 
 from gen_ai import terminal
 from gen_ai.command import printed
-from gen_ai.engines import Options
 from gen_ai.errors import DONE, FAILED, REQUEUE
 from gen_ai.sweep import Point, PointStatus, Sweep, groups, text_of
 
@@ -204,8 +202,8 @@ def way_on(sweep: Sweep, states: Sequence[str]) -> str:
   return f'{also}go on with {command}' if left else ''
 
 
-def dry_run(sweep: Sweep, engine: str, options: Options) -> None:
-  """Prints all points, which of them share a compiled program, and what the engine has to tell of its own plan."""
+def dry_run(sweep: Sweep, engine: str, plan: Iterable[str]) -> None:
+  """Prints all points, which of them share a compiled program, and the lines of the engine's own plan."""
   points = sweep.points
   out, headings = console(), fields(points)
   programs = groups(points)
@@ -216,9 +214,8 @@ def dry_run(sweep: Sweep, engine: str, options: Options) -> None:
     table.add_row(str(point.number), *_cells(point, headings), steps, program_of[point.number])
   out.print(table)
   out.print(f'\n{len(points)} points, {len(programs)} compiled program(s), engine {engine}. Nothing was started.')
-  if engine in ('packed', 'slurm'):
-    for line in importlib.import_module(f'gen_ai.engines.{engine}').describe(sweep, options):
-      out.print(line, soft_wrap=True)
+  for line in plan:
+    out.print(line, soft_wrap=True)
 
 
 class Board:

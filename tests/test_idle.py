@@ -32,9 +32,10 @@ def launch(*words):
   (GAN, {'model.width': '32'}, 'config.model.width=32 would do nothing'),  # the usual value, set by hand
   (GAN, {'model.attention': 'true'}, "for config.model.network 'resnet', and here config.model.network='mlp'"),
   (GAN, {'model.mixing': '0.5'}, 'config.model.mixing=0.5'),
-  (GAN, {'loss.penalty': '3'}, "config.loss.penalty=3.0 would do nothing: it is for config.loss.constraint '"),
+  (GAN, {'loss.penalty': '3', 'loss.constraint': 'none'},
+   "config.loss.penalty=3.0 would do nothing: it is for config.loss.constraint '"),
   (GAN, {'augment.target': '0.5', 'augment.kind': 'diffaugment'}, 'config.augment.target=0.5'),
-  (GAN, {'optim.end_factor': '0.5'}, "config.optim.schedule 'cosine' or 'linear'"),
+  (GAN, {'optim.end_factor': '0.5', 'optim.schedule': 'constant'}, "config.optim.schedule 'cosine' or 'linear'"),
   (GAN, {'optim.b2': '0.5', 'optim.name': 'sgd'}, 'config.optim.b2=0.5'),
   (GAN, {'eval.metrics_every': '1000'}, 'config.eval.metrics that names figures'),
   (GAN, {'data.block_size': '32'}, 'config.data.name that holds text'),
@@ -70,7 +71,7 @@ def test_every_config_passes_as_it_is_and_tiny(name):
 
 
 def test_what_one_point_of_a_sweep_reads_is_not_idle():
-  base = config_lib.override(config_lib.load(GAN), {'loss.penalty': '3'})
+  base = config_lib.override(config_lib.load(GAN), {'loss.penalty': '3', 'loss.constraint': 'none'})
   points = [{'loss.constraint': 'none'}, {'loss.constraint': 'r1'}]
   assert len(sweep.resolve(base, points, ['loss.penalty'])) == 2
   with pytest.raises(UserError, match='config.loss.penalty=3.0 would do nothing'):
