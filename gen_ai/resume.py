@@ -100,7 +100,7 @@ def record_changes(run: record.RunDir, config: ConfigDict, dataset: Dataset) -> 
 
 
 def check_move(sweep: Sweep, overrides: Mapping[str, Any]) -> None:
-  """Raises UserError where `overrides` name another field than the place of the data, or one that the points differ in."""
+  """Raises UserError where `overrides` name more than the place of the data, or a field that the points differ in."""
   for path in overrides:
     if path not in PLACES:
       raise UserError(f'{sweep.path} keeps what it was started with: leave --config.{path} out. What may change is the '
