@@ -131,7 +131,7 @@ def test_run_directories_that_are_none(tmp_path, run):
 def test_a_run_directory_of_another_config(run):
   words = [GAN, '--tiny', f'--run_dir={run}', '--config.run.writers=']
   says = [f'{run} holds a run of another config', f'--resume={run}', '--run_dir']
-  refuse([*words, '--config.optim.lr=0.5'], *says, 'config.optim.lr is 0.0002 there and 0.5 here', folder=run)
+  refuse([*words, '--config.optim.lr=0.5'], *says, 'config.optim.lr is 0.0005 there and 0.5 here', folder=run)
   refuse(['--config=configs/vae.py', '--tiny', f'--run_dir={run}'], *says, 'more', folder=run)
 
 
