@@ -3,13 +3,14 @@
 Claim: the paper's three updates and losses, with group norm for batch norm and the non-saturating loss for the decoder
   (`--config.loss.kind=minimax` is the paper's form). `sweep_gamma` weighs reconstruction against realism.
   Digits from the prior (seed 0, features of configs/classifier.py against the test split, 2,000 samples):
-  varied and clean to the eye after 2,000 updates, not measured.
+  FD 4.8, modes_covered 10 of 10, KL of classes 0.05 nats, spread of a pixel 0.35 (0.39 in the data).
   Without a norm in the decoder, with weights of KL and R1 of 1 and 0.5 and half this learning rate the samples were
   speckled crossings of strokes (FD 14.5 after 1,500 updates), although reconstructions were clean (FD 0.6, 94 % of them
   read as the digit that they are of): the posterior took 37 nats, so that draws from the prior met latents that no
   image has, and the discriminator won 99 % of all pairs. KL of weight 5 and R1 of 5 alone leave FD 15.5 (750 updates).
 Command: python launch.py --config=configs/vae_gan.py            (or configs/vae_gan.py:fashion_mnist)
-Cost: about 3 minutes of processor time.
+Cost: 3 minutes 20 seconds of processor time, compilation and start included, on 2 busy cores of which it had a part
+  of one; so less than 3.5 minutes on 2 idle ones.
 """
 
 from gen_ai.config import TINY, common
