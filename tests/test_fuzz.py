@@ -65,7 +65,13 @@ VALUES = [
   'configs/vae.py', 'mine.py', 'min', 'fd', 'nll', 'memorisation', 'random', 'classifier:run', 'inception:x',
   'train[:5]|train[5:9]|test', '1:0', '0:3', 'optim.lr=1,2', 'run.steps', 'sgd', 'stylegan2', 'cosine',
 ]  # fmt: skip
-FIELDS = sorted(config_lib.flatten(config_lib.load('configs/gan.py')))
+FIELDS = {path: type(value) for path, value in sorted(config_lib.flatten(config_lib.load('configs/gan.py')).items())}
+FITTING = {  # by type of the field: what parses, and may yet be out of range
+  bool: ['true', 'false'], int: ['0', '1', '2', '3', '7', '48', '1000000000'], list: ['()', '(1,)', '(3,5)', '(0,)'],
+  float: ['0', '-1', '1e-3', '0.5', '1', '1e30'],
+  str: ['none', '', 'x', 'mlp', 'dcgan', 'resnet', 'relu', 'batch', 'hinge', 'r1', 'ada', 'lion', 'linear', 'bf16',
+        'pmap', 'host', 'fd,kid', 'logit_gap:min', 'folder:empty', 'text:text.txt', 'projection', 'char', 'tensorboard,wandb'],
+}  # fmt: skip
 
 
 def changed(rng, words, others):
@@ -73,7 +79,7 @@ def changed(rng, words, others):
   at = rng.randrange(len(words)) if words else 0
   word = words[at] if words else ''
   name, equals, value = word.partition('=')
-  i, odd, other, field = rng.randrange(len(word) + 1), rng.choice(VALUES), rng.choice(others), rng.choice(FIELDS)
+  i, odd, other, field = rng.randrange(len(word) + 1), rng.choice(VALUES), rng.choice(others), rng.choice(list(FIELDS))
   before, after = words[:at], words[at + 1 :]
   return rng.choice([
     [*before, *after], [*before, word, word, *after], rng.sample(words, len(words)),  # left out, twice, in disorder
@@ -81,7 +87,8 @@ def changed(rng, words, others):
     [*before, *([name, value] if equals else [name, '=']), *after],
     [*before, word[:i] + odd + word[i:], *after], [*before, word[:i] + word[i + 1 :], *after],
     [*words, f'{other.partition("=")[0]}={odd}'], [*words, other], [*words, odd],
-    [*words, f'--config.{field}={odd}'], [*words, f'--config.{field}={odd}'],
+    [*words, f'--config.{field}={odd}'], [*words, f'--config.{field}={rng.choice(FITTING[FIELDS[field]])}'],
+    [*words, f'--config.{field}={rng.choice(FITTING[FIELDS[field]])}'],
   ])  # fmt: skip
 
 
