@@ -70,7 +70,8 @@ FITTING = {  # by type of the field: what parses, and may yet be out of range
   bool: ['true', 'false'], int: ['0', '1', '2', '3', '7', '48', '1000000000'], list: ['()', '(1,)', '(3,5)', '(0,)'],
   float: ['0', '-1', '1e-3', '0.5', '1', '1e30'],
   str: ['none', '', 'x', 'mlp', 'dcgan', 'resnet', 'relu', 'batch', 'hinge', 'r1', 'ada', 'lion', 'linear', 'bf16',
-        'pmap', 'host', 'fd,kid', 'logit_gap:min', 'folder:empty', 'text:text.txt', 'projection', 'char', 'tensorboard,wandb'],
+        'pmap', 'host', 'fd,kid', 'logit_gap:min', 'folder:empty', 'text:text.txt', 'projection', 'char',
+        'tensorboard,wandb'],
 }  # fmt: skip
 
 
