@@ -143,7 +143,7 @@ def test_a_bad_axis_is_refused(text, says):
   ({'axes': ['optim.lr=-1']}, ['must not be negative']),
   ({'axes': ['experiment=gan,vea']}, ['point 1 (experiment=vea)', "Did you mean 'vae'?"]),
   ({'axes': ['optim.lr=1e-4,1e-3,0.0001']}, ['points 0 and 2 are the same run (optim.lr=0.0001)']),
-  ({'sample': -1}, ['--sample=-1 must be at least 1']),
+  ({'sample': -1}, ['--sample=-1 must be from 1 to 10,000']),
   ({'sample': 2, 'sample_seed': -1}, ['--sample_seed=-1 must not be negative']),
   ({'sweeps': ['lr'], 'sample': 2}, ['--sweep=lr and --sample=2 both set optim.lr']),
   ({'axes': ['run.seed=0:2'], 'halving': 'x'}, ['x']),
