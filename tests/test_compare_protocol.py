@@ -86,7 +86,7 @@ def test_html_carries_the_stamp(monkeypatch):
   got = []
   monkeypatch.setattr(report, 'write', lambda *arguments: got.append(arguments))
   assert compare('runs', '--force', '--html=out.html', '--where', 'run.seed!=97').returncode == 0
-  runs, path, metrics, warnings = got[0]
+  runs, path, metrics, warnings, _ = got[0]
   assert warnings[0].startswith('FORCED') and metrics == [('nll_bpd', 'min')] and str(path) == 'out.html'
   assert set(runs.metrics['run']) == set(runs.runs.index) == {'runs/b', 'runs/c'}
 

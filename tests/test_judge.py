@@ -68,7 +68,7 @@ def test_figures_do_not_depend_on_devices_or_batches(alone, devices, overrides, 
 def test_every_figure_has_its_stamp_and_its_interval(alone):
   for name, figure in alone.figures.items():
     assert figure.stamp['samples'] == N
-    assert figure.stamp['sample_seed'] == 0 and figure.stamp['pixels'] == 'uint8' and figure.stamp['ema'] is False
+    assert figure.stamp['sample_seed'] == 0 and figure.stamp['pixels'] == 'uint8' and figure.stamp['ema'] is True
     if name == 'ms_ssim':
       assert not {'extractor', 'weights', 'reference_examples'} & figure.stamp.keys()
     else:
