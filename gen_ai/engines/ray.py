@@ -257,8 +257,10 @@ class _Launcher:
       return ''
     with log.open('rb') as file:
       file.seek(self._starts[point.number].log_bytes)
-      line = file.readline().decode()
-    return line.split('  ')[1] if line.endswith('\n') else ''
+      lines = file.read().decode(errors='replace').splitlines(keepends=True)
+    # A worker of a launcher that is gone may still have had something to say after this one began.
+    headers = [line for line in lines if line.startswith(_HEADER) and line.endswith('\n')]
+    return headers[0].split('  ')[1] if headers else ''
 
   def _result(self, task: Any) -> tuple[int, str]:
     try:
