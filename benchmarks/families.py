@@ -119,8 +119,9 @@ def evaluate(
   row = evaluated(run_dir, planned['steps'], judge)
   if row is None:
     likelihood = f',{NLL}' if planned['weighs'] else ''
+    draws = [f'--config.eval.nll_draws={FLAGS.nll_draws}'] if planned['weighs'] else []
     words = [str(run_dir), f'--metrics={FLAGS.metrics}{likelihood}', f'--samples={FLAGS.samples}',
-             f'--extractor={extractor}', f'--config.eval.nll_draws={FLAGS.nll_draws}']  # fmt: skip
+             f'--extractor={extractor}', *draws]  # fmt: skip
     call = [sys.executable, '-m', 'gen_ai.evaluate', *words]
     code = subprocess.run(call, stdout=sys.stderr, cwd=config_lib.SOURCE).returncode
     row = evaluated(run_dir, planned['steps'], judge) if code == DONE else None
