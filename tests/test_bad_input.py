@@ -240,9 +240,8 @@ def test_a_loss_that_is_no_number_names_step_and_tensor_and_leaves_the_last_good
   message = done.stderr.strip().splitlines()[-1]
   named = message.partition(f'{run}: diverged at step {step}: ')[2].partition(' not finite')[0]
   assert sorted(named.split(', ')) == first
-  for text in (
-    'first bad tensor: params/', f'last good checkpoint is step {step - 1}', 'config.optim.lr', 'config.optim.clip_norm',
-  ):  # fmt: skip
+  last = f'last good checkpoint is step {step - 1}'
+  for text in ('first bad tensor: params/', last, 'config.optim.lr', 'config.optim.clip_norm'):
     assert text in message
   status = record.read_status(run)
   assert (status['state'], status['message']) == ('diverged', message.removeprefix('diverged: '))

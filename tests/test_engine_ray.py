@@ -90,7 +90,10 @@ def cluster_processes(folder):
 def launcher(log, folder, *words):
   """A launcher as a process; killed in the end, its cluster and its workers with it (they notice)."""
   command = [sys.executable, 'launch.py', f'--compilation_cache={os.environ["GEN_AI_TEST_XLA"]}', *map(str, words)]
-  variables = {**os.environ, 'XLA_FLAGS': os.environ['GEN_AI_TEST_FLAGS'], 'TMPDIR': folder}
+  # Ray's workers are nice by 15: beside the rest of the suite they would hardly get a processor.
+  variables = {
+    **os.environ, 'XLA_FLAGS': os.environ['GEN_AI_TEST_FLAGS'], 'TMPDIR': folder, 'RAY_worker_niceness': '0',
+  }  # fmt: skip
   with log.open('a') as output:
     process = subprocess.Popen(command, cwd=tiny.ROOT, env=variables, stdout=output, stderr=subprocess.STDOUT)
   try:
