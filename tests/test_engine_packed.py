@@ -210,7 +210,7 @@ def wait_for_rows(runs_dir, count, process):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', ['gan', 'vae'])
+@pytest.mark.parametrize('name', ['gan'])  # one: test_lanes and test_resume hold every config to the rest
 def test_a_killed_and_resumed_sweep_equals_an_undisturbed_one_bit_for_bit(name, tmp_path):
   words = (*AXES, '--config.run.steps=160', '--config.run.eval_every=80', '--config.run.sample_every=160',
            '--config.run.save_every=40')  # fmt: skip

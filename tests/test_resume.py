@@ -133,7 +133,7 @@ def wait_for_rows(path, count, process):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', ['gan', 'lm'])
+@pytest.mark.parametrize('name', ['gan'])  # one: what a kill leaves depends on the record, not on the family
 def test_sigterm_and_sigkill_at_random_moments_lose_nothing(name, tmp_path):
   whole, broken = tmp_path / 'whole', tmp_path / 'broken'
   process = start(whole, name)
