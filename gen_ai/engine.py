@@ -291,9 +291,9 @@ class Trainer:
       own = {**metrics[self._slot[lane]], spread.NAME: spread.of_images(samples[self._slot[lane]])}
       metrics[self._slot[lane]] = self.program.ordered(own)
     if judged and self._judge is not None:
-      found = self._judge.measured(state, [self._slot[lane] for lane in live])
-      for lane, (figures, problem) in zip(live, found, strict=True):
-        metrics[self._slot[lane]] |= figures
+      judged_lanes = self._judge.measured(state, [self._slot[lane] for lane in live])
+      for lane, (measured, problem) in zip(live, judged_lanes, strict=True):
+        metrics[self._slot[lane]] |= measured
         if problem:
           self.display.say(f'not measured at step {self.step}, {lane.record.path}: {problem}')
     for lane in live:

@@ -235,9 +235,9 @@ def data_spread(dataset: dataset_lib.Dataset, program: Program) -> float | None:
   return spread.of_source(dataset.splits['train']) if program.draws and dataset.spec.kind == 'image' else None
 
 
-def spread_line(config: ConfigDict, dataset: dataset_lib.Dataset, program: Program) -> str:
-  """What the header of a run says of `data_spread`; '' where there is nothing to say."""
-  found = data_spread(dataset, program)
+def spread_line(config: ConfigDict, path: Path) -> str:
+  """What the header of the run at `path` says of the spread of its data; '' where that is not on its record."""
+  found = record.read_run(path)['evaluation'].get('data_spread')
   n = config.sample.n
   return '' if found is None else f'spread     {found:.3f} in the training images; evaluations tell that of {n} samples'
 
@@ -262,7 +262,7 @@ def _header(display: Display, path: Path, config: ConfigDict, dataset: dataset_l
   display.say(f'run        {path}')
   display.say(f'device     {len(devices)} x {kind}, layout {config.parallel}, {config.precision}')
   display.say(f'data       {dataset.name} {dataset.version}: {sizes} ({unit}), {identity.told(dataset)}')
-  if line := spread_line(config, dataset, program):
+  if line := spread_line(config, path):
     display.say(line)
   display.say(f'parameters {program.parameter_count():,}')
   if note := samples.prompt_note(config, dataset.spec):

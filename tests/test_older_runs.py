@@ -71,23 +71,11 @@ def strip(path, *fields):
   return path
 
 
-class _StopAt:
-  """Asked to stop after so many chunks."""
-
-  def __init__(self, chunks):
-    self.left = chunks
-
-  @property
-  def requested(self):
-    self.left -= 1
-    return 'SIGTERM' if self.left < 0 else ''
-
-
 @pytest.fixture(scope='module')
 def stopped(tmp_path_factory):
   """A run of configs/gan.py that was stopped at step 4 of 8."""
   path = tmp_path_factory.mktemp('older') / 'run'
-  assert tiny.run(tiny.config('gan'), path, stop=_StopAt(2))[0] == REQUEUE
+  assert tiny.run(tiny.config('gan'), path, stop=tiny.StopAt(2))[0] == REQUEUE
   return path
 
 

@@ -23,7 +23,7 @@ ABSTRACT = jax.eval_shape(lambda: STATE)
 
 def test_train_resume_sample_and_move_a_run_of_any_name(tmp_path):
   config, path = tiny.config('gan'), tmp_path / NAME / 'run [2]'
-  assert tiny.run(config, path, stop=_StopAt(2))[0] == REQUEUE
+  assert tiny.run(config, path, stop=tiny.StopAt(2))[0] == REQUEUE
   assert tiny.run(config, path)[0] == DONE
   assert [row['step'] for row in record.read_attempts(path)] == [0, 4, 4, 8]
   tiny.run(config, tmp_path / 'plain')
@@ -83,15 +83,3 @@ def test_a_pattern_below_a_folder_that_looks_like_one(tmp_path, monkeypatch):
   for patterns, wanted in ((['a[1]'], ['a[1]/x1', 'a[1]/x2']), (['a[1]/*2'], ['a[1]/x2']), (['a?/x*'], ['a1/x1']),
                            (['a[1]/**'], ['a[1]/x1', 'a[1]/x2'])):  # fmt: skip
     assert [place.path for place in find(patterns).places] == list(map(Path, wanted))
-
-
-class _StopAt:
-  """Asked to stop after so many chunks."""
-
-  def __init__(self, chunks):
-    self.left = chunks
-
-  @property
-  def requested(self):
-    self.left -= 1
-    return 'SIGTERM' if self.left < 0 else ''

@@ -38,18 +38,6 @@ def assert_same_run(config, a, b):
     assert picture.read_bytes() == (b / 'samples' / picture.name).read_bytes(), picture.name
 
 
-class StopAt:
-  """A Stop that is asked `chunks` times before it says yes, as a signal at that moment would."""
-
-  def __init__(self, chunks):
-    self.left = chunks
-
-  @property
-  def requested(self):
-    self.left -= 1
-    return 'SIGTERM' if self.left < 0 else ''
-
-
 # In a process of its own, with this one's devices and flags, so that equal means bit for bit. It kills itself once its
 # record has so many rows, wherever it is by then.
 TINY_RUN = """
@@ -80,7 +68,7 @@ def test_stopped_or_killed_and_resumed_runs_equal_an_undisturbed_one(name, tmp_p
   config = tiny.config(name)
   whole, halved, killed = (tmp_path / name for name in ('whole', 'halved', 'killed'))
   assert tiny.run(config, whole)[0] == DONE
-  code, trainer = tiny.run(config, halved, stop=StopAt(3))
+  code, trainer = tiny.run(config, halved, stop=tiny.StopAt(3))
   assert (code, trainer.step) == (REQUEUE, 3 * config.run.log_every)
   assert record.read_status(halved)['state'] == 'stopped'
   speeds = [row['examples_per_second'] for row in record.read_metrics(halved) if row['kind'] == 'train']
@@ -155,7 +143,7 @@ def test_sigterm_and_sigkill_at_random_moments_lose_nothing(name, tmp_path):
 
 def test_a_checkpoint_goes_on_on_another_number_of_devices(tmp_path):
   config = tiny.config('lm', mesh__fsdp=2, mesh__min_shard=16)
-  tiny.run(config, tmp_path / 'run', devices=8, stop=StopAt(2))
+  tiny.run(config, tmp_path / 'run', devices=8, stop=tiny.StopAt(2))
   code, trainer = tiny.run(tiny.config('lm', mesh__fsdp=1), tmp_path / 'run', devices=1)
   assert code == DONE
   tiny.run(tiny.config('lm'), tmp_path / 'alone')

@@ -13,6 +13,7 @@ import resource
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -246,8 +247,9 @@ def _run(sweep: Sweep, points: Sequence[Point], stop: Stop, options: Options) ->
       _note(sweep, step, order)
       program = _program([by_number[number] for number in order])
       display = Display(points[0].config.run.steps)
-      _header(display, program, len(numbers), points[0], dataset, options)
-      worker.tell_numerics(display, sweep.run_dir(by_number[numbers[0]]))
+      first = sweep.run_dir(by_number[numbers[0]])
+      _header(display, program, len(numbers), points[0], first, dataset, options)
+      worker.tell_numerics(display, first)
 
       def pack(live: Sequence[Lane], step: int, width: int) -> tuple[Program, list[Lane]] | None:
         numbers = [lane.number for lane in live]
@@ -323,14 +325,15 @@ def _fail(sweep: Sweep, lane: Lane, error: Exception) -> None:
   logging.error('point %d cannot go on: %s', lane.number, error)
 
 
-def _header(display: Display, program: Program, points: int, point: Point, dataset: Dataset, options: Options
-            ) -> None:  # fmt: skip
+def _header(
+  display: Display, program: Program, points: int, point: Point, path: Path, dataset: Dataset, options: Options
+) -> None:
   devices = jax.devices()
   display.say(
     f'packed     {points} points as {program.lanes} lanes of one program on {len(devices)} x {devices[0].device_kind}'
   )
   display.say(f'data       {dataset.name} {dataset.version}, {identity.told(dataset)}')
-  if line := worker.spread_line(point.config, dataset, program):
+  if line := worker.spread_line(point.config, path):
     display.say(line)
   display.say(f'parameters {program.parameter_count():,} a point')
   if note := samples.prompt_note(point.config, dataset.spec):
