@@ -237,7 +237,7 @@ def data_spread(dataset: dataset_lib.Dataset, program: Program) -> float | None:
 
 def spread_line(config: ConfigDict, path: Path) -> str:
   """What the header of the run at `path` says of the spread of its data; '' where that is not on its record."""
-  found = record.read_run(path)['evaluation'].get('data_spread')
+  found = record.read_run(path).get('evaluation', {}).get('data_spread')  # older runs lack both
   n = config.sample.n
   return '' if found is None else f'spread     {found:.3f} in the training images; evaluations tell that of {n} samples'
 
