@@ -35,6 +35,9 @@ def streamed(x, batch, devices=1, shift=None, add=ADD):
     padded[: len(rows)] = rows
     mask = (np.arange(batch) < len(rows)).astype(np.float32)
     state = add(state, *jax.device_put((padded, mask), NamedSharding(mesh, PartitionSpec('data'))))
+    # XLA's CPU devices share one pool of threads. With dozens of batches in flight, the sums of one can hold every
+    # thread while they wait for a device whose data is queued behind them: a deadlock, which XLA ends by an abort.
+    jax.block_until_ready(state)
   return state
 
 
