@@ -6,60 +6,72 @@ import sys
 from absl import flags
 from ml_collections import ConfigDict
 
-from gen_ai import command, idle, places, provenance, surroundings, sweep_command
+from gen_ai import command, info, places, provenance, surroundings
 from gen_ai import config as config_lib
-from gen_ai import sweep as sweep_lib
-from gen_ai.engines import Options
+from gen_ai.config import idle
 from gen_ai.errors import UserError
+from gen_ai.installation import LAUNCH
+from gen_ai.sweep import command as sweep_command
+from gen_ai.sweep.directory import is_sweep, owner
+from gen_ai.sweep.launchers.base import Options
+from gen_ai.sweep.plan import Request
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string('config', '', 'configs/NAME.py or configs/NAME.py:ARGUMENT; --config.section.field=VALUE overrides')
+flags.DEFINE_string(
+  'config', '', 'NAME or configs/NAME.py, maybe with :ARGUMENT; --config.section.field=VALUE overrides'
+)
 flags.DEFINE_string('runs_dir', 'runs', 'where new run directories go')
 flags.DEFINE_string('run_dir', '', 'directory of this run: continued if it holds the same config, else made')
 flags.DEFINE_string('resume', '', 'directory of the run to continue, with the config recorded there, of which '
                     '--config.run.steps=N may add steps and --config.data.name=NAME say where the data is')  # fmt: skip
 flags.DEFINE_string('compilation_cache', places.COMPILED, "where compiled programs are kept; '' for nowhere")
 flags.DEFINE_bool('tiny', False, "apply the config's tiny() overrides: a whole run in seconds, to see that all works")
+flags.DEFINE_string('init_from', '', 'begin from the weights of this run, RUN_DIR or RUN_DIR@STEP, where names and '
+                    'shapes agree')  # fmt: skip
+flags.DEFINE_string('profile', '', 'STEP:COUNT: trace COUNT updates after update STEP, for Perfetto and TensorBoard')
 flags.DEFINE_bool('print_config', False, 'print the resolved config and stop')
 flags.DEFINE_bool('list', False, 'list the configs and stop')
 flags.DEFINE_list('sweep', [], 'names of sweep_<name>() in the config file; several are multiplied')
 flags.DEFINE_multi_string('axis', [], 'FIELD=V1,V2 or FIELD=START:STOP; several are multiplied')
-flags.DEFINE_integer('sample', 0, 'number of points drawn from space() of the config file')
+flags.DEFINE_integer('sample', 0, 'number of trials drawn from space() of the config file')
 flags.DEFINE_integer('sample_seed', 0, 'seed of these draws')
 flags.DEFINE_string(
-  'engine', 'auto', 'auto | packed (lanes of one program) | local | slurm | ray | print (the commands)'
+  'launcher', 'auto', 'auto | packed (lanes of one program) | local | slurm | ray | print (the commands)'
 )
 flags.DEFINE_bool(
-  'dry_run', False, "print the points of the sweep, their packing and memory or Slurm's script, and stop"
+  'dry_run', False, "print the trials of the sweep, their packing and memory or Slurm's script, and stop"
 )
-flags.DEFINE_string('halving', '', 'early stopping of hopeless points: METRIC:min,eta=3,first=STEPS')
-flags.DEFINE_list('devices', [], 'local engine: accelerators to use, by number')
-flags.DEFINE_integer('per_device', 0, 'local and slurm engines: points that share one device (a task of Slurm); 0: one '
-                     'an accelerator or task, one a core')  # fmt: skip
-flags.DEFINE_integer('max_jobs', 0, 'slurm engine: tasks that run at a time; 0: as many as Slurm lets')
-flags.DEFINE_multi_string('sbatch', [], "slurm engine: an option for sbatch, as in --sbatch='--time=60'")
-flags.DEFINE_string('ray_address', '', "ray engine: address of the cluster; '' starts a local one")
-flags.DEFINE_string('status', '', 'directory of a sweep: show where its points stand')
-flags.DEFINE_string('stop', '', 'directory of a sweep: ask its points to save and leave')
-flags.DEFINE_list('point', [], 'numbers of the points to stop (with --stop); none: all')
-flags.DEFINE_bool('retry_failed', False, 'with --resume=SWEEP: also go on with points that failed')
+flags.DEFINE_string('halving', '', 'early stopping of hopeless trials: METRIC:min,eta=3,first=STEPS')
+flags.DEFINE_list('devices', [], 'local launcher: accelerators to use, by number')
+flags.DEFINE_integer('per_device', 0, 'local and slurm launchers: trials that share one device (a task of Slurm); 0: '
+                     'one an accelerator or task, one a core')  # fmt: skip
+flags.DEFINE_integer('max_jobs', 0, 'slurm launcher: tasks that run at a time; 0: as many as Slurm lets')
+flags.DEFINE_multi_string('sbatch', [], "slurm launcher: an option for sbatch, as in --sbatch='--time=60'")
+flags.DEFINE_string('ray_address', '', "ray launcher: address of the cluster; '' starts a local one")
+flags.DEFINE_string('status', '', 'directory of a sweep: show where its trials stand')
+flags.DEFINE_string('stop', '', 'directory of a sweep: ask its trials to save and leave')
+flags.DEFINE_list('trial', [], 'numbers of the trials to stop (with --stop); none: all')
+flags.DEFINE_bool('retry_failed', False, 'with --resume=SWEEP: also go on with trials that failed')
 flags.DEFINE_float('lease_wait', 0, 'seconds to wait while another process holds the run directory')
 flags.DEFINE_string('coordinator', '', 'HOST:PORT of process 0, to run as several processes')
 flags.DEFINE_integer('num_processes', -1, 'number of processes (with --coordinator)')
 flags.DEFINE_integer('process_id', -1, 'number of this process, from 0 (with --coordinator)')
+# As they were called in commands that were written down earlier.
+flags.DEFINE_alias('engine', 'launcher')
+flags.DEFINE_alias('point', 'trial')
 
-# What reads a flag; one that is not named is always read. `Options` of gen_ai.engines says which engine reads which.
+# What reads a flag; one that is not named is always read. `Options` of the launchers says which launcher reads which.
 RUN, RESUME, SWEEP, GO_ON = 'a run', 'the resume of a run', 'a sweep', 'the resume of a sweep'
 CONFIG, DRAWN, NEW = '--config=configs/NAME.py', '--sample=N', 'a new run without --run_dir'
 READERS = {
-  'list': ('--list',), 'status': ('--status',), 'stop': ('--stop',), 'point': ('--stop',),
+  'list': ('--list',), 'status': ('--status',), 'stop': ('--stop',), 'trial': ('--stop',),
   'config': (RUN, RESUME, SWEEP), 'tiny': (CONFIG,), 'print_config': (RUN,),
   'runs_dir': (NEW, SWEEP), 'run_dir': (RUN,), 'resume': (RESUME, GO_ON),
   'sweep': (SWEEP,), 'axis': (SWEEP,), 'sample': (SWEEP,), 'sample_seed': (DRAWN,), 'halving': (SWEEP,),
-  'dry_run': (SWEEP,), 'engine': (SWEEP, GO_ON), 'devices': (SWEEP, GO_ON), 'per_device': (SWEEP, GO_ON),
+  'dry_run': (SWEEP,), 'launcher': (SWEEP, GO_ON), 'devices': (SWEEP, GO_ON), 'per_device': (SWEEP, GO_ON),
   'max_jobs': (SWEEP, GO_ON), 'sbatch': (SWEEP, GO_ON), 'ray_address': (SWEEP, GO_ON), 'retry_failed': (GO_ON,),
   'lease_wait': (RUN, RESUME), 'coordinator': (RUN, RESUME), 'num_processes': (RUN, RESUME),
-  'process_id': (RUN, RESUME),
+  'process_id': (RUN, RESUME), 'profile': (RUN, RESUME), 'init_from': (RUN,),
 }  # fmt: skip
 
 
@@ -81,11 +93,11 @@ def resolve(overrides: dict[str, str]):
   if FLAGS.tiny:
     config = config_lib.override(config, config_lib.tiny(FLAGS.config))
   config = config_lib.override(config, overrides)
-  if not _sweeps():  # of which every point is asked by itself
+  if not _sweeps():  # of which every trial is asked by itself
     config_lib.validate(config)
     idle.refuse(config, overrides)
     if 'sweep.lanes' in overrides:
-      raise UserError('config.sweep.lanes would do nothing: it is for sweeps of --engine=packed. Leave it out.')
+      raise UserError('config.sweep.lanes would do nothing: it is for sweeps of --launcher=packed. Leave it out.')
   return config
 
 
@@ -95,10 +107,10 @@ def _sweeps() -> bool:
 
 
 def _numbers(words: list[str]) -> list[int]:
-  """--point=1,2 as numbers."""
+  """--trial=1,2 as numbers."""
   wrong = [word for word in words if not word.isdigit()]
   if wrong:
-    raise UserError(f'--point={wrong[0]} is no number of a point.')
+    raise UserError(f'--trial={wrong[0]} is no number of a trial.')
   return [int(word) for word in words]
 
 
@@ -106,7 +118,7 @@ def use() -> str:
   """What the command line asks for, as `READERS` calls it; flags that go with nothing of it are refused."""
   asked = next((f'--{name}' for name in ('list', 'status', 'stop') if FLAGS[name].value), '')
   if not asked and FLAGS.resume:
-    asked = GO_ON if sweep_lib.is_sweep(FLAGS.resume) else RESUME
+    asked = GO_ON if is_sweep(FLAGS.resume) else RESUME
   elif not asked:
     asked = SWEEP if _sweeps() else RUN
   if asked in (SWEEP, GO_ON):
@@ -122,7 +134,7 @@ def _alone() -> None:
   """Raises UserError where several processes would launch one sweep each."""
   if FLAGS.coordinator or int(os.environ.get('SLURM_STEP_NUM_TASKS', '1')) > 1:
     raise UserError('A sweep is launched by one process: leave --coordinator and srun out, and for runs of several '
-                    "processes each use --engine=slurm --sbatch='--ntasks=N'.")  # fmt: skip
+                    "processes each use --launcher=slurm --sbatch='--ntasks=N'.")  # fmt: skip
 
 
 def _options() -> Options:
@@ -137,12 +149,12 @@ def _options() -> Options:
 
 
 def sweep(config: ConfigDict | None, overrides: dict[str, str]) -> int:
-  """Flags to points to an engine."""
+  """Flags to trials to a launcher."""
   if config is None:
-    raise UserError('A sweep needs --config=configs/NAME.py, whose points it runs.')
-  request = sweep_command.Request(
+    raise UserError('A sweep needs --config=configs/NAME.py, whose trials it runs.')
+  request = Request(
     FLAGS.config, config, overrides, FLAGS.sweep, FLAGS.axis, FLAGS.sample, FLAGS.sample_seed, FLAGS.halving,
-    FLAGS.engine, FLAGS.runs_dir,
+    FLAGS.launcher, FLAGS.runs_dir,
   )  # fmt: skip
   return sweep_command.start(request, _options(), FLAGS.dry_run)
 
@@ -160,17 +172,15 @@ def run(arguments: list[str], overrides: dict[str, str]) -> int:
   if asked == '--status':
     return sweep_command.show(FLAGS.status)
   if asked == '--stop':
-    return sweep_command.stop(FLAGS.stop, _numbers(FLAGS.point))
+    return sweep_command.stop(FLAGS.stop, _numbers(FLAGS.trial))
   if asked == GO_ON:
-    return sweep_command.resume(FLAGS.resume, FLAGS.engine, FLAGS.retry_failed, _options(), overrides)
+    return sweep_command.resume(FLAGS.resume, FLAGS.launcher, FLAGS.retry_failed, _options(), overrides)
   config = resolve(overrides)
   if asked == SWEEP:
     return sweep(config, overrides)
   run_dir = FLAGS.resume or FLAGS.run_dir
   if config is None and not run_dir:
-    raise UserError(
-      'Nothing to run: give --config=configs/NAME.py (`python launch.py --list` shows all) or --resume=DIR.'
-    )
+    raise UserError(f'Nothing to run: give --config=configs/NAME.py (`{LAUNCH} --list` shows all) or --resume=DIR.')
   if FLAGS.print_config:
     if config is None:
       raise UserError(
@@ -182,26 +192,28 @@ def run(arguments: list[str], overrides: dict[str, str]) -> int:
     return 0
   surroundings.load()
   from gen_ai import distributed, worker  # JAX: not for --help, --list and mistakes in the flags
+  from gen_ai.sweep.pruning import pruner
 
   distributed.initialise(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
   cache = worker.use_cache(FLAGS.compilation_cache)
-  point = sweep_lib.owner(run_dir) if run_dir else None
+  trial = owner(run_dir) if run_dir else None
   if FLAGS.resume or worker.is_run(run_dir):
-    config = worker.resume_config(run_dir, config, {} if FLAGS.config else overrides)
-  elif config is None and point:
-    config = point[1].config
+    config = worker.resume_config(run_dir, config, {} if FLAGS.config else overrides, trial[0].path if trial else '')
+  elif config is None and trial:
+    config = trial[1].config
   elif config is None:
     raise UserError(f'{run_dir} holds no run yet: give --config=configs/NAME.py to start one there.')
-  origin = {'argv': sys.argv, 'config_file': {}, 'overrides': overrides, 'cache': cache}
-  if point:
-    about = point[0].about
-    origin |= {'config_file': about['config_file'], 'overrides': about['asked']['overrides'] | point[1].overrides}
-  elif FLAGS.config:
-    origin['config_file'] = provenance.describe_file(FLAGS.config)
-  files = point[0].stop_files(point[1]) if point else []
+  file = provenance.describe_file(FLAGS.config) if FLAGS.config else info.ConfigFile()
+  if trial:
+    file, overrides = trial[0].config_file, trial[0].about['asked']['overrides'] | trial[1].overrides
+  origin = info.Origin(sys.argv, file, overrides, cache, worker.parent_of(FLAGS.init_from))
+  files = trial[0].stop_files(trial[1]) if trial else []
   if FLAGS.resume:  # by hand: a stop that was asked of the sweep before does not hold for this
     files = [file for file in files if not file.exists()]
-  return worker.work(config, run_dir, FLAGS.runs_dir, origin, point, FLAGS.lease_wait, files, bool(FLAGS.resume))
+  by_hand = bool(FLAGS.resume)
+  number, prune = trial[1].number if trial else 0, pruner(trial[0]) if trial and not by_hand else None
+  return worker.work(config, run_dir, FLAGS.runs_dir, origin, number, prune, FLAGS.lease_wait, files, by_hand,
+                     profile=FLAGS.profile)  # fmt: skip
 
 
 if __name__ == '__main__':

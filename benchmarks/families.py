@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
+from ml_collections import ConfigDict
 
 from benchmarks import families_picture, families_table, machine, ours, real_data
-from gen_ai import command, record
+from gen_ai import command, files, metrics, record
 from gen_ai import config as config_lib
 from gen_ai.data.dataset import Dataset
 from gen_ai.errors import DONE, FAILED, UserError
-from gen_ai.judge import NLL
-from gen_ai.metrics import quality
+from gen_ai.metrics.metric import FEATURES
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string('data', 'fashion_mnist', 'labelled images: a prepared data set')
@@ -45,7 +45,7 @@ WARM_SECONDS, SPEED_SECONDS = 5.0, 10.0  # before the speed is measured (an idle
 SCHEDULES = ('loss.autoencoder_steps', 'loss.kl_warmup_steps', 'optim.warmup_steps')  # in updates: stretched likewise
 
 
-def family(config: config_lib.ConfigDict) -> str | None:
+def family(config: ConfigDict) -> str | None:
   """'VAE' or 'GAN'; None for what does not draw images."""
   return next((name for name, experiments in FAMILIES.items() if config.experiment in experiments), None)
 
@@ -74,7 +74,7 @@ def plan(name: str, dataset: Dataset) -> dict[str, Any]:
   if FLAGS.tiny:
     config = config_lib.override(config, config_lib.tiny(reference))
     return {'speed': None, 'overrides': {**config_lib.tiny(reference)}, 'steps': config.run.steps,
-            'weighs': ours.program(config, dataset).weighs}  # fmt: skip
+            'weighs': 'log_weights' in ours.program(config, dataset).tasks}  # fmt: skip
   own = ours.Ours(config, dataset)
   own.run(WARM_SECONDS)
   steps, seconds = own.run(SPEED_SECONDS)
@@ -101,7 +101,7 @@ def launch(run_dir: Path, name: str, seed: int, overrides: Mapping[str, Any]) ->
 
 def evaluated(run_dir: Path, steps: int, judge: Mapping[str, Any]) -> dict[str, Any] | None:
   """The newest evaluation of the last checkpoint that was made as this command would make it."""
-  figures = [figure for name in FLAGS.metrics.split(',') for figure in quality.FIGURES[name]]
+  figures = metrics.figures(metrics.parse(FLAGS.metrics, 'image'))
   for row in reversed(record.read_evaluations(run_dir)):
     stamps = [row['figures'][name]['stamp'] for name in figures if name in row['figures']]
     same = len(stamps) == len(figures) and all(stamp['samples'] == FLAGS.samples for stamp in stamps)
@@ -118,7 +118,7 @@ def evaluate(
   """The evaluation of a run that is done, from its record if it is there; None where it fails."""
   row = evaluated(run_dir, planned['steps'], judge)
   if row is None:
-    likelihood = f',{NLL}' if planned['weighs'] else ''
+    likelihood = ',nll' if planned['weighs'] else ''
     draws = [f'--config.eval.nll_draws={FLAGS.nll_draws}'] if planned['weighs'] else []
     words = [str(run_dir), f'--metrics={FLAGS.metrics}{likelihood}', f'--samples={FLAGS.samples}',
              f'--extractor={extractor}', *draws]  # fmt: skip
@@ -178,9 +178,9 @@ def report_file() -> Path:
 
 def write(report: Mapping[str, Any]) -> None:
   """--out and --table as far as there are results."""
-  record.write_atomic(report_file(), record.dumps(report, indent=1) + '\n')
+  files.write_atomic(report_file(), files.dumps(report, indent=1) + '\n')
   if FLAGS.table:
-    record.write_atomic(Path(FLAGS.table), families_table.document(report))
+    files.write_atomic(Path(FLAGS.table), families_table.document(report))
 
 
 def run(arguments: list[str], overrides: dict[str, str]) -> int:
@@ -188,9 +188,9 @@ def run(arguments: list[str], overrides: dict[str, str]) -> int:
   if arguments or overrides:
     word = next(iter([*arguments, *overrides]))
     raise UserError(f"'{word}' is not for this command: it compares the configs as they are.")
-  for name in FLAGS.metrics.split(','):
-    if name not in quality.FIGURES:
-      raise UserError(f"--metrics: '{name}' is none of {', '.join(quality.FIGURES)}.")
+  for metric in metrics.parse(FLAGS.metrics, 'image'):
+    if metric.of != FEATURES:
+      raise UserError(f"--metrics: '{metric.name}' is not of samples; methods that have a likelihood get it anyway.")
   names, about, begun = methods(FLAGS.methods), machine.facts(), time.perf_counter()
   asked = real_data.Asked(FLAGS.data, FLAGS.data_dir, FLAGS.extractor, FLAGS.runs_dir, FLAGS.samples, 0)
   data = real_data.open_data(asked, {})

@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks import families_table
 from benchmarks.real_data import RealData
 from gen_ai import pictures, restored
-from gen_ai.draws import Given, Samples
+from gen_ai.generation import Generation, SplitInputs
 
 COLUMNS = 12
 SCALE = 2  # of pictures of 28 pixels
@@ -22,8 +22,11 @@ def samples(run_dir: Path, data: RealData) -> np.ndarray:
   """The first samples of the last checkpoint, uint8 [COLUMNS, H, W, C]; of a completing method those of test images."""
   config = restored.open_config(str(run_dir), {}, ())
   program, state, _ = restored.restore(str(run_dir), config, data.dataset.spec, 'latest')
-  given = None if program.draws else Given(config, data.dataset.splits['test'])
-  return Samples(program, SEED, given).read(state, np.arange(COLUMNS))[0]
+  name = program.drawing_task()
+  task, given = program.task(name), None
+  if any(field.required for field in task.inputs.values()):
+    given = SplitInputs(config, data.dataset.splits['test'], task)
+  return Generation(program, SEED, name, given).read(state, np.arange(COLUMNS))[0]
 
 
 def tree(rows: list[tuple[str, str, np.ndarray]], heading: str) -> np.ndarray:

@@ -49,7 +49,7 @@ class Side:
     else:
       layout = LaneLayout(device, variant.mapping)
       lanes = [config_lib.override(config, {'run.seed': seed}) for seed in range(variant.lanes)]
-    program = Program(config, config_lib.experiment(config).build, dataset.spec, layout, lanes)
+    program = Program(config, config_lib.builder(config), dataset.spec, layout, lanes)
     self.variant, self._layout, self._chunk, self._step = variant, layout, chunk, 0
     self._feed = make_feed(dataset.splits['train'], config.data, self._chunk, None, program.batches_per_step)
     self._state = program.init()

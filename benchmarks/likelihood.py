@@ -11,11 +11,11 @@ from absl import flags
 
 from benchmarks import machine
 from benchmarks.likelihood_orders import ARMS, ORDERS, Arm, difference, held, spread
-from gen_ai import command, restored
+from gen_ai import command, metrics, restored
 from gen_ai import config as config_lib
 from gen_ai.data import dataset as dataset_lib
-from gen_ai.draws import Likelihoods
 from gen_ai.errors import DONE, FAILED, UserError
+from gen_ai.evaluation import Evaluator
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string('data', 'fashion_mnist', 'images, binarised anew each time they are seen')
@@ -53,8 +53,10 @@ def log_likelihoods(run_dir: Path) -> np.ndarray:
   config = restored.open_config(str(run_dir), {}, ('eval',))
   dataset = dataset_lib.load(config.data)
   program, state, _ = restored.restore(str(run_dir), config, dataset.spec, 'latest')
-  parts, seen = [], 0
-  for (found,), mask in Likelihoods(program, config, dataset.splits['test'], FLAGS.nll_draws).blocks(state):
+  (nll,), parts, seen = metrics.parse('nll', dataset.spec.kind), [], 0
+  one_pass = Evaluator(program, config, dataset.splits['test'], nll.name,
+                       lambda *given: nll.per_example(*given, FLAGS.nll_draws), at_once=False)  # fmt: skip
+  for (found,), mask in one_pass.blocks(state):
     parts.append(np.asarray(found['iwae_nats'][0])[mask > 0])
     seen += len(parts[-1])
     if seen >= FLAGS.examples:

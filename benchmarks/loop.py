@@ -1,4 +1,4 @@
-"""Points trained one after the other in one Python process, as a notebook does: a side of `benchmarks.sweep`."""
+"""Trials trained one after the other in one Python process, as a notebook does: a side of `benchmarks.sweep`."""
 
 import json
 import sys
@@ -6,12 +6,13 @@ from pathlib import Path
 
 from gen_ai import config as config_lib
 from gen_ai import provenance, worker
+from gen_ai.info import Origin
 
 
 def main() -> int:
-  """Trains the points of the job that the command line holds as JSON; returns the exit code of the first that failed.
+  """Trains the trials of the job that the command line holds as JSON; returns the exit code of the first that failed.
 
-  The job is {'reference': configs/NAME.py, 'shared': overrides of all points, 'points': overrides of each,
+  The job is {'reference': configs/NAME.py, 'shared': overrides of all trials, 'points': overrides of each,
   'folder': where their run directories go, 'cache': folder of compiled programs}.
   """
   job = json.loads(sys.argv[1])
@@ -19,7 +20,7 @@ def main() -> int:
   base = config_lib.override(config_lib.load(job['reference']), job['shared'])
   file = provenance.describe_file(job['reference'])
   for number, overrides in enumerate(job['points']):
-    origin = {'argv': sys.argv, 'config_file': file, 'overrides': job['shared'] | overrides, 'cache': job['cache']}
+    origin = Origin(sys.argv, file, job['shared'] | overrides, job['cache'])
     run_dir = str(Path(job['folder']) / str(number))
     code = worker.work(config_lib.override(base, overrides), run_dir, '', origin)
     if code:

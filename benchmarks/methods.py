@@ -6,11 +6,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from gen_ai import config as config_lib
-from gen_ai import sweep
 from gen_ai.errors import UserError
+from gen_ai.sweep import trials as sweep_trials
 
 METHODS = ('gan', 'wgan_gp', 'lm_shakespeare')
-SETTING = {'gan': 'note'}  # the sweep of the config file whose one point is the plain algorithm that PyTorch's side has
+SETTING = {'gan': 'note'}  # the sweep of the config file whose one trial is the plain algorithm that PyTorch's side has
 # Speed does not depend on what is in the pictures and the text; shapes and sizes are those of the configs' data sets.
 IMAGES = (5000, 28, 28, 1)  # mnist_5k
 CHARACTERS = 1_115_394  # tiny_shakespeare
@@ -25,8 +25,8 @@ def method_config(method: str, tiny: bool = False) -> ConfigDict:
   reference = f'configs/{method}.py'
   config = config_lib.load(reference)
   if method in SETTING:
-    (point,) = sweep.declared(reference, SETTING[method])
-    config = config_lib.override(config, point)
+    (trial,) = sweep_trials.declared(reference, SETTING[method])
+    config = config_lib.override(config, trial)
   return config_lib.override(config, config_lib.tiny(reference)) if tiny else config
 
 

@@ -17,9 +17,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.real_data import RealData
+from gen_ai import metrics
 from gen_ai.config import SOURCE
 from gen_ai.errors import UserError
 from gen_ai.metrics import features, quality
+from gen_ai.metrics.metric import Evidence
 
 SIDES = {  # the packages whose versions are told
   'ours': ('jax', 'jaxlib', 'flax'),
@@ -44,11 +46,11 @@ class Ours:
     times = [time.perf_counter()]
     own, others = (features.of_images(images, self.extractor, features.Spread()) for images in (samples, real))
     times.append(time.perf_counter())
-    evidence = quality.Evidence(own, others, None, samples.__getitem__, real.__getitem__, real.__getitem__,
+    evidence = Evidence(own, others, None, samples.__getitem__, real.__getitem__, real.__getitem__,
                                 self.extractor, self.seed, {}, intervals=False)  # fmt: skip
     figures: dict[str, float] = {}
     for name in ('fd', 'kid', 'prdc'):
-      found = quality.measure((name,), evidence).figures
+      found = quality.measure(metrics.parse(name, 'image'), evidence).figures
       figures |= {figure: value.value for figure, value in found.items()}
       figures |= {'kid_error': float(found['kid'].error or 0)} if name == 'kid' else {}
       times.append(time.perf_counter())
@@ -113,7 +115,7 @@ def make(job: Mapping[str, Any]) -> Any:
     data, wanted = job['data'], job['eval']
     given = {f'data.{name}': value for name, value in data.items()} | {f'eval.{k}': v for k, v in wanted.items()}
     config, dataset = external.open_data(data['name'], given)
-    return Ours(protocol(config, dataset, 'test', ('fd',)).extractor, job['seed'])
+    return Ours(protocol(config, dataset, 'test', metrics.parse('fd', 'image')).extractor, job['seed'])
   from flax import traverse_util
 
   from benchmarks.metrics_torch import Torch

@@ -24,13 +24,14 @@ def dataset(config: ConfigDict) -> dataset_lib.Dataset:
 
 def program(config: ConfigDict, data: dataset_lib.Dataset, layout: Layout | None = None) -> Program:
   """The config's program, on all devices unless told."""
-  return Program(config, config_lib.experiment(config).build, data.spec, layout or make_layout(config))
+  return Program(config, config_lib.builder(config), data.spec, layout or make_layout(config))
 
 
 class Ours:
   """A method compiled and warm.
 
-  Attributes: `parameters`, the number of trainable ones; `weighs`, whether its latent draws have importance weights;
+  Attributes: `parameters`, the number of trainable ones; `weighs`, whether its latent draws have importance weights,
+  the task 'log_weights';
   `versions` of packages.
   """
 
@@ -43,7 +44,7 @@ class Ours:
                           prog.batches_per_step)  # fmt: skip
     self.state, self.step = prog.init(), 0
     self.train = prog.trainer(self.feed, self.state, self.feed.chunk(0, self.chunk))
-    self.parameters, self.weighs = prog.parameter_count(), prog.weighs
+    self.parameters, self.weighs = prog.parameter_count(), 'log_weights' in prog.tasks
     self.versions = {name: metadata.version(name) for name in ('jax', 'jaxlib', 'flax', 'optax')}
 
   def run(self, seconds: float) -> tuple[int, float]:

@@ -14,7 +14,7 @@ import numpy as np
 from absl import flags
 
 from benchmarks import machine, ours, real_data
-from gen_ai import command, external, record
+from gen_ai import command, external, metrics, record
 from gen_ai import config as config_lib
 from gen_ai.errors import DONE, FAILED, UserError
 from gen_ai.judge import protocol
@@ -86,7 +86,7 @@ def torch_side(data: real_data.RealData, images: Path, seed: int) -> dict[str, A
   words = [str(images), str(prefix), str(FLAGS.minutes * 60), str(seed), str(FLAGS.samples)]
   subprocess.run([sys.executable, '-m', 'benchmarks.race_torch', *words], check=True, cwd=config_lib.SOURCE)
   about = json.loads(prefix.with_suffix('.json').read_text())
-  asked = protocol(data.config, data.dataset, 'test', ('fd', 'kid', 'prdc'))
+  asked = protocol(data.config, data.dataset, 'test', metrics.parse('fd,kid,prdc', 'image'))
   found = {}
   for mode in ('train', 'eval'):
     judged, _ = external.judge(np.load(f'{prefix}-{mode}.npy'), data.config, data.dataset, asked)

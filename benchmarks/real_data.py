@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from gen_ai import config as config_lib
-from gen_ai import external
+from gen_ai import external, metrics
 from gen_ai.data.dataset import Dataset
 from gen_ai.errors import DONE, UserError
 from gen_ai.judge import protocol
@@ -45,7 +46,7 @@ class RealData(NamedTuple):
     extractor: as `--extractor` names it.
   """
 
-  config: config_lib.ConfigDict
+  config: ConfigDict
   dataset: Dataset
   extractor: str
 
@@ -60,7 +61,7 @@ class RealData(NamedTuple):
 
   def load_extractor(self) -> Extractor:
     """The network. Raises UserError where it does not fit the data."""
-    extractor = protocol(self.config, self.dataset, 'test', ('fd',)).extractor
+    extractor = protocol(self.config, self.dataset, 'test', metrics.parse('fd', 'image')).extractor
     assert extractor is not None
     return extractor
 
@@ -77,7 +78,7 @@ def open_data(asked: Asked, overrides: Mapping[str, str]) -> RealData:
   """
   given = {'eval.samples': asked.samples, 'eval.seed': asked.seed, 'data.data_dir': asked.data_dir}
   config, dataset = external.open_data(asked.data, given)
-  if dataset.spec.kind != 'image' or dataset.spec.num_classes < 2:
+  if dataset.spec.num_classes < 2:
     raise UserError(f'--data={asked.data} holds no labelled images: take fashion_mnist or mnist_5k.')
   if overrides and asked.extractor:
     raise UserError(f'--config.{next(iter(overrides))} is for the training of a classifier: leave --extractor out.')

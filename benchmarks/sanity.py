@@ -11,10 +11,10 @@ from absl import flags
 
 from benchmarks import machine, real_data, sanity_sets
 from benchmarks.sanity_sets import Verdict
-from gen_ai import command, external
+from gen_ai import command, external, metrics
 from gen_ai.errors import DONE, FAILED, UserError
-from gen_ai.judge import MEMORISATION, Protocol, protocol, shared_stamp
-from gen_ai.metrics import quality
+from gen_ai.judge import Protocol, protocol, shared_stamp
+from gen_ai.metrics.metric import FEATURES
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string('data', 'fashion_mnist', 'labelled images: a prepared data set')
@@ -39,8 +39,8 @@ def judge(data: real_data.RealData, asked: Protocol, one: sanity_sets.ImageSet) 
   """A row of the report: the set under the protocol of `gen_ai.evaluate --samples_file`."""
   begun = time.perf_counter()
   images = one.make()
-  names = asked.names if one.audited else tuple(name for name in asked.names if name != MEMORISATION)
-  own = asked._replace(names=names, samples=len(images))
+  own = asked._replace(metrics=tuple(metric for metric in asked.metrics if one.audited or not metric.train),
+                       samples=len(images))  # fmt: skip
   found, content = external.judge(images, data.config, data.dataset, own)
   return {
     'set': one.name, 'samples': len(images), 'samples_sha256': content, 'seconds': time.perf_counter() - begun,
@@ -91,7 +91,8 @@ def run(arguments: list[str], overrides: dict[str, str]) -> int:
   begun = time.perf_counter()
   data = real_data.open_data(asked, overrides)
   sets, rows = sanity_sets.image_sets(data, FLAGS.samples, FLAGS.seed), []
-  judged_by = protocol(data.config, data.dataset, 'test', (*quality.FAMILIES, MEMORISATION))
+  every = [metric for metric in metrics.of_kind('image').values() if metric.of == FEATURES]
+  judged_by = protocol(data.config, data.dataset, 'test', every)
   for one in sets:
     rows.append(judge(data, judged_by, one))
     print(f'  {one.name}: {rows[-1]["seconds"]:.0f} s', file=sys.stderr, flush=True)

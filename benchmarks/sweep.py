@@ -1,4 +1,4 @@
-"""Seconds of a sweep as one program against a process a point and a plain loop: python -m benchmarks.sweep."""
+"""Seconds of a sweep as one program against a process a trial and a plain loop: python -m benchmarks.sweep."""
 
 import json
 import statistics
@@ -20,7 +20,7 @@ from gen_ai.errors import UserError
 FLAGS = flags.FLAGS
 flags.DEFINE_list('configs', ['gan', 'vae'], 'names of files in configs/')
 flags.DEFINE_list('sides', list(SIDES), 'which ways to run the sweep; the first is what the others are compared with')
-flags.DEFINE_integer('steps', 100, 'updates of every point', lower_bound=1)
+flags.DEFINE_integer('steps', 100, 'updates of every trial', lower_bound=1)
 flags.DEFINE_integer('rates', 4, "learning rates: the config's own, its half, its quarter, ...", lower_bound=1)
 flags.DEFINE_integer('seeds', 4, 'seeds for every learning rate', lower_bound=1)
 flags.DEFINE_integer('rounds', 1, 'times that every side runs the whole sweep; the sides take turns', lower_bound=1)
@@ -72,7 +72,7 @@ def measure(job: Job) -> dict[str, list[Turn]]:
 
 def report(job: Job, turns: Mapping[str, Sequence[Turn]], tolerance: Tolerance) -> list[dict[str, Any]]:
   """A row of the report for every side."""
-  base, lane_steps = turns[FLAGS.sides[0]], len(job.points) * FLAGS.steps
+  base, lane_steps = turns[FLAGS.sides[0]], len(job.trials) * FLAGS.steps
   rows = []
   for side, some in turns.items():
     seconds = statistics.median(turn.seconds for turn in some)
@@ -131,7 +131,7 @@ def run(arguments: list[str], overrides: dict[str, str]) -> int:
     turns = measure(job)
     devices = turns[FLAGS.sides[0]][0].devices
     print(f'\n{job.reference}: {len(job.rates)} learning rates x {job.seeds} seeds x {FLAGS.steps} updates = '
-          f'{len(job.points) * FLAGS.steps:,} lane-steps on {", ".join(devices)}\n{HEADER}')  # fmt: skip
+          f'{len(job.trials) * FLAGS.steps:,} lane-steps on {", ".join(devices)}\n{HEADER}')  # fmt: skip
     found = report(job, turns, tolerance)
     print('\n'.join(map(show, found)), flush=True)
     same = agree(found, tolerance) and same

@@ -25,18 +25,18 @@ class Job:
   """The sweep that all sides run."""
 
   reference: str  # configs/NAME.py
-  shared: dict[str, Any]  # overrides of all points
+  shared: dict[str, Any]  # overrides of all trials
   rates: list[float]
   seeds: int
 
   @property
   def steps(self) -> int:
-    """Updates of every point."""
+    """Updates of every trial."""
     return self.shared['run.steps']
 
   @property
-  def points(self) -> list[dict[str, Any]]:
-    """Overrides of every point."""
+  def trials(self) -> list[dict[str, Any]]:
+    """Overrides of every trial."""
     return [{'optim.lr': lr, 'run.seed': seed} for lr in self.rates for seed in range(self.seeds)]
 
 
@@ -48,7 +48,7 @@ class Turn:
   programs: int  # compiled, or loaded from the cache
   compile_seconds: float  # in all of them
   metrics: Metrics
-  work: dict[str, int]  # what was recorded, over all points
+  work: dict[str, int]  # what was recorded, over all trials
   devices: list[str]
 
 
@@ -60,14 +60,14 @@ def commands(side: str, job: Job, folder: Path, cache: str) -> list[list[str]]:
 
   launch = [sys.executable, 'launch.py', f'--config={job.reference}', f'--compilation_cache={cache}']
   if side == 'separate':
-    return [[*launch, *words(job.shared | point), f'--run_dir={folder / str(number)}']
-            for number, point in enumerate(job.points)]  # fmt: skip
+    return [[*launch, *words(job.shared | trial), f'--run_dir={folder / str(number)}']
+            for number, trial in enumerate(job.trials)]  # fmt: skip
   if side == 'loop':
-    task = {'reference': job.reference, 'shared': job.shared, 'points': job.points, 'folder': str(folder),
+    task = {'reference': job.reference, 'shared': job.shared, 'points': job.trials, 'folder': str(folder),
             'cache': cache}  # fmt: skip
     return [[sys.executable, '-m', 'benchmarks.loop', json.dumps(task)]]
   axes = [f'--axis=optim.lr={",".join(map(str, job.rates))}', f'--axis=run.seed=0:{job.seeds}']
-  return [[*launch, *words(job.shared), *axes, f'--engine={side}', f'--runs_dir={folder}']]
+  return [[*launch, *words(job.shared), *axes, f'--launcher={side}', f'--runs_dir={folder}']]
 
 
 def execute(words: Sequence[str], log: Path) -> None:
@@ -98,7 +98,7 @@ def take_turn(side: str, job: Job, cached: bool) -> Turn:
 
 
 def collect(folder: Path, job: Job, seconds: float) -> Turn:
-  """What the run directories under `folder` hold. Raises UserError unless every point is there and done."""
+  """What the run directories under `folder` hold. Raises UserError unless every trial is there and done."""
   metrics: Metrics = {}
   compiled, work, devices = set(), {'rows': 0, 'samples': 0, 'checkpoints': 0}, []
   for file in folder.rglob('config.json'):
@@ -112,9 +112,9 @@ def collect(folder: Path, job: Job, seconds: float) -> Turn:
     work['rows'] += len(record.read_metrics(path))
     work['samples'] += len(list((path / 'samples').iterdir()))
     work['checkpoints'] += len([entry for entry in (path / 'checkpoints').iterdir() if entry.name.isdigit()])
-  missing = [point for point in job.points if (point['optim.lr'], point['run.seed']) not in metrics]
+  missing = [trial for trial in job.trials if (trial['optim.lr'], trial['run.seed']) not in metrics]
   if missing:
-    raise UserError(f'{len(missing)} of {len(job.points)} points were not run, the first: {missing[0]}.')
+    raise UserError(f'{len(missing)} of {len(job.trials)} trials were not run, the first: {missing[0]}.')
   stats = [one for text in compiled for one in json.loads(text).values()]
   return Turn(seconds, len(stats), sum(one['seconds'] for one in stats), metrics, work, devices)
 
@@ -122,7 +122,7 @@ def collect(folder: Path, job: Job, seconds: float) -> Turn:
 def largest(reference: Metrics, other: Metrics, tolerance: Tolerance) -> tuple[float, str]:
   """(the largest difference of any final metric as a multiple of what is allowed, where that is)."""
   found = [
-    (tolerance.excess(value, other[point].get(name, ABSENT)), f'{name} at lr {point[0]:g}, seed {point[1]}')
-    for point, values in reference.items() for name, value in values.items()
+    (tolerance.excess(value, other[trial].get(name, ABSENT)), f'{name} at lr {trial[0]:g}, seed {trial[1]}')
+    for trial, values in reference.items() for name, value in values.items()
   ]  # fmt: skip
   return max(found)

@@ -7,37 +7,28 @@ Command: python launch.py --config=configs/beta_vae.py            (or configs/be
 Cost: 1.3 minutes of training on 2 CPU cores, by the speed that `benchmarks.families` measured.
 """
 
-from gen_ai.config import TINY
-from gen_ai.space import log_uniform
-from gen_ai.space import sweep_seed as sweep_seed
-from gen_ai.vae_fields import variational
+from gen_ai.config import make_config
+from gen_ai.sweep.space import log_uniform
 
 
 def get_config(data: str = 'mnist_5k'):
   """The run, on the images of `data`."""
-  config = variational(data)
-  config.run.name = 'beta_vae'
-  config.run.steps = 3000
-  config.run.eval_every = 500
-  config.run.sample_every = 500
-  config.run.save_every = 500
-  config.data.batch_size = 64
-
-  config.model.latents = (10,)
-  config.loss.kl_weight = 4.0  # beta
-  config.loss.kl_warmup_steps = 500
-  config.optim.lr = 1e-3
-  config.optim.schedule = 'cosine'
-  config.optim.warmup_steps = 100
-  config.optim.end_factor = 0.05
-  config.optim.ema_decay = 0.999
-  return config
-
-
-def sweep_lr():
-  """Learning rates around the file's."""
-  for lr in (3e-4, 1e-3, 3e-3):
-    yield {'optim.lr': lr}
+  return make_config(
+    'vae',
+    data,
+    {
+      'run.name': 'beta_vae',
+      'run.steps': 3000,
+      'model.latents': (10,),
+      'loss.kl_weight': 4.0,  # beta
+      'loss.kl_warmup_steps': 500,
+      'optim.lr': 1e-3,
+      'optim.schedule': 'cosine',
+      'optim.warmup_steps': 100,
+      'optim.end_factor': 0.05,
+      'optim.ema_decay': 0.999,
+    },
+  )
 
 
 def sweep_beta():
@@ -52,16 +43,11 @@ def sweep_free_bits():
     yield {'loss.kl_weight': 1.0, 'loss.free_bits': floor}
 
 
-def sweep_best():
-  """The file's setting."""
-  yield {}
-
-
 def space():
   """Where a random search looks."""
   return {'optim.lr': log_uniform(1e-4, 1e-2), 'loss.kl_weight': log_uniform(0.5, 10.0)}
 
 
 def tiny():
-  """Seconds instead of minutes."""
-  return {**TINY, 'model.latents': (4,), 'model.width': 4, 'loss.kl_warmup_steps': 4}
+  """What a run of seconds has besides."""
+  return {'loss.kl_warmup_steps': 4}

@@ -7,48 +7,29 @@ Command: python launch.py --config=configs/dcgan.py            (or configs/dcgan
 Cost: 2.4 minutes of training on 2 CPU cores, by the speed that `benchmarks.families` measured.
 """
 
-from gen_ai.config import TINY
-from gen_ai.gan_fields import adversarial
-from gen_ai.space import choice, log_uniform
-from gen_ai.space import sweep_seed as sweep_seed
+from gen_ai.config import make_config
+from gen_ai.sweep.space import choice, log_uniform
 
 
 def get_config(data: str = 'mnist_5k'):
   """The run, on the images of `data`."""
-  config = adversarial(data)
-  config.run.name = 'dcgan'
-  config.run.steps = 3000
-  config.run.eval_every = 500
-  config.run.sample_every = 500
-  config.run.save_every = 500
-  config.data.batch_size = 64
-
-  config.model.network = 'dcgan'
-  config.model.d_activation = 'leaky_relu'
-  config.model.g_norm = 'batch'
-  config.model.d_norm = 'batch'
-  config.optim.lr = 2e-4
-  config.optim.b1 = 0.5
-  config.optim.ema_decay = 0.995
-  return config
-
-
-def sweep_lr():
-  """Learning rates around the published one."""
-  for lr in (1e-4, 2e-4, 4e-4):
-    yield {'optim.lr': lr}
-
-
-def sweep_best():
-  """The published setting, which is the file's."""
-  yield {}
+  return make_config(
+    'gan',
+    data,
+    {
+      'run.name': 'dcgan',
+      'run.steps': 3000,
+      'model.network': 'dcgan',
+      'model.d_activation': 'leaky_relu',
+      'model.g_norm': 'batch',
+      'model.d_norm': 'batch',
+      'optim.lr': 2e-4,
+      'optim.b1': 0.5,
+      'optim.ema_decay': 0.995,
+    },
+  )
 
 
 def space():
   """Where a random search looks."""
   return {'optim.lr': log_uniform(5e-5, 1e-3), 'optim.b1': choice(0.0, 0.5, 0.9)}
-
-
-def tiny():
-  """Seconds instead of minutes."""
-  return {**TINY, 'model.latent': 8, 'model.width': 4}

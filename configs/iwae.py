@@ -7,43 +7,33 @@ Command: python launch.py --config=configs/iwae.py            (or configs/iwae.p
 Cost: 0.8 minutes of training on 2 CPU cores, by the speed that `benchmarks.families` measured.
 """
 
-from gen_ai.config import TINY
-from gen_ai.space import choice, log_uniform
-from gen_ai.space import sweep_seed as sweep_seed
-from gen_ai.vae_fields import variational
+from gen_ai.config import make_config
+from gen_ai.sweep.space import choice, log_uniform
 
 
 def get_config(data: str = 'mnist_5k'):
   """The run, on the images of `data`."""
-  config = variational(data)
-  config.run.name = 'iwae'
-  config.run.steps = 5000
-  config.run.eval_every = 500
-  config.run.sample_every = 500
-  config.run.save_every = 500
-  config.data.batch_size = 64
-
-  config.model.network = 'mlp'
-  config.model.latents = (50,)
-  config.model.widths = (200, 200)
-  config.model.activation = 'tanh'
-  config.loss.likelihood = 'bernoulli'
-  config.loss.kl_warmup_steps = 2500  # updates: half of the run
-  config.loss.bound = 'iwae'
-  config.loss.draws = 5  # k
-  config.loss.gradient = 'dreg'
-  config.optim.lr = 3e-3
-  config.optim.schedule = 'cosine'
-  config.optim.warmup_steps = 100
-  config.optim.end_factor = 0.05
-  config.optim.ema_decay = 0.999
-  return config
-
-
-def sweep_lr():
-  """Learning rates around the file's."""
-  for lr in (1e-3, 3e-3, 1e-2):
-    yield {'optim.lr': lr}
+  return make_config(
+    'vae',
+    data,
+    {
+      'run.name': 'iwae',
+      'run.steps': 5000,
+      'model.network': 'mlp',
+      'model.latents': (50,),
+      'model.widths': (200, 200),
+      'model.activation': 'tanh',
+      'loss.kl_warmup_steps': 2500,  # updates: half of the run
+      'loss.bound': 'iwae',
+      'loss.draws': 5,  # k
+      'loss.gradient': 'dreg',
+      'optim.lr': 3e-3,
+      'optim.schedule': 'cosine',
+      'optim.warmup_steps': 100,
+      'optim.end_factor': 0.05,
+      'optim.ema_decay': 0.999,
+    },
+  )
 
 
 def sweep_draws():
@@ -59,17 +49,11 @@ def sweep_bound():
   yield {'loss.bound': 'iwae', 'loss.gradient': 'dreg'}
 
 
-def sweep_best():
-  """The file's setting."""
-  yield {}
-
-
 def space():
   """Where a random search looks."""
   return {'optim.lr': log_uniform(1e-4, 1e-2), 'loss.draws': choice(5, 10, 50)}
 
 
 def tiny():
-  """Seconds instead of minutes."""
-  return {**TINY, 'model.latents': (4,), 'model.widths': (8,), 'loss.draws': 3,
-          'loss.kl_warmup_steps': 4}  # fmt: skip
+  """What a run of seconds has besides."""
+  return {'loss.draws': 3, 'loss.kl_warmup_steps': 4}

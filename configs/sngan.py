@@ -8,41 +8,33 @@ Command: python launch.py --config=configs/sngan.py            (or configs/sngan
 Cost: 8.6 minutes of training on 2 CPU cores, by the speed that `benchmarks.families` measured.
 """
 
-from gen_ai.config import TINY
-from gen_ai.gan_fields import adversarial
-from gen_ai.space import log_uniform
-from gen_ai.space import sweep_seed as sweep_seed
+from gen_ai.config import make_config
+from gen_ai.sweep.space import log_uniform
 
 
 def get_config(data: str = 'mnist_5k'):
   """The run, on the images of `data`."""
-  config = adversarial(data)
-  config.run.name = 'sngan'
-  config.run.steps = 3000
-  config.run.log_every = 50
-  config.run.eval_every = 500
-  config.run.sample_every = 500
-  config.run.save_every = 500
-  config.data.batch_size = 32
-
-  config.model.network = 'resnet'
-  config.model.latent = 64  # dimensions of z
-  config.model.width = 16  # channels at full resolution
-  config.model.g_norm = 'batch'
-  config.model.d_spectral = True
-  config.loss.kind = 'hinge'
-  config.optim.lr = 5e-4
-  config.optim.schedule = 'linear'
-  config.optim.b1 = 0.0
-  config.optim.b2 = 0.9
-  config.optim.ema_decay = 0.995
-  return config
-
-
-def sweep_lr():
-  """Learning rates around the file's."""
-  for lr in (2e-4, 5e-4, 1e-3):
-    yield {'optim.lr': lr}
+  return make_config(
+    'gan',
+    data,
+    {
+      'run.name': 'sngan',
+      'run.steps': 3000,
+      'run.log_every': 50,
+      'data.batch_size': 32,
+      'model.network': 'resnet',
+      'model.latent': 64,
+      'model.width': 16,  # channels at full resolution
+      'model.g_norm': 'batch',
+      'model.d_spectral': True,
+      'loss.kind': 'hinge',
+      'optim.lr': 5e-4,
+      'optim.schedule': 'linear',
+      'optim.b1': 0.0,
+      'optim.b2': 0.9,
+      'optim.ema_decay': 0.995,
+    },
+  )
 
 
 def sweep_attention():
@@ -51,16 +43,11 @@ def sweep_attention():
   yield {'model.attention': True, 'model.g_spectral': True}
 
 
-def sweep_best():
-  """The file's setting."""
-  yield {}
-
-
 def space():
   """Where a random search looks."""
   return {'optim.lr': log_uniform(5e-5, 1e-3), 'loss.d_lr_factor': log_uniform(0.5, 4.0)}
 
 
 def tiny():
-  """Seconds instead of minutes."""
-  return {**TINY, 'data.batch_size': 8, 'model.latent': 8, 'model.width': 4}
+  """What a run of seconds has besides."""
+  return {'data.batch_size': 8}

@@ -19,41 +19,37 @@ Cost: 29 minutes on one CPU core beside other jobs (0.28 s an update), compilati
   cores need less.
 """
 
-from gen_ai.config import TINY
-from gen_ai.gan_fields import adversarial
-from gen_ai.space import choice, log_uniform
-from gen_ai.space import sweep_seed as sweep_seed
+from gen_ai.config import make_config
+from gen_ai.sweep.space import choice, log_uniform
 
 
 def get_config(data: str = 'mnist_5k'):
   """The run, on the images of `data`."""
-  config = adversarial(data)
-  config.run.name = 'stylegan2'
-  config.run.log_every = 48  # a multiple of penalty_every: every row holds as many penalties
-  config.run.steps = 6240
-  config.run.eval_every = 480
-  config.run.sample_every = 480
-  config.run.save_every = 480
-  config.data.batch_size = 32
-
-  config.model.network = 'stylegan2'
-  config.model.latent = 64  # dimensions of z
-  config.model.style = 64  # dimensions of w
-  config.model.width = 16  # channels at full resolution
-  config.model.max_width = 64
-  config.model.g_output = 'tanh'  # reaches the flat background of such images; see sweep_published
-  config.loss.constraint = 'r1'
-  config.loss.penalty = 1.0  # gamma: the paper's is 10 for large images
-  config.loss.penalty_every = 16
-  config.loss.path_length = 2.0
-  config.loss.path_every = 4
-  config.augment.speed = 50_000  # ada: of 199,680 images
-  config.optim.lr = 8e-3
-  config.optim.schedule = 'linear'
-  config.optim.b1 = 0.0
-  config.optim.b2 = 0.99
-  config.optim.ema_halflife = 10_000.0  # images
-  return config
+  return make_config(
+    'gan',
+    data,
+    {
+      'run.name': 'stylegan2',
+      'run.log_every': 48,  # a multiple of penalty_every: every row holds as many penalties
+      'run.steps': 6240,
+      'data.batch_size': 32,
+      'model.network': 'stylegan2',
+      'model.latent': 64,
+      'model.width': 16,  # channels at full resolution
+      'model.max_width': 64,
+      'loss.constraint': 'r1',
+      'loss.penalty': 1.0,  # gamma: the paper's is 10 for large images
+      'loss.penalty_every': 16,
+      'loss.path_length': 2.0,
+      'augment.speed': 50_000,  # ada: of 199,680 images
+      'optim.lr': 8e-3,
+      'optim.schedule': 'linear',
+      'optim.b1': 0.0,
+      'optim.b2': 0.99,
+      'optim.ema_halflife': 10_000.0,  # images
+    },
+    every=480,
+  )
 
 
 def sweep_published():
@@ -71,12 +67,6 @@ def sweep_output():
     yield {'model.g_output': output}
 
 
-def sweep_lr():
-  """Learning rates around the file's."""
-  for lr in (2e-3, 4e-3, 8e-3):
-    yield {'optim.lr': lr}
-
-
 def sweep_augment():
   """What the discriminator is shown of small data: as it is, or augmented in two ways."""
   for kind in ('none', 'diffaugment', 'ada'):
@@ -89,11 +79,6 @@ def sweep_truncation():
     yield {'sample.truncation': truncation}
 
 
-def sweep_best():
-  """The file's setting."""
-  yield {}
-
-
 def space():
   """Where a random search looks."""
   return {
@@ -104,13 +89,5 @@ def space():
 
 
 def tiny():
-  """Seconds instead of minutes."""
-  return {
-    **TINY,
-    'data.image_size': 16,
-    'model.latent': 4,
-    'model.style': 4,
-    'model.width': 2,
-    'model.max_width': 4,
-    'model.mapping_layers': 1,
-  }
+  """What a run of seconds has besides."""
+  return {'data.image_size': 16, 'model.latent': 4, 'model.width': 2}

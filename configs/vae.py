@@ -7,27 +7,24 @@ Command: python launch.py --config=configs/vae.py            (or configs/vae.py:
 Cost: 1.7 minutes of training on 2 CPU cores, by the speed that `benchmarks.families` measured.
 """
 
-from gen_ai.config import TINY
-from gen_ai.space import choice, log_uniform
-from gen_ai.space import sweep_seed as sweep_seed
-from gen_ai.vae_fields import variational
+from gen_ai.config import make_config
+from gen_ai.sweep.space import choice, log_uniform
 
 
 def get_config(data: str = 'mnist_5k'):
   """The run, on the images of `data`."""
-  config = variational(data)
-  config.run.steps = 4000
-  config.run.eval_every = 500
-  config.run.sample_every = 500
-  config.run.save_every = 500
-  config.data.batch_size = 64
-
-  config.optim.lr = 1e-3
-  config.optim.schedule = 'cosine'
-  config.optim.warmup_steps = 100
-  config.optim.end_factor = 0.05
-  config.optim.ema_decay = 0.999
-  return config
+  return make_config(
+    'vae',
+    data,
+    {
+      'run.steps': 4000,
+      'optim.lr': 1e-3,
+      'optim.schedule': 'cosine',
+      'optim.warmup_steps': 100,
+      'optim.end_factor': 0.05,
+      'optim.ema_decay': 0.999,
+    },
+  )
 
 
 def sweep_lr():
@@ -42,11 +39,6 @@ def sweep_beta():
     yield {'loss.kl_weight': weight}
 
 
-def sweep_best():
-  """The setting whose figures the README gives, which is the file's."""
-  yield {}
-
-
 def space():
   """Where a random search looks."""
   return {
@@ -54,10 +46,3 @@ def space():
     'optim.end_factor': choice(0.01, 0.05, 0.2),
     'optim.warmup_steps': choice(50, 100, 200),
   }
-
-
-def tiny():
-  """Seconds instead of minutes."""
-  return {
-    **TINY, 'model.latents': (4,), 'model.width': 4,
-  }  # fmt: skip

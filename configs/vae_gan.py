@@ -12,46 +12,24 @@ Command: python launch.py --config=configs/vae_gan.py            (or configs/vae
 Cost: 1 minute 56 seconds on 2 CPU cores that tests shared, compilation and evaluations included.
 """
 
-from gen_ai.config import TINY, common
-from gen_ai.space import log_uniform
-from gen_ai.space import sweep_seed as sweep_seed
+from gen_ai.config import make_config
+from gen_ai.sweep.space import log_uniform
 
 
 def get_config(data: str = 'mnist_5k'):
   """The run, on the images of `data`."""
-  config = common('vae_gan', data)
-  config.run.steps = 3000
-  config.run.eval_every = 500
-  config.run.sample_every = 500
-  config.run.save_every = 500
-  config.data.batch_size = 32
-
-  config.model = {
-    'latent': 32,  # dimensions of z
-    'width': 16,  # channels at half resolution, doubled at each halving, in all three networks
-    'hidden': 128,  # units between the discriminator's features and its score
-    'activation': 'silu',  # of encoder and decoder
-    'decoder_norm': 'group',  # of the decoder: 'group' | 'none'
-    'd_norm': 'group',  # of the discriminator: 'group' | 'none'
-  }
-  config.loss = {
-    'kind': 'non_saturating',  # minimax | non_saturating | least_squares | hinge | wasserstein
-    'kl_weight': 5.0,  # of the prior term, in the encoder's loss
-    'gamma': 0.01,  # weight of the feature error in the decoder's loss
-    'penalty': 5.0,  # weight of R1 on the discriminator; 0: off
-    'd_lr_factor': 1.0,  # the discriminator's learning rate over that of the others
-  }
-  config.optim.lr = 1e-3
-  config.optim.schedule = 'linear'
-  config.optim.b1 = 0.5
-  config.optim.ema_decay = 0.995
-  return config
-
-
-def sweep_lr():
-  """Learning rates around the file's."""
-  for lr in (3e-4, 1e-3, 3e-3):
-    yield {'optim.lr': lr}
+  return make_config(
+    'vae_gan',
+    data,
+    {
+      'run.steps': 3000,
+      'data.batch_size': 32,
+      'optim.lr': 1e-3,
+      'optim.schedule': 'linear',
+      'optim.b1': 0.5,
+      'optim.ema_decay': 0.995,
+    },
+  )
 
 
 def sweep_gamma():
@@ -66,16 +44,6 @@ def sweep_kl():
     yield {'loss.kl_weight': weight}
 
 
-def sweep_best():
-  """The file's setting."""
-  yield {}
-
-
 def space():
   """Where a random search looks."""
   return {'optim.lr': log_uniform(1e-4, 2e-3), 'loss.gamma': log_uniform(1e-4, 1.0)}
-
-
-def tiny():
-  """Seconds instead of minutes."""
-  return {**TINY, 'model.latent': 4, 'model.width': 4, 'model.hidden': 8}

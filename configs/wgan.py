@@ -12,42 +12,33 @@ Command: python launch.py --config=configs/wgan.py            (or configs/wgan.p
 Cost: 2 minutes 34 seconds on 2 CPU cores, compilation included.
 """
 
-from gen_ai.config import TINY
-from gen_ai.gan_fields import adversarial
-from gen_ai.space import log_uniform
-from gen_ai.space import sweep_seed as sweep_seed
+from gen_ai.config import make_config
+from gen_ai.sweep.space import log_uniform
 
 
 def get_config(data: str = 'mnist_5k'):
   """The run, on the images of `data`."""
-  config = adversarial(data)
-  config.run.name = 'wgan'
-  config.run.steps = 4000
-  config.run.log_every = 50
-  config.run.eval_every = 500
-  config.run.sample_every = 500
-  config.run.save_every = 500
-  config.data.batch_size = 64
-
-  config.model.latent = 64  # dimensions of z
-  config.model.g_widths = (128, 256, 512, 1024)
-  config.model.d_widths = (512, 256)
-  config.model.d_activation = 'leaky_relu'
-  config.loss.kind = 'wasserstein'
-  config.loss.constraint = 'gradient_penalty'
-  config.loss.n_critic = 5  # critic updates in one step, each on a batch of its own
-  config.optim.lr = 1e-3
-  config.optim.schedule = 'linear'
-  config.optim.b1 = 0.5
-  config.optim.b2 = 0.9
-  config.optim.ema_decay = 0.995
-  return config
-
-
-def sweep_lr():
-  """Learning rates around the file's."""
-  for lr in (3e-4, 1e-3, 3e-3):
-    yield {'optim.lr': lr}
+  return make_config(
+    'gan',
+    data,
+    {
+      'run.name': 'wgan',
+      'run.steps': 4000,
+      'run.log_every': 50,
+      'model.latent': 64,
+      'model.g_widths': (128, 256, 512, 1024),
+      'model.d_widths': (512, 256),
+      'model.d_activation': 'leaky_relu',
+      'loss.kind': 'wasserstein',
+      'loss.constraint': 'gradient_penalty',
+      'loss.n_critic': 5,
+      'optim.lr': 1e-3,
+      'optim.schedule': 'linear',
+      'optim.b1': 0.5,
+      'optim.b2': 0.9,
+      'optim.ema_decay': 0.995,
+    },
+  )
 
 
 def sweep_critic():
@@ -56,16 +47,6 @@ def sweep_critic():
     yield {'loss.n_critic': n_critic}
 
 
-def sweep_best():
-  """What came out best for digits in a few minutes, which is the file's setting."""
-  yield {}
-
-
 def space():
   """Where a random search looks."""
   return {'optim.lr': log_uniform(1e-4, 3e-3), 'loss.penalty': log_uniform(1.0, 30.0)}
-
-
-def tiny():
-  """Seconds instead of minutes."""
-  return {**TINY, 'model.latent': 8, 'model.g_widths': (16, 16), 'model.d_widths': (16, 16)}

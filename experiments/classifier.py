@@ -12,13 +12,18 @@ from ml_collections import ConfigDict
 
 from gen_ai import keys
 from gen_ai.errors import UserError
+from gen_ai.maths.masked import masked
 from gen_ai.maths.pixels import to_signed
 from gen_ai.maths.switch import is_off
+from gen_ai.nets.apply import compute_dtype
 from gen_ai.nets.classifier import Classifier
-from gen_ai.optim import ema_update, gradients, optimiser
+from gen_ai.optim import Updater, gradients
 from gen_ai.types import (
+  EXAMPLE,
+  NUMBER,
   Array,
   Batch,
+  Field,
   Key,
   Method,
   Metrics,
@@ -27,27 +32,20 @@ from gen_ai.types import (
   Spec,
   State,
   SumCount,
-  compute_dtype,
+  Task,
   identity,
 )
 
+KINDS = ('image',)  # of data
 LEADING = {'xent_nats': 'min', 'accuracy': 'max'}
-NORMS = ('group', 'none')  # batch norm would make an image's features depend on training batches
 
 
 def check(config: ConfigDict, spec: Spec) -> None:
-  """Raises UserError for data without images or labels, an unknown norm, or a smoothing that is no probability."""
-  if spec.kind != 'image':
-    raise UserError(f"experiment 'classifier' takes images, but config.data.name='{config.data.name}' is text.")
+  """Raises UserError for data without labels."""
   if spec.num_classes < 2:
     found = 'no labels' if spec.num_classes == 0 else 'one class only'
     raise UserError(f"experiment 'classifier' needs labelled images, but config.data.name='{config.data.name}' has "
                     f'{found}. Choose a labelled data set, such as mnist_5k or fashion_mnist.')  # fmt: skip
-  if config.model.norm not in NORMS:
-    raise UserError(f"config.model.norm='{config.model.norm}' is none of {', '.join(NORMS)}.")
-  smoothing = config.loss.label_smoothing
-  if not isinstance(smoothing, jax.core.Tracer) and not 0.0 <= smoothing < 1.0:
-    raise UserError(f'config.loss.label_smoothing={smoothing} must be at least 0 and less than 1.')
 
 
 def shifted(image: Array, key: Key, index: Array, most: int) -> Array:
@@ -73,23 +71,19 @@ def cross_entropy(logits: Array, label: Array, smoothing: float | Array = 0.0) -
 
 
 def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
-  """The classifier of `config`; see `gen_ai.types.Method`. It draws no samples; it has `features`."""
+  """The classifier of `config`; see `gen_ai.types.Method`. It draws no samples; its task is 'features'."""
   check(config, spec)
   model, smoothing = config.model, config.loss.label_smoothing
   network = Classifier(spec.num_classes, model.features, model.width, model.blocks, model.activation, model.norm,
                        dtype=compute_dtype(config.precision))  # fmt: skip
-  rule = optimiser(config.optim, config.run.steps)
-  averaged = not is_off(config.optim.ema_decay)
+  updater = Updater(config)
 
   def apply(params: PyTree, image: Array) -> tuple[Array, Array]:
     outputs: Any = network.apply({'params': params}, to_signed(image))
     return outputs
 
   def init(key: Key) -> State:
-    params = network.init(keys.stream(key, 'classifier'), jnp.zeros((2, *spec.shape)))['params']
-    # A copy: the programs donate the state, and one buffer cannot be given away twice.
-    ema = jax.tree.map(jnp.copy, params) if averaged else ()
-    return State(jnp.int32(0), params, rule.init(params), ema)
+    return updater.init(network.init(keys.stream(key, 'classifier'), jnp.zeros((2, *spec.shape)))['params'])
 
   def train_step(state: State, batch: Batch, key: Key) -> tuple[State, Metrics]:
     image = shifted(batch['image'], keys.stream(key, 'shift'), batch['index'], config.augment.shift)
@@ -103,19 +97,18 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
 
     examples = {'image': image, 'label': batch['label']}
     grads, metrics, _ = gradients(loss_fn, state.params, (), examples, key, config.optim.accumulate, reduce)
-    change, opt_state = rule.update(grads, state.opt_state, state.params)
-    params, step = jax.tree.map(jnp.add, state.params, change), state.step + 1
-    ema = ema_update(state.ema, params, config.optim.ema_decay, step) if averaged else ()
-    return State(step, params, opt_state, ema), metrics
+    return updater.advance(updater.update(state, grads)), metrics
 
-  def features(state: State, image: Array) -> tuple[Array, Array]:
-    return apply(state.ema if averaged else state.params, image)
+  def features(state: State, inputs: Batch, own_keys: Key) -> Batch:
+    values, logits = apply(updater.eval_params(state), inputs['image'])
+    return {'features': values, 'logits': logits}
 
   def eval_step(state: State, batch: Batch, key: Key) -> SumCount:
-    _, logits = features(state, batch['image'])
+    logits = features(state, batch, key)['logits']
     per_example = {'xent_nats': cross_entropy(logits, batch['label']),
                    'accuracy': (logits.argmax(1) == batch['label']).astype(jnp.float32)}  # fmt: skip
-    mask = batch['mask']
-    return {name: ((value * mask).sum(), mask.sum()) for name, value in per_example.items()}
+    return masked(per_example, batch['mask'])
 
-  return Method(init, train_step, eval_step, None, features=features, leading=LEADING)
+  outputs = {'features': Field(NUMBER, (model.features,)), 'logits': Field(NUMBER, (spec.num_classes,))}
+  tasks = {'features': Task(features, {'image': Field(EXAMPLE, spec.shape, True)}, outputs, ())}
+  return Method(init, train_step, eval_step, tasks, leading=LEADING)

@@ -11,7 +11,6 @@ Deviation: the optimiser's constants are not adjusted for that. Under conditions
 batch; samples have labels drawn evenly over the classes.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -20,27 +19,28 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from experiments._gan_networks import (
-  Networks,
-  discriminate,
-  generate,
-  networks,
-  pairs_won,
-  refresh,
-  singular_values,
-)
+from experiments._gan_networks import Networks, networks
 from gen_ai import keys
 from gen_ai.errors import UserError
 from gen_ai.maths import adversarial, augment
+from gen_ai.maths.lowering import gathered
+from gen_ai.maths.masked import masked
 from gen_ai.maths.path_length import path_length, path_length_mean, path_length_penalty
 from gen_ai.maths.pixels import to_signed
 from gen_ai.maths.switch import is_off, is_outside
-from gen_ai.nets.players import CONDITIONS, Scores
-from gen_ai.optim import ema_update, gradients, optimiser, split_batch
+from gen_ai.nets.apply import discriminate, generate, refresh, singular_values
+from gen_ai.nets.players import Scores
+from gen_ai.optim import Pace, Updater, gradients, split_batch
 from gen_ai.types import (
   CLASSES,
+  EXAMPLE,
+  GENERATE,
+  LABEL,
+  LATENT,
+  SAMPLE,
   Array,
   Batch,
+  Field,
   Key,
   Method,
   Metrics,
@@ -49,10 +49,11 @@ from gen_ai.types import (
   Spec,
   State,
   SumCount,
+  Task,
   identity,
 )
 
-CONSTRAINTS = ('none', 'clip', 'gradient_penalty', 'dragan', 'r1', 'r1_r2')
+KINDS = ('image',)  # of data
 PENALTIES = ('gradient_penalty', 'dragan', 'r1', 'r1_r2')
 # No loss here has a better way: each player's gain is the other's loss.
 LEADING = {'loss_d': '', 'loss_g': '', 'spread': '', 'pairs_won_d': '', 'logit_gap': ''}
@@ -112,10 +113,20 @@ def class_loss(scores: Scores, label: Array) -> Array:
   return optax.softmax_cross_entropy_with_integer_labels(scores.classes, label).mean()
 
 
+def updater_of(config: ConfigDict) -> Updater:
+  """Both players' optimisers; of the generator parameters and stats are averaged."""
+  n_critic = config.loss.n_critic
+  return Updater(
+    config,
+    {'g': Pace(), 'd': Pace(config.loss.d_lr_factor, n_critic)},
+    average=lambda state: {'params': state.params['g'], 'stats': state.stats['g']},
+    batches_per_step=n_critic,
+  )
+
+
 def d_updates(config: ConfigDict, nets: Networks, reduce: Reduce) -> Callable[..., tuple[State, Metrics]]:
   """The discriminator's update."""
-  loss, optim = config.loss, config.optim
-  rule = optimiser(optim, config.run.steps, loss.d_lr_factor, loss.n_critic)
+  loss, optim, updater = config.loss, config.optim, updater_of(config)
   penalised = loss.constraint in PENALTIES and not is_off(loss.penalty)
 
   def update(state: State, batch: Batch, key: Key, number: int | Array = 0) -> tuple[State, Metrics]:
@@ -134,7 +145,7 @@ def d_updates(config: ConfigDict, nets: Networks, reduce: Reduce) -> Callable[..
       of_fake, stats = scores(stats, fake, 'fake')
       total = adversarial.discriminator_loss(loss.kind, of_real.logits, of_fake.logits)
       metrics = {'loss_d': total, 'logit_real': of_real.logits.mean(), 'logit_fake': of_fake.logits.mean(),
-                 'pairs_won_d': pairs_won(of_real.logits, of_fake.logits).mean()}  # fmt: skip
+                 'pairs_won_d': adversarial.pairs_won(of_real.logits, of_fake.logits).mean()}  # fmt: skip
       if config.augment.kind == 'ada':
         metrics['sign_real'] = jnp.sign(of_real.logits).mean()
       if config.model.condition == 'auxiliary':
@@ -147,10 +158,9 @@ def d_updates(config: ConfigDict, nets: Networks, reduce: Reduce) -> Callable[..
       return total, (metrics, stats)
 
     grads, metrics, stats = gradients(loss_fn, state.params['d'], spectra, batch, key, optim.accumulate, reduce)
-    change, opt_state = rule.update(grads, state.opt_state['d'], state.params['d'])
-    params = jax.tree.map(jnp.add, state.params['d'], change)
+    after = updater.update(state, grads, 'd')
     if loss.constraint == 'clip':
-      params = adversarial.clip_weights(params, loss.clip)
+      after = after._replace(params={**after.params, 'd': adversarial.clip_weights(after.params['d'], loss.clip)})
     metrics = {**metrics, 'grad_norm_d': optax.tree.norm(grads)}
     sigmas = singular_values(stats)
     if sigmas:
@@ -162,9 +172,7 @@ def d_updates(config: ConfigDict, nets: Networks, reduce: Reduce) -> Callable[..
         config.augment.speed,
       )  # fmt: skip
       metrics['augment_p'] = new['ada'].p
-    return state._replace(
-      params={**state.params, 'd': params}, opt_state={**state.opt_state, 'd': opt_state}, stats=new,
-    ), metrics  # fmt: skip
+    return after._replace(stats=new), metrics
 
   return update
 
@@ -190,14 +198,18 @@ def path_lengths(config: ConfigDict, nets: Networks, params: PyTree, stats: PyTr
   return path_length(synthesise, ws, y)
 
 
+def has_paths(config: ConfigDict) -> bool:
+  """Whether the generator pays for uneven path lengths."""
+  return config.model.network == 'stylegan2' and not is_off(config.loss.path_length)
+
+
 def g_updates(config: ConfigDict, nets: Networks, reduce: Reduce) -> Callable[[State, Batch, Key], Any]:
   """The generator's update."""
-  loss, optim = config.loss, config.optim
-  rule = optimiser(optim, config.run.steps)
-  paths = not is_off(loss.path_length)
+  loss, optim, updater = config.loss, config.optim, updater_of(config)
+  paths = has_paths(config)
 
   def update(state: State, batch: Batch, key: Key) -> tuple[State, Metrics]:
-    due = state.step % loss.path_every == 0
+    due = state.step % loss.path_every == 0 if paths else False
     spectra = refresh(nets.generator, state.params['g'], state.stats['g'], batch['z'].shape[1:])
 
     def loss_fn(params: PyTree, stats: PyTree, batch: Batch, key: Key):
@@ -225,15 +237,12 @@ def g_updates(config: ConfigDict, nets: Networks, reduce: Reduce) -> Callable[[S
       return total, (metrics, new)
 
     grads, metrics, stats = gradients(loss_fn, state.params['g'], spectra, batch, key, optim.accumulate, reduce)
-    change, opt_state = rule.update(grads, state.opt_state['g'], state.params['g'])
-    params = jax.tree.map(jnp.add, state.params['g'], change)
     new = {**state.stats, 'g': stats}
     if paths:
       new['path'] = jnp.where(due, path_length_mean(new['path'], metrics['path_length']), new['path'])
       metrics = {**metrics, 'path_length': new['path']}
-    return state._replace(
-      params={**state.params, 'g': params}, opt_state={**state.opt_state, 'g': opt_state}, stats=new,
-    ), {**metrics, 'grad_norm_g': optax.tree.norm(grads)}  # fmt: skip
+    after = updater.update(state, grads, 'g')._replace(stats=new)
+    return after, {**metrics, 'grad_norm_g': optax.tree.norm(grads)}
 
   return update
 
@@ -243,58 +252,26 @@ def updates(config: ConfigDict, nets: Networks, reduce: Reduce) -> Updates:
   return Updates(d_updates(config, nets, reduce), g_updates(config, nets, reduce))
 
 
-def _one_of(path: str, value: str, choices: tuple[str, ...]) -> None:
-  if value not in choices:
-    raise UserError(f"config.{path}='{value}' is none of {', '.join(choices)}.")
-
-
 def check(config: ConfigDict, spec: Spec) -> None:
-  """Raises UserError for a loss, a constraint, a condition or data that this family does not know."""
+  """Raises UserError for data, or settings together, that this family cannot train."""
   loss, model = config.loss, config.model
-  if spec.kind != 'image':
-    raise UserError(f"experiment 'gan' draws images, but config.data.name='{config.data.name}' is text.")
-  _one_of('loss.kind', loss.kind, adversarial.KINDS)
-  _one_of('loss.constraint', loss.constraint, CONSTRAINTS)
-  _one_of('model.condition', model.condition, CONDITIONS)
-  _one_of('augment.kind', config.augment.kind, ('none', 'diffaugment', 'ada'))
-  for part in config.augment.policy.split(','):
-    _one_of('augment.policy', part, augment.POLICIES)
-  for part in config.augment.groups.split(','):
-    _one_of('augment.groups', part, augment.GROUPS)
   if model.condition != 'none' and spec.num_classes < 2:
-    raise UserError(f"config.model.condition='{model.condition}' needs labels, but config.data.name="
-                    f"'{config.data.name}' has none: choose a labelled data set, or config.model.condition=none."
-                    )  # fmt: skip
+    raise UserError(
+      f"config.model.condition='{model.condition}' needs labels, but config.data.name='{config.data.name}' has none: "
+      'choose a labelled data set, or config.model.condition=none.'
+    )
   if config.augment.kind == 'ada' and loss.kind not in SIGNED:
-    raise UserError(f"config.augment.kind=ada goes by the sign of the logits of real images, which says nothing under "
-                    f"config.loss.kind='{loss.kind}': take one of {', '.join(SIGNED)}, or config.augment.kind="
-                    'diffaugment.')  # fmt: skip
-  if model.network == 'stylegan2' and (is_off(model.mapping_lr) or is_outside(model.mapping_lr, 0.0)):
-    raise UserError(f'config.model.mapping_lr={model.mapping_lr} leaves no mapping network: it must be positive.')
-  if model.network != 'stylegan2' and is_outside(config.sample.truncation, 1.0, 1.0):
-    raise UserError(f"config.sample.truncation={config.sample.truncation} draws styles nearer to their mean, but "
-                    f"config.model.network='{model.network}' has none: set it to 1.0.")  # fmt: skip
+    raise UserError(
+      f'config.augment.kind=ada goes by the sign of the logits of real images, which says nothing under '
+      f"config.loss.kind='{loss.kind}': take one of {', '.join(SIGNED)}, or config.augment.kind=diffaugment."
+    )
   if loss.constraint == 'clip' and (is_off(loss.clip) or is_outside(loss.clip, 0.0)):
     raise UserError(f'config.loss.clip={loss.clip} leaves the discriminator no weights: it must be positive.')
-  for path, value, high in (
-    ('loss.penalty', loss.penalty, math.inf), ('loss.path_length', loss.path_length, math.inf),
-    ('loss.auxiliary', loss.auxiliary, math.inf), ('loss.d_lr_factor', loss.d_lr_factor, math.inf),
-    ('model.mixing', model.mixing, 1.0),
-  ):  # fmt: skip
-    if is_outside(value, 0.0, high):
-      allowed = 'at least 0' if high == math.inf else f'from 0 to {high:g}'
-      raise UserError(f'config.{path}={value} must be {allowed}.')
-  if loss.constraint in PENALTIES and model.d_norm == 'batch':
-    raise UserError(f"config.loss.constraint='{loss.constraint}' is defined example by example, but "
-                    "config.model.d_norm='batch' couples the examples of a batch: use 'group' or 'none'.")  # fmt: skip
-  for path, value in (('loss.n_critic', loss.n_critic), ('loss.penalty_every', loss.penalty_every),
-                      ('loss.path_every', loss.path_every), ('augment.interval', config.augment.interval),
-                      ('augment.speed', config.augment.speed)):  # fmt: skip
-    if value < 1:
-      raise UserError(f'config.{path}={value} must be at least 1.')
-  if not is_off(loss.path_length) and model.network != 'stylegan2':
-    raise UserError(f"config.loss.path_length={loss.path_length} is a penalty on styles, but config.model.network="
-                    f"'{model.network}' has none: set it to 0.0.")  # fmt: skip
+  if loss.constraint in PENALTIES and model.network in ('dcgan', 'resnet') and model.d_norm == 'batch':
+    raise UserError(
+      f"config.loss.constraint='{loss.constraint}' is defined example by example, but config.model.d_norm='batch' "
+      "couples the examples of a batch: use 'group' or 'none'."
+    )
   if not is_off(config.optim.ema_halflife) and not is_off(config.optim.ema_decay):
     raise UserError('config.optim.ema_halflife and config.optim.ema_decay say the same thing twice: set one to 0.0.')
 
@@ -303,10 +280,9 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
   """The GAN of `config`; see `gen_ai.types.Method`. Conditional ones have a view 'classes', a row a class."""
   check(config, spec)
   nets = networks(config, spec, reduce)
-  update = updates(config, nets, reduce)
-  n_critic, latent, optim = config.loss.n_critic, config.model.latent, config.optim
+  update, updater = updates(config, nets, reduce), updater_of(config)
+  n_critic, latent = config.loss.n_critic, config.model.latent
   conditional = config.model.condition != 'none'
-  averaged = not (is_off(optim.ema_decay) and is_off(optim.ema_halflife))
   fields = ('image', 'label') if conditional else ('image',)
 
   def init(key: Key) -> State:
@@ -318,16 +294,12 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     d = dict(nets.discriminator.init(keys.stream(key, 'discriminator'), jnp.zeros((2, *spec.shape)), train=True,
                                      label=label))  # fmt: skip
     params = {'g': g.pop('params'), 'd': d.pop('params')}
-    rule = optimiser(optim, config.run.steps)
-    opt_state = {name: rule.init(params[name]) for name in ('g', 'd')}
-    # Copies: the programs donate the state, and one buffer cannot be given away twice.
-    ema = jax.tree.map(jnp.copy, {'params': params['g'], 'stats': g}) if averaged else ()
     stats: dict[str, Any] = {'g': g, 'd': d}
     if config.augment.kind == 'ada':
       stats['ada'] = augment.ada_start()
-    if not is_off(config.loss.path_length):
+    if has_paths(config):
       stats['path'] = jnp.float32(0.0)
-    return State(jnp.int32(0), params, opt_state, ema, stats)
+    return updater.init(params, stats)
 
   def train_step(state: State, batch: Batch, key: Key) -> tuple[State, Metrics]:
     parts = split_batch({name: batch[name] for name in fields}, n_critic)
@@ -335,7 +307,7 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
 
     def d_update(state: State, part: tuple[Batch, Array]):
       micro, number = part
-      return update.discriminator(state, micro, keys.stream(key, 'd', number), number)
+      return update.discriminator(gathered(state), micro, keys.stream(key, 'd', number), number)
 
     if n_critic == 1:
       state, metrics = d_update(state, (every, jnp.int32(0)))
@@ -346,21 +318,14 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
         metrics['penalty'] = each['penalty'].mean()
     own = draws(config, jax.tree.map(lambda x: x[-1], parts), key, 'g')
     state, g_metrics = update.generator(state, own, keys.stream(key, 'g'))
-    step = state.step + 1
-    ema = state.ema
-    if averaged:
-      now = {'params': state.params['g'], 'stats': state.stats['g']}
-      images = config.data.batch_size * n_critic
-      decay = optim.ema_decay if is_off(optim.ema_halflife) else 0.5 ** (images / optim.ema_halflife)
-      ema = ema_update(ema, now, decay, step)
-    return state._replace(step=step, ema=ema), {**metrics, **g_metrics}
+    return updater.advance(state), {**metrics, **g_metrics}
 
-  def settled(state: State, own: Batch) -> Array:
-    source = state.ema if averaged else {'params': state.params['g'], 'stats': state.stats['g']}
+  def rendered(state: State, own: Batch) -> Array:
+    source = updater.eval_params(state)
     return jnp.clip(generate(nets.generator, source['params'], source['stats'], own, False)[0], -1.0, 1.0)
 
   def eval_step(state: State, batch: Batch, key: Key) -> SumCount:
-    mask, index = batch['mask'], batch['index']
+    index = batch['index']
     own = {'z': keys.normal_per_example(keys.stream(key, 'z'), index, (latent,)),
            'noise': keys.per_example(keys.stream(key, 'noise'), index)}  # fmt: skip
     own |= {'label': batch['label']} if conditional else {}
@@ -368,24 +333,27 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     def scores(x: Array) -> Scores:
       return discriminate(nets.discriminator, state.params['d'], state.stats['d'], x, own.get('label'), False)[0]
 
-    real, fake = scores(to_signed(batch['image'])), scores(settled(state, own))
+    real, fake = scores(to_signed(batch['image'])), scores(rendered(state, own))
     per_example = {'logit_real': real.logits, 'logit_fake': fake.logits, 'logit_gap': real.logits - fake.logits,
-                   'pairs_won_d': pairs_won(real.logits, fake.logits)}  # fmt: skip
+                   'pairs_won_d': adversarial.pairs_won(real.logits, fake.logits)}  # fmt: skip
     if config.model.condition == 'auxiliary':
       for name, said in (('real', real), ('fake', fake)):
         per_example[f'class_accuracy_{name}'] = (said.classes.argmax(1) == batch['label']).astype(jnp.float32)
-    return {name: ((value * mask).sum(), mask.sum()) for name, value in per_example.items()}
+    return masked(per_example, batch['mask'])
 
-  def sample(state: State, key: Key, n: int) -> Array:
-    own = {'z': jax.random.normal(key, (n, latent)), 'noise': jax.random.split(keys.stream(key, 'noise'), n)}
+  def generated(state: State, inputs: Batch, own_keys: Key) -> Batch:
+    noise = jax.vmap(lambda key: jax.random.split(keys.stream(key, 'noise'), 1)[0])(own_keys)
+    own = {'z': inputs.get('latent', keys.normal(own_keys, (latent,))), 'noise': noise}
     if conditional:
-      own['label'] = jax.random.randint(keys.stream(key, 'label'), (n,), 0, spec.num_classes)
-    return settled(state, own)
+      own['label'] = inputs.get('label', keys.labels(own_keys, spec.num_classes))
+    return {SAMPLE: rendered(state, own)}
 
   def classes(state: State, batch: Batch, key: Key) -> Array:
     z = jnp.tile(jax.random.normal(keys.stream(key, 'z'), (8, latent)), (spec.num_classes, 1))
     noise = jnp.tile(jax.random.split(keys.stream(key, 'noise'), 8), spec.num_classes)
-    return settled(state, {'z': z, 'noise': noise, 'label': jnp.repeat(jnp.arange(spec.num_classes), 8)})
+    return rendered(state, {'z': z, 'noise': noise, 'label': jnp.repeat(jnp.arange(spec.num_classes), 8)})
 
   views = {CLASSES: classes} if conditional else {}
-  return Method(init, train_step, eval_step, sample, batches_per_step=n_critic, views=views, leading=LEADING)
+  inputs = {'latent': Field(LATENT, (latent,)), **({'label': Field(LABEL)} if conditional else {})}
+  tasks = {GENERATE: Task(generated, inputs, {SAMPLE: Field(EXAMPLE, spec.shape)})}
+  return Method(init, train_step, eval_step, tasks, n_critic, views=views, leading=LEADING)

@@ -1,9 +1,8 @@
 """Completion of images by a conditional GAN: adversarial and reconstruction loss (arXiv 1604.07379, 1611.07004).
 
 The generator sees an image with hidden pixels, the mask, and a latent; the discriminator the completed image beside the
-mask. Known pixels are pasted into what is drawn. There are no samples without an image: `Method.conditional` draws a
-completion of each example, by its own mask 'hole' float32 [B, H, W, 1] (1: hidden) if it has one, which the evaluation
-protocol measures and `gen_ai.complete` shows.
+mask. Known pixels are pasted into what is drawn. There are no samples without an image: the task 'complete' draws a
+completion of each example, by a mask of its own if it is given one, which the evaluation protocol measures.
 
 State: params and opt_state {'g', 'd'}, stats {'d'} (spectral vectors); with config.optim.ema_decay, ema of 'g'.
 """
@@ -17,20 +16,25 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from experiments._gan_networks import discriminate, pairs_won, refresh
-from experiments.vae import rows_of
+from experiments._views import rows_of
 from gen_ai import keys
-from gen_ai.errors import UserError
 from gen_ai.maths import adversarial, masks
+from gen_ai.maths.masked import masked
 from gen_ai.maths.pixels import to_signed
 from gen_ai.maths.switch import is_off
+from gen_ai.nets.apply import compute_dtype, discriminate, refresh
 from gen_ai.nets.inpaint import CompletionGenerator
 from gen_ai.nets.players import Critic
 from gen_ai.nets.pyramid import Downsample
-from gen_ai.optim import ema_update, gradients, optimiser
+from gen_ai.optim import Pace, Updater, gradients
 from gen_ai.types import (
+  EXAMPLE,
+  LATENT,
+  MASK,
+  SAMPLE,
   Array,
   Batch,
+  Field,
   Key,
   Method,
   Metrics,
@@ -39,25 +43,15 @@ from gen_ai.types import (
   Spec,
   State,
   SumCount,
-  compute_dtype,
+  Task,
   identity,
 )
 
+KINDS = ('image',)  # of data
 LEADING = {'l1_hidden': 'min', 'psnr_hidden_db': 'max', 'spread_hidden': '', 'loss_d': '', 'loss_g': '',
            'pairs_won_d': '', 'logit_gap': ''}  # fmt: skip
 PEAK = 2.0  # of x in [-1, 1], for the signal-to-noise ratio
 DRAWS = 8  # completions of one hole, whose spread an evaluation tells
-
-
-def check(config: ConfigDict, spec: Spec) -> None:
-  """Raises UserError for a loss, a mask or data that this family does not know."""
-  if spec.kind != 'image':
-    raise UserError(f"experiment 'inpaint_gan' completes images, but config.data.name='{config.data.name}' is text.")
-  kinds = tuple(kind for kind in adversarial.KINDS if kind not in adversarial.RELATIVISTIC)
-  if config.loss.kind not in kinds:
-    raise UserError(f"config.loss.kind='{config.loss.kind}' is none of {', '.join(kinds)}.")
-  if config.model.mask not in masks.KINDS:
-    raise UserError(f"config.model.mask='{config.model.mask}' is none of {', '.join(masks.KINDS)}.")
 
 
 def networks(config: ConfigDict, spec: Spec) -> tuple[CompletionGenerator, Critic]:
@@ -77,11 +71,9 @@ def beside(x: Array, mask: Array) -> Array:
 
 def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
   """The completing GAN of `config`; see `gen_ai.types.Method`. View 'completions': hidden, completed, original rows."""
-  check(config, spec)
   generator, critic = networks(config, spec)
   loss, optim, latent = config.loss, config.optim, config.model.latent
-  rules = {'g': optimiser(optim, config.run.steps), 'd': optimiser(optim, config.run.steps, loss.d_lr_factor)}
-  averaged = not is_off(optim.ema_decay)
+  updater = Updater(config, {'g': Pace(), 'd': Pace(loss.d_lr_factor)}, average=lambda state: state.params['g'])
 
   def drawn(params: PyTree, batch: Batch) -> Array:
     """Everything the generator draws, known pixels too."""
@@ -108,9 +100,7 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     x, mask, z = jnp.zeros((2, H, W, C)), jnp.zeros((2, H, W, 1)), jnp.zeros((2, latent))
     d = dict(critic.init(keys.stream(key, 'discriminator'), beside(x, mask), train=True))
     params = {'g': generator.init(keys.stream(key, 'generator'), x, mask, z)['params'], 'd': d.pop('params')}
-    # A copy: the programs donate the state, and one buffer cannot be given away twice.
-    ema = jax.tree.map(jnp.copy, params['g']) if averaged else ()
-    return State(jnp.int32(0), params, {n: rules[n].init(params[n]) for n in ('g', 'd')}, ema, {'d': d})
+    return updater.init(params, {'d': d})
 
   def d_loss(params: PyTree, stats: PyTree, batch: Batch, state: State) -> tuple[Array, Metrics]:
     x, mask = to_signed(batch['image']), batch['hole']
@@ -118,7 +108,7 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     real_logits, fake_logits = scores(params, stats, x, mask), scores(params, stats, fake, mask)
     value = adversarial.discriminator_loss(loss.kind, real_logits, fake_logits)
     metrics = {'loss_d': value, 'logit_real': real_logits.mean(), 'logit_fake': fake_logits.mean(),
-               'pairs_won_d': pairs_won(real_logits, fake_logits).mean()}  # fmt: skip
+               'pairs_won_d': adversarial.pairs_won(real_logits, fake_logits).mean()}  # fmt: skip
     if not is_off(loss.penalty):
       metrics['penalty'] = adversarial.r1_penalty(lambda x: scores(params, stats, x, mask), x)
       value = value + loss.penalty * metrics['penalty']
@@ -144,10 +134,7 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
       return value, (metrics, stats)
 
     grads, metrics, _ = gradients(loss_fn, state.params[name], stats, batch, key, optim.accumulate, reduce)
-    change, opt_state = rules[name].update(grads, state.opt_state[name], state.params[name])
-    params = jax.tree.map(jnp.add, state.params[name], change)
-    state = state._replace(params={**state.params, name: params}, opt_state={**state.opt_state, name: opt_state})
-    return state, {**metrics, f'grad_norm_{name}': optax.tree.norm(grads)}
+    return updater.update(state, grads, name), {**metrics, f'grad_norm_{name}': optax.tree.norm(grads)}
 
   def train_step(state: State, batch: Batch, key: Key) -> tuple[State, Metrics]:
     H, W, C = spec.image_shape
@@ -156,16 +143,17 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     own = hidden(batch, key)
     state, d_metrics = player('d', d_loss, state, own, keys.stream(key, 'd'))
     state, g_metrics = player('g', g_loss, state, own, keys.stream(key, 'g'))
-    step = state.step + 1
-    ema = ema_update(state.ema, state.params['g'], optim.ema_decay, step) if averaged else ()
-    return state._replace(step=step, ema=ema), {**d_metrics, **g_metrics}
+    return updater.advance(state), {**d_metrics, **g_metrics}
 
   def completed(state: State, batch: Batch) -> Array:
-    whole = drawn(state.ema if averaged else state.params['g'], batch)
+    whole = drawn(updater.eval_params(state), batch)
     return masks.paste(to_signed(batch['image']), whole, batch['hole'])
 
-  def conditional(state: State, batch: Batch, key: Key) -> Array:
-    return completed(state, hidden(batch, key))
+  def complete(state: State, inputs: Batch, own_keys: Key) -> Batch:
+    own = {'image': inputs['image'], 'z': inputs.get('latent', keys.normal(keys.stream(own_keys, 'z'), (latent,)))}
+    hole = inputs.get('mask', masks.draw(config.model.mask, keys.stream(own_keys, 'mask'), spec.image_shape[:2]))
+    masks.check(hole, inputs['image'].shape)
+    return {SAMPLE: completed(state, {**own, 'hole': hole}), 'mask': hole}
 
   def spread(state: State, own: Batch, batch: Batch, key: Key) -> Array:
     """Standard deviation over completions of one hole, mean over its pixels: [B]; 0: the latent does nothing."""
@@ -177,7 +165,7 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     return masks.over_hidden(jax.lax.map(draw, jnp.arange(DRAWS)).std(0, ddof=1), own['hole'])
 
   def eval_step(state: State, batch: Batch, key: Key) -> SumCount:
-    own, mask = hidden(batch, key), batch['mask']
+    own = hidden(batch, key)
     x, output = to_signed(batch['image']), completed(state, own)
     square = masks.over_hidden((output - x) ** 2, own['hole'])
     real, fake = (scores(state.params['d'], state.stats['d'], image, own['hole']) for image in (x, output))
@@ -188,7 +176,7 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
       'logit_gap': real - fake,
       'spread_hidden': spread(state, own, batch, key),
     }
-    return {name: ((value * mask).sum(), mask.sum()) for name, value in per_example.items()}
+    return masked(per_example, batch['mask'])
 
   def completions(state: State, batch: Batch, key: Key) -> Array:
     own = hidden(batch, key)
@@ -196,5 +184,8 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     parts = (masks.hide(x, own['hole']), completed(state, own), x)
     return jnp.stack([rows_of(part, spec.shape) for part in parts], axis=1).reshape(-1, *spec.shape)
 
-  return Method(init, train_step, eval_step, None, views={'completions': completions}, conditional=conditional,
+  mask = Field(MASK, (*spec.image_shape[:2], 1))
+  inputs = {'image': Field(EXAMPLE, spec.shape, True), 'mask': mask, 'latent': Field(LATENT, (latent,))}
+  tasks = {'complete': Task(complete, inputs, {SAMPLE: Field(EXAMPLE, spec.shape), 'mask': mask})}
+  return Method(init, train_step, eval_step, tasks, views={'completions': completions},
                 measure=f'completion of masks of kind {config.model.mask}', leading=LEADING)  # fmt: skip

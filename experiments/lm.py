@@ -6,7 +6,6 @@ The network is GPT-2's (Radford et al. 2019): learned positions, pre-norm, GELU,
 import math
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -16,11 +15,17 @@ from gen_ai import keys
 from gen_ai.errors import UserError
 from gen_ai.maths.sampling import StepFn, generate, looks_back
 from gen_ai.maths.switch import is_off
+from gen_ai.nets.apply import compute_dtype
 from gen_ai.nets.transformer import Transformer
-from gen_ai.optim import ema_update, gradients, optimiser
+from gen_ai.optim import Updater, gradients
 from gen_ai.types import (
+  EXAMPLE,
+  GENERATE,
+  PROMPT,
+  SAMPLE,
   Array,
   Batch,
+  Field,
   Key,
   Method,
   Metrics,
@@ -29,27 +34,37 @@ from gen_ai.types import (
   Spec,
   State,
   SumCount,
-  compute_dtype,
+  Task,
   identity,
 )
 
+KINDS = ('text',)  # of data
 LEADING = {'loss_nats': 'min', 'bits_per_byte': 'min'}
 
 
 def check(config: ConfigDict, spec: Spec) -> None:
-  """Raises UserError for data or sampling settings that this family does not know."""
-  if spec.kind != 'text':
-    raise UserError(f"experiment 'lm' models text, but config.data.name='{config.data.name}' holds images.")
+  """Raises UserError for a width that its heads do not divide."""
   if config.model.width % config.model.heads:
     raise UserError(f'config.model.width={config.model.width} does not divide into {config.model.heads} heads.')
-  for path, value, limit in (
-    ('model.dropout', config.model.dropout, 1.0),
-    ('sample.temperature', config.sample.temperature, math.inf),
-  ):
-    if not isinstance(value, jax.core.Tracer) and not 0 <= value < limit:
-      raise UserError(f'config.{path}={value} must be at least 0{" and below 1" if limit == 1.0 else ""}.')
-  if config.sample.length < 1 or config.sample.top_k < 0:
-    raise UserError('config.sample.length must be at least 1 and config.sample.top_k at least 0.')
+
+
+def check_prompts(prompts: np.ndarray, context: int) -> str:
+  """What to say of prompts int32 [N, P], the rest of shorter ones -1, for a model that sees `context` tokens; or ''.
+
+  Raises:
+    UserError: prompts of unlike lengths of which one is longer than the model can see.
+  """
+  lengths = (prompts >= 0).sum(1)
+  longest = int(lengths.max())
+  seen = looks_back(longest, context)
+  if seen == longest:
+    return ''
+  if lengths.min() != longest:
+    raise UserError(f'the prompts have {lengths.min():,} to {longest:,} tokens: where one is too long for blocks of '
+                    f'{context:,} tokens (config.data.block_size) all must have one length. Call with one at a time.'
+                    )  # fmt: skip
+  return (f'the prompt has {longest:,} tokens, too many for blocks of {context:,} (config.data.block_size): the texts '
+          f'start with all of it, but the model goes on from its last {seen:,} tokens alone')  # fmt: skip
 
 
 def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
@@ -61,16 +76,12 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     vocab_size=vocab.size, context=T, num_layers=model.layers, num_heads=model.heads, width=model.width,
     dropout=model.dropout, use_bias=model.bias, activation=model.activation, dtype=compute_dtype(config.precision),
   )  # fmt: skip
-  rule = optimiser(config.optim, config.run.steps)
-  averaged = not is_off(config.optim.ema_decay)
+  updater = Updater(config)
   bytes_of = jnp.asarray(vocab.byte_counts())
   prompt = np.asarray(vocab.encode(config.sample.prompt or '\n'))
 
   def init(key: Key) -> State:
-    params = net.init({'params': key}, jnp.zeros((2, T), jnp.int32), train=False)['params']
-    # A copy: the programs donate the state, and one buffer cannot be given away twice.
-    ema = jax.tree.map(jnp.copy, params) if averaged else ()
-    return State(jnp.int32(0), params, rule.init(params), ema)
+    return updater.init(net.init({'params': key}, jnp.zeros((2, T), jnp.int32), train=False)['params'])
 
   def nats(params: PyTree, tokens: Array, train: bool, key: Key) -> Array:
     """-log p of each target [B, T]."""
@@ -85,17 +96,11 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
 
     grads, metrics, _ = gradients(loss_fn, state.params, (), {'tokens': batch['tokens']}, key, config.optim.accumulate,
                                   reduce)  # fmt: skip
-    change, opt_state = rule.update(grads, state.opt_state, state.params)
-    params, step = jax.tree.map(jnp.add, state.params, change), state.step + 1
-    ema = ema_update(state.ema, params, config.optim.ema_decay, step) if averaged else ()
-    return State(step, params, opt_state, ema), {**metrics, 'grad_norm': optax.tree.norm(grads)}
-
-  def settled(state: State) -> PyTree:
-    return state.ema if averaged else state.params
+    return updater.advance(updater.update(state, grads)), {**metrics, 'grad_norm': optax.tree.norm(grads)}
 
   def eval_step(state: State, batch: Batch, key: Key) -> SumCount:
     mask = batch['mask'][:, None]
-    per_token = nats(settled(state), batch['tokens'], False, key) * mask
+    per_token = nats(updater.eval_params(state), batch['tokens'], False, key) * mask
     tokens = (mask * jnp.ones_like(per_token)).sum()
     byte_count = (bytes_of[batch['tokens'][:, 1:]] * mask).sum()
     total = per_token.sum()
@@ -108,18 +113,35 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
 
     return step
 
-  def sample(state: State, key: Key, n: int) -> Array:
-    params, end = settled(state), len(prompt) + config.sample.length
-    text = jnp.tile(jnp.asarray(prompt, jnp.int32), (n, 1))
+  def generated(state: State, inputs: Batch, own_keys: Key) -> Batch:
+    """Each row goes on from its own prompt by sample.length tokens; what follows them in a row is -1."""
+    params, B = updater.eval_params(state), own_keys.shape[0]
+    prompts = inputs.get('prompt', jnp.broadcast_to(jnp.asarray(prompt, jnp.int32), (B, len(prompt))))
+    given, P = (prompts >= 0).sum(1), prompts.shape[1]
+    # All rows begin at position 0, and a shorter prompt is gone on from while a longer one is still read.
+    text, end = prompts, P + config.sample.length
+    begins: int | Array = given  # what first addresses the noise: a longer prompt of another row changes nothing
     while text.shape[1] < end:
       # The cache holds T positions. When they are used up, the end of the text starts a fresh one.
-      context = text[:, -looks_back(text.shape[1], T) :]
+      start = text.shape[1] - looks_back(text.shape[1], T)
+      context = text[:, start:]
       length = min(max(T, 2), context.shape[1] + end - text.shape[1])
       longer = generate(
-        decoder(params), net.init_cache(n), context, length, keys.stream(key, 'extend', text.shape[1]),
+        decoder(params), net.init_cache(B), context, length, keys.stream(own_keys, 'extend', begins),
         config.sample.temperature, config.sample.top_k,
       )  # fmt: skip
-      text = jnp.concatenate([text, longer[:, context.shape[1] :]], axis=1)
-    return text
+      text = jnp.concatenate([text[:, :start], longer], axis=1)
+      begins = text.shape[1]
+    position = jnp.arange(end)
+    return {SAMPLE: jnp.where(position < given[:, None] + config.sample.length, text, -1), 'given': given}
 
-  return Method(init, train_step, eval_step, sample, leading=LEADING)
+  tasks = {
+    GENERATE: Task(
+      generated,
+      {'prompt': Field(PROMPT, (None,))},
+      {SAMPLE: Field(EXAMPLE, (None,)), 'given': Field('count')},
+      check=lambda inputs: check_prompts(np.asarray(inputs['prompt']), T) if 'prompt' in inputs else '',
+    )
+  }
+  note = check_prompts(prompt[None], T)
+  return Method(init, train_step, eval_step, tasks, leading=LEADING, notes=(note,) if note else ())

@@ -14,14 +14,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from ml_collections import ConfigDict
 
+from experiments._views import COLUMNS, interpolate, rows_of
 from gen_ai import keys
 from gen_ai.errors import UserError
 from gen_ai.maths import bounds, densities, latents
+from gen_ai.maths.masked import masked
 from gen_ai.maths.pixels import to_signed, to_unit
-from gen_ai.maths.switch import is_off, is_outside
+from gen_ai.maths.switch import is_off
+from gen_ai.nets.apply import Module, compute_dtype
 from gen_ai.nets.vae import (
   ConvDecoder,
   ConvEncoder,
@@ -31,11 +33,18 @@ from gen_ai.nets.vae import (
   ResidualDecoder,
   ResidualEncoder,
 )
-from gen_ai.optim import ema_update, gradients, optimiser
+from gen_ai.optim import Updater, gradients
 from gen_ai.types import (
   CLASSES,
+  EXAMPLE,
+  GENERATE,
+  LABEL,
+  LATENT,
+  NUMBER,
+  SAMPLE,
   Array,
   Batch,
+  Field,
   Key,
   Method,
   Metrics,
@@ -44,24 +53,16 @@ from gen_ai.types import (
   Spec,
   State,
   SumCount,
-  compute_dtype,
+  Task,
   identity,
 )
 
-CHOICES = {
-  'model.network': ('mlp', 'conv', 'resnet'),
-  'loss.likelihood': ('bernoulli', 'gaussian', 'discretised_logistic'),
-  'loss.binarise': ('dynamic', 'static'),
-  'loss.bound': ('elbo', 'iwae'),
-  'loss.gradient': ('plain', 'dreg'),
-}
+KINDS = ('image',)  # of data
 LEADING = {'elbo_nats': 'max', 'nll_bpd': 'min', 'kl_nats': '', 'spread': ''}
-MIN_LOG_SCALE = -7.0  # about a ninth of a grey level: below it the densities of a flat image grow without bound
 REACH = 3.0  # standard deviations that a traversal goes to either side
-COLUMNS = 8  # of a view
 
 
-def coders(config: ConfigDict, spec: Spec) -> tuple[nn.Module, nn.Module]:
+def coders(config: ConfigDict, spec: Spec) -> tuple[Module, Module]:
   """(encoder: x, context -> mean and log_std [B, Z], decoder: z and context -> [B, H, W, C])."""
   model, dtype = config.model, compute_dtype(config.precision)
   first, shared = model.latents[0], {'activation': model.activation, 'dtype': dtype}
@@ -76,22 +77,12 @@ def coders(config: ConfigDict, spec: Spec) -> tuple[nn.Module, nn.Module]:
 
 
 def check(config: ConfigDict, spec: Spec) -> None:
-  """Raises UserError for a setting, a combination or data that this family does not know."""
+  """Raises UserError for data, or settings together, that this family cannot train."""
   loss, model = config.loss, config.model
-  if spec.kind != 'image':
-    raise UserError(
-      f"experiment '{config.experiment}' models images, but config.data.name='{config.data.name}' is text."
-    )
-  for path, choices in CHOICES.items():
-    section, name = path.split('.')
-    if config[section][name] not in choices:
-      raise UserError(f"config.{path}='{config[section][name]}' is none of {', '.join(choices)}.")
   if not model.latents:
     raise UserError(
       'config.model.latents=() leaves no latent: give a size a stochastic layer, as in (16,) or (100,50).'
     )
-  if loss.draws < 1:
-    raise UserError(f'config.loss.draws={loss.draws} must be at least 1.')
   if loss.gradient == 'dreg' and loss.bound != 'iwae':
     raise UserError("config.loss.gradient='dreg' is an estimator for config.loss.bound='iwae'; here it is "
                     f"'{loss.bound}': set config.loss.gradient=plain.")  # fmt: skip
@@ -104,9 +95,6 @@ def check(config: ConfigDict, spec: Spec) -> None:
   if not is_off(loss.free_bits) and config.optim.accumulate > 1:
     raise UserError(f'config.loss.free_bits is a floor of the mean KL of a whole batch, which config.optim.accumulate='
                     f'{config.optim.accumulate} never sees: set one of them off.')  # fmt: skip
-  for name in ('free_bits', 'kl_weight'):
-    if is_outside(loss[name], 0.0):
-      raise UserError(f'config.loss.{name}={loss[name]} must not be negative.')
   if model.conditional and spec.num_classes < 2:
     raise UserError(f"config.model.conditional=true needs labels, but config.data.name='{config.data.name}' has none: "
                     'choose a labelled data set, or config.model.conditional=false.')  # fmt: skip
@@ -141,7 +129,7 @@ class Likelihood(NamedTuple):
     if self.kind == 'bernoulli':
       return densities.bernoulli_log_prob(raw, target)
     assert log_scale is not None
-    log_scale = jnp.maximum(log_scale, MIN_LOG_SCALE)
+    log_scale = jnp.maximum(log_scale, densities.MIN_LOG_SCALE)
     if self.kind == 'gaussian':
       return densities.density_to_level_log_prob(densities.normal_log_prob(target, raw, log_scale), self.dims)
     return densities.discretised_logistic_log_prob(target, raw, log_scale)
@@ -332,20 +320,6 @@ def objective(config: ConfigDict, chain: Chain, params: PyTree, draws: Batch, be
   return -bounds.dreg_surrogate(model, posterior, beta).mean(), metrics
 
 
-def rows_of(images: Array, shape: tuple[int, ...]) -> Array:
-  """Whole rows of COLUMNS images, of less than a row the same ones again: [rows, COLUMNS, H, W, C]."""
-  rows = max(images.shape[0] // COLUMNS, 1)
-  return images[jnp.arange(rows * COLUMNS) % images.shape[0]].reshape(-1, COLUMNS, *shape)
-
-
-def interpolate(path, top: Array) -> Array:
-  """Paths of COLUMNS points between the first half of `top` [B, Z] and the second: [B / 2, COLUMNS, Z], 1 to 4."""
-  pairs = min(max(top.shape[0] // 2, 1), 4)
-  t = jnp.linspace(0.0, 1.0, COLUMNS)[:, None]
-  ends = top[jnp.arange(2 * pairs) % top.shape[0], None]
-  return path(ends[:pairs], ends[pairs:], t)
-
-
 def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
   """The VAE of `config`; see `gen_ai.types.Method`.
 
@@ -357,17 +331,13 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
   check(config, spec)
   chain, k = Chain(config, spec), config.loss.draws
   likelihood, sizes, top = chain.likelihood, chain.sizes, chain.sizes[-1]
-  rule = optimiser(config.optim, config.run.steps)
-  averaged = not is_off(config.optim.ema_decay)
+  updater = Updater(config)
 
   def labels(batch: Batch) -> Array | None:
     return chain.context(batch['label']) if chain.classes else None
 
   def init(key: Key) -> State:
-    params = chain.init(key)
-    # A copy: the programs donate the state, and one buffer cannot be given away twice.
-    ema = jax.tree.map(jnp.copy, params) if averaged else ()
-    return State(jnp.int32(0), params, rule.init(params), ema, latents.no_moments(sum(sizes)))
+    return updater.init(chain.init(key), latents.no_moments(sum(sizes)))
 
   def train_step(state: State, batch: Batch, key: Key) -> tuple[State, Metrics]:
     draws = {'target': likelihood.targets(batch, key)}
@@ -383,63 +353,78 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
       return value, (metrics, stats)
 
     grads, metrics, _ = gradients(loss_fn, state.params, (), draws, key, config.optim.accumulate, reduce)
-    change, opt_state = rule.update(grads, state.opt_state, state.params)
-    params, step = jax.tree.map(jnp.add, state.params, change), state.step + 1
-    ema = ema_update(state.ema, params, config.optim.ema_decay, step) if averaged else ()
     metrics = dict(metrics)
     stats = latents.seen_moments(state.stats, metrics.pop('posterior_mean'), metrics.pop('posterior_square'))
     metrics |= {'nll_bpd': densities.nats_to_bpd(-metrics['elbo_nats'], likelihood.dims),
                 'active_units': latents.active_units(stats)}  # fmt: skip
-    return State(step, params, opt_state, ema, stats), metrics
-
-  def settled(state: State) -> PyTree:
-    return state.ema if averaged else state.params
+    return updater.advance(updater.update(state, grads)._replace(stats=stats)), metrics
 
   def noise(batch: Batch, key: Key, draws: Array) -> list[Array]:
-    """[B, k, Z_n] a layer, addressed by example and draw. Examples lead: by them a mesh splits the work."""
+    """[B, k, Z_n] a layer, addressed by example and draw. Examples lead: by them a mesh splits the work.
+
+    Args:
+      batch: its 'index' counts.
+      key: one, or keys [B].
+      draws: numbers of the draws, int32 [k], or [B, k].
+    """
 
     def own(n: int, size: int) -> Array:
       name = 'eps' if n == 1 else f'eps_{n}'
       draw = lambda j: keys.normal_per_example(keys.stream(key, name, j), batch['index'], (size,))  # noqa: E731
-      return jax.vmap(draw, out_axes=1)(draws)
+      return jax.vmap(draw, draws.ndim - 1, 1)(draws)
 
     return [own(n, size) for n, size in enumerate(sizes, 1)]
 
   def eval_step(state: State, batch: Batch, key: Key) -> SumCount:
-    eps = noise(batch, key, jnp.zeros(1, jnp.int32))  # draw 0 of `log_weights`
-    terms = chain.terms(settled(state), likelihood.targets(batch, key), labels(batch), eps, analytic=True)
+    eps = noise(batch, key, jnp.zeros(1, jnp.int32))  # draw 0 of the task 'log_weights'
+    terms = chain.terms(updater.eval_params(state), likelihood.targets(batch, key), labels(batch), eps, analytic=True)
     reconstruction, kl = terms.reconstruction[:, 0], terms.kl[:, 0]
     per_example = {'elbo_nats': reconstruction - kl, 'reconstruction_nats': reconstruction, 'kl_nats': kl,
                    'nll_bpd': densities.nats_to_bpd(kl - reconstruction, likelihood.dims),
                    'active_units': jnp.broadcast_to(latents.active_units(state.stats), kl.shape)}  # fmt: skip
     if len(sizes) > 1:
       per_example |= {f'kl_{n}_nats': d[:, 0] for n, d in enumerate(terms.divergences, 1)}
-    mask = batch['mask']
-    return {name: ((value * mask).sum(), mask.sum()) for name, value in per_example.items()}
+    return masked(per_example, batch['mask'])
 
-  def log_weights(state: State, batch: Batch, key: Key, draws: Array) -> Array:
-    target, eps = likelihood.targets(batch, key), noise(batch, key, draws)
-    terms = chain.terms(settled(state), target, labels(batch), eps, analytic=False)
-    return (terms.reconstruction - terms.kl).T
+  def numbered(inputs: Batch) -> Batch:
+    """Inputs of a call have no numbers in a split: their keys alone address their noise."""
+    return {**inputs, 'index': jnp.zeros(inputs['image'].shape[0], jnp.int32)}
 
-  def drawn(state: State, key: Key, label: Array | None, z: Array, rows: int = 1) -> Array:
-    """Images of top latents z [n, Z], the layers below drawn, the same in each of `rows` parts."""
-    n = z.shape[0] // rows
-    eps = [jnp.tile(jax.random.normal(keys.stream(key, f'down_{layer}'), (n, size)), (rows, 1))
-           for layer, size in enumerate(sizes[:-1], 1)]  # fmt: skip
-    params = settled(state)
+  def log_weights(state: State, inputs: Batch, own_keys: Key) -> Batch:
+    target, eps = likelihood.targets(inputs, own_keys), noise(inputs, own_keys, inputs['draw'])
+    terms = chain.terms(updater.eval_params(state), target, labels(inputs), eps, analytic=False)
+    return {'log_weights': terms.reconstruction - terms.kl}
+
+  def drawn(state: State, label: Array | None, z: Array, eps: list[Array]) -> Array:
+    """Images of top latents z [n, Z], the layers below drawn by noise [n, Z_l] a layer."""
+    params = updater.eval_params(state)
     return likelihood.picture(chain.decode(params, chain.descend(params, z, eps), chain.context(label)))
 
-  def sample(state: State, key: Key, n: int) -> Array:
-    label = jax.random.randint(keys.stream(key, 'label'), (n,), 0, chain.classes) if chain.classes else None
-    return drawn(state, key, label, jax.random.normal(key, (n, top)))
+  def generated(state: State, inputs: Batch, own_keys: Key) -> Batch:
+    label = inputs.get('label', keys.labels(own_keys, chain.classes)) if chain.classes else None
+    eps = [keys.normal(keys.stream(own_keys, f'down_{n}'), (size,)) for n, size in enumerate(sizes[:-1], 1)]
+    return {SAMPLE: drawn(state, label, inputs.get('latent', keys.normal(own_keys, (top,))), eps)}
+
+  def encoded(state: State, inputs: Batch, own_keys: Key) -> Batch:
+    return {
+      'latent': chain.means(updater.eval_params(state), likelihood.targets(numbered(inputs), own_keys), labels(inputs))[
+        -1
+      ]
+    }
+
+  def reconstructed(state: State, inputs: Batch, own_keys: Key) -> Batch:
+    params, target = updater.eval_params(state), likelihood.targets(numbered(inputs), own_keys)
+    means = chain.means(params, target, labels(inputs))
+    return {SAMPLE: likelihood.picture(chain.decode(params, means[0], labels(inputs)))}
 
   def classes(state: State, batch: Batch, key: Key) -> Array:
     z = jnp.tile(jax.random.normal(keys.stream(key, 'z'), (COLUMNS, top)), (chain.classes, 1))
-    return drawn(state, key, jnp.repeat(jnp.arange(chain.classes), COLUMNS), z, chain.classes)
+    eps = [jnp.tile(jax.random.normal(keys.stream(key, f'down_{n}'), (COLUMNS, size)), (chain.classes, 1))
+           for n, size in enumerate(sizes[:-1], 1)]  # fmt: skip
+    return drawn(state, jnp.repeat(jnp.arange(chain.classes), COLUMNS), z, eps)
 
   def reconstructions(state: State, batch: Batch, key: Key) -> Array:
-    params, target = settled(state), likelihood.targets(batch, key)
+    params, target = updater.eval_params(state), likelihood.targets(batch, key)
     output = likelihood.picture(chain.decode(params, chain.means(params, target, labels(batch))[0], labels(batch)))
     pairs = jnp.stack([rows_of(x, spec.shape) for x in (likelihood.inputs(target), output)], axis=1)
     return pairs.reshape(-1, *spec.shape)
@@ -450,7 +435,7 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     return images.reshape(-1, *spec.shape)
 
   def traversals(state: State, batch: Batch, key: Key) -> Array:
-    params, context = settled(state), labels(batch)
+    params, context = updater.eval_params(state), labels(batch)
     base = chain.means(params, likelihood.targets(batch, key), context)[-1][0]
     units = jnp.argsort(-latents.variances(state.stats)[-top:])[: min(COLUMNS, top)]
     steps = jnp.linspace(-REACH, REACH, COLUMNS)
@@ -459,7 +444,7 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
 
   def interpolations(path):
     def view(state: State, batch: Batch, key: Key) -> Array:
-      params, context = settled(state), labels(batch)
+      params, context = updater.eval_params(state), labels(batch)
       z = interpolate(path, chain.means(params, likelihood.targets(batch, key), context)[-1])
       return shown(params, z, None if context is None else context[: z.shape[0]])
 
@@ -470,5 +455,14 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
            'interpolations_spherical': interpolations(latents.slerp)}  # fmt: skip
   if chain.classes:
     views[CLASSES] = classes
-  return Method(init, train_step, eval_step, sample, views=views, measure=likelihood.measure, log_weights=log_weights,
-                leading=LEADING)  # fmt: skip
+  conditions = {'label': Field(LABEL)} if chain.classes else {}
+  examples = {'image': Field(EXAMPLE, spec.shape, True), **{name: Field(LABEL, (), True) for name in conditions}}
+  numbers = {'index': Field('index', (), True), 'draw': Field('draw', (None,), True)}
+  image = {SAMPLE: Field(EXAMPLE, spec.shape)}
+  tasks = {
+    GENERATE: Task(generated, {'latent': Field(LATENT, (top,)), **conditions}, image),
+    'reconstruct': Task(reconstructed, examples, image),
+    'encode': Task(encoded, examples, {'latent': Field(LATENT, (top,))}),
+    'log_weights': Task(log_weights, {**examples, **numbers}, {'log_weights': Field(NUMBER, (None,))}, ()),
+  }
+  return Method(init, train_step, eval_step, tasks, views=views, measure=likelihood.measure, leading=LEADING)

@@ -18,19 +18,25 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from experiments.vae import interpolate, rows_of
+from experiments._views import interpolate, rows_of
 from gen_ai import keys
-from gen_ai.errors import UserError
 from gen_ai.maths import adversarial, latents
 from gen_ai.maths.densities import normal_kl
+from gen_ai.maths.masked import masked
 from gen_ai.maths.pixels import to_signed
-from gen_ai.maths.switch import is_off, is_outside
+from gen_ai.maths.switch import is_off
+from gen_ai.nets.apply import compute_dtype
 from gen_ai.nets.vae import ConvDecoder, ConvEncoder
 from gen_ai.nets.vae_gan import FeatureDiscriminator
-from gen_ai.optim import ema_update, gradients, optimiser
+from gen_ai.optim import Pace, Updater, gradients
 from gen_ai.types import (
+  EXAMPLE,
+  GENERATE,
+  LATENT,
+  SAMPLE,
   Array,
   Batch,
+  Field,
   Key,
   Method,
   Metrics,
@@ -39,14 +45,14 @@ from gen_ai.types import (
   Spec,
   State,
   SumCount,
-  compute_dtype,
+  Task,
   identity,
 )
 
+KINDS = ('image',)  # of data
 LEADING = {'pixel_mse': 'min', 'spread': '', 'loss_discriminator': '', 'loss_decoder': '', 'pairs_won_d': '',
            'logit_gap': '', 'kl_nats': ''}  # fmt: skip
 PARTS = ('encoder', 'decoder', 'discriminator')
-NORMS = ('group', 'none')
 
 
 class Networks:
@@ -121,44 +127,24 @@ def losses(config: ConfigDict, nets: Networks, params: PyTree, batch: Batch) -> 
   adversary = adversarial.discriminator_loss(loss.kind, jnp.concatenate([real, real]), fake)
   metrics = {'kl_nats': kl, 'feature_nats': features, 'loss_decoder': fooled, 'loss_discriminator': adversary,
              'pixel_mse': ((again - x) ** 2).mean(), 'logit_real': real.mean(), 'logit_fake': fake.mean(),
-             'pairs_won_d': (jnp.concatenate([real, real]) > fake).astype(jnp.float32).mean()}  # fmt: skip
+             'pairs_won_d': adversarial.pairs_won(jnp.concatenate([real, real]), fake).mean()}  # fmt: skip
   if not is_off(loss.penalty):
     metrics['penalty'] = adversarial.r1_penalty(lambda x: nets.judge(own, x)[1], x)
     adversary = adversary + loss.penalty * metrics['penalty']
   return {'encoder': encoder, 'decoder': decoder, 'discriminator': adversary}, metrics
 
 
-def check(config: ConfigDict, spec: Spec) -> None:
-  """Raises UserError for a loss, a norm or data that this family does not know."""
-  if spec.kind != 'image':
-    raise UserError(f"experiment 'vae_gan' draws images, but config.data.name='{config.data.name}' is text.")
-  kinds = tuple(kind for kind in adversarial.KINDS if kind not in adversarial.RELATIVISTIC)
-  if config.loss.kind not in kinds:
-    raise UserError(f"config.loss.kind='{config.loss.kind}' is none of {', '.join(kinds)}.")
-  for name in ('decoder_norm', 'd_norm'):
-    if config.model[name] not in NORMS:
-      raise UserError(f"config.model.{name}='{config.model[name]}' is none of {', '.join(NORMS)}.")
-  for name in ('kl_weight', 'gamma', 'penalty', 'd_lr_factor'):
-    if is_outside(config.loss[name], 0.0):
-      raise UserError(f'config.loss.{name}={config.loss[name]} must not be negative.')
-
-
 def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
   """The VAE-GAN of `config`; see `gen_ai.types.Method`. Views: reconstructions, and paths between two examples."""
-  check(config, spec)
-  nets, latent, optim = Networks(config, spec), config.model.latent, config.optim
-  factors = {'encoder': 1.0, 'decoder': 1.0, 'discriminator': config.loss.d_lr_factor}
-  rules = {part: optimiser(optim, config.run.steps, factors[part]) for part in PARTS}
-  averaged = not is_off(optim.ema_decay)
-
-  def autoencoder(params: PyTree) -> PyTree:
-    return {part: params[part] for part in ('encoder', 'decoder')}
+  nets, latent = Networks(config, spec), config.model.latent
+  updater = Updater(
+    config,
+    {'encoder': Pace(), 'decoder': Pace(), 'discriminator': Pace(config.loss.d_lr_factor)},
+    average=lambda state: {part: state.params[part] for part in ('encoder', 'decoder')},
+  )
 
   def init(key: Key) -> State:
-    params = nets.init(key)
-    # Copies: the programs donate the state, and one buffer cannot be given away twice.
-    ema = jax.tree.map(jnp.copy, autoencoder(params)) if averaged else ()
-    return State(jnp.int32(0), params, {part: rules[part].init(params[part]) for part in PARTS}, ema)
+    return updater.init(nets.init(key))
 
   def train_step(state: State, batch: Batch, key: Key) -> tuple[State, Metrics]:
     B = batch['image'].shape[0]
@@ -169,21 +155,16 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
       each, metrics = losses(config, nets, params, draws)
       return each['encoder'] + each['decoder'] + each['discriminator'], (metrics, stats)
 
-    grads, metrics, _ = gradients(loss_fn, state.params, (), draws, key, optim.accumulate, reduce)
-    params, opt_state = {}, {}
-    for part in PARTS:
-      change, opt_state[part] = rules[part].update(grads[part], state.opt_state[part], state.params[part])
-      params[part] = jax.tree.map(jnp.add, state.params[part], change)
-    step = state.step + 1
-    ema = ema_update(state.ema, autoencoder(params), optim.ema_decay, step) if averaged else ()
+    grads, metrics, _ = gradients(loss_fn, state.params, (), draws, key, config.optim.accumulate, reduce)
     norms = {f'grad_norm_{part}': optax.tree.norm(grads[part]) for part in PARTS}
-    return State(step, params, opt_state, ema), {**metrics, **norms}
+    return updater.advance(updater.update(state, grads)), {**metrics, **norms}
 
-  def settled(state: State) -> PyTree:
-    return {**state.params, **(state.ema if averaged else {})}
+  def eval_params(state: State) -> PyTree:
+    """Parameters of all three, those of the autoencoder averaged where there is an average."""
+    return {**state.params, **updater.eval_params(state)}
 
   def eval_step(state: State, batch: Batch, key: Key) -> SumCount:
-    params, x, mask = settled(state), to_signed(batch['image']), batch['mask']
+    params, x = eval_params(state), to_signed(batch['image'])
     mean, log_std = nets.encode(params, x)
     again = nets.decode(params, mean)
     z = keys.normal_per_example(keys.stream(key, 'z'), batch['index'], (latent,))
@@ -191,19 +172,25 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     fake = nets.judge(params, nets.decode(params, z))[1]
     per_example = {'kl_nats': normal_kl(mean, log_std), 'pixel_mse': ((again - x) ** 2).mean((1, 2, 3)),
                    'feature_nats': 0.5 * ((seen - seen_again) ** 2).sum(1), 'logit_gap': real - fake}  # fmt: skip
-    return {name: ((value * mask).sum(), mask.sum()) for name, value in per_example.items()}
+    return masked(per_example, batch['mask'])
 
-  def sample(state: State, key: Key, n: int) -> Array:
-    return nets.decode(settled(state), jax.random.normal(key, (n, latent)))
+  def generated(state: State, inputs: Batch, own_keys: Key) -> Batch:
+    return {SAMPLE: nets.decode(eval_params(state), inputs.get('latent', keys.normal(own_keys, (latent,))))}
+
+  def encoded(state: State, inputs: Batch, own_keys: Key) -> Batch:
+    return {'latent': nets.encode(eval_params(state), to_signed(inputs['image']))[0]}
+
+  def reconstructed(state: State, inputs: Batch, own_keys: Key) -> Batch:
+    return {SAMPLE: nets.decode(eval_params(state), encoded(state, inputs, own_keys)['latent'])}
 
   def reconstructions(state: State, batch: Batch, key: Key) -> Array:
-    params, x = settled(state), to_signed(batch['image'])
+    params, x = eval_params(state), to_signed(batch['image'])
     output = nets.decode(params, nets.encode(params, x)[0])
     return jnp.stack([rows_of(a, spec.shape) for a in (x, output)], axis=1).reshape(-1, *spec.shape)
 
   def interpolations(path):
     def view(state: State, batch: Batch, key: Key) -> Array:
-      params = settled(state)
+      params = eval_params(state)
       z = interpolate(path, nets.encode(params, to_signed(batch['image']))[0])
       return nets.decode(params, z.reshape(-1, latent))
 
@@ -211,4 +198,10 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
 
   views = {'reconstructions': reconstructions, 'interpolations_linear': interpolations(latents.lerp),
            'interpolations_spherical': interpolations(latents.slerp)}  # fmt: skip
-  return Method(init, train_step, eval_step, sample, views=views, leading=LEADING)
+  z, image, given = {'latent': Field(LATENT, (latent,))}, Field(EXAMPLE, spec.shape), Field(EXAMPLE, spec.shape, True)
+  tasks = {
+    GENERATE: Task(generated, z, {SAMPLE: image}),
+    'reconstruct': Task(reconstructed, {'image': given}, {SAMPLE: image}),
+    'encode': Task(encoded, {'image': given}, z),
+  }
+  return Method(init, train_step, eval_step, tasks, views=views, leading=LEADING)

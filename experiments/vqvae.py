@@ -11,7 +11,6 @@ State: params and opt_state {'autoencoder': {encoder, decoder, log_scale}, 'prio
 averaged weights need the codes that belong to them; stats is the `Codebook`.
 """
 
-import math
 from typing import Any
 
 import jax
@@ -19,19 +18,24 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from experiments.vae import MIN_LOG_SCALE, rows_of
+from experiments._views import rows_of
 from gen_ai import keys
 from gen_ai.errors import UserError
 from gen_ai.maths import densities, quantise
+from gen_ai.maths.masked import masked
 from gen_ai.maths.pixels import to_signed
 from gen_ai.maths.sampling import StepFn, generate
-from gen_ai.maths.switch import is_off
+from gen_ai.nets.apply import compute_dtype
 from gen_ai.nets.transformer import Transformer
 from gen_ai.nets.vqvae import GridDecoder, GridEncoder
-from gen_ai.optim import ema_update, gradients, optimiser
+from gen_ai.optim import Pace, Updater, gradients
 from gen_ai.types import (
+  EXAMPLE,
+  GENERATE,
+  SAMPLE,
   Array,
   Batch,
+  Field,
   Key,
   Method,
   Metrics,
@@ -40,19 +44,17 @@ from gen_ai.types import (
   Spec,
   State,
   SumCount,
-  compute_dtype,
+  Task,
   identity,
 )
 
+KINDS = ('image',)  # of data
 LEADING = {'elbo_nats': 'max', 'nll_bpd': 'min', 'pixel_mse': 'min', 'spread': '', 'perplexity': ''}
-PARTS = ('autoencoder', 'prior')
 
 
 def check(config: ConfigDict, spec: Spec) -> None:
-  """Raises UserError for data, sizes or settings that this family does not know."""
+  """Raises UserError for data, or sizes together, that this family cannot train."""
   model = config.model
-  if spec.kind != 'image':
-    raise UserError(f"experiment 'vqvae' models images, but config.data.name='{config.data.name}' is text.")
   H, W, _ = spec.image_shape
   step = 2**model.halvings
   if H % step or W % step:
@@ -68,16 +70,6 @@ def check(config: ConfigDict, spec: Spec) -> None:
       f'config.model.prior_width={model.prior_width} does not divide into {model.prior_heads} heads '
       '(config.model.prior_heads).'
     )
-  for path, value, most in (
-    ('sample.temperature', config.sample.temperature, math.inf), ('loss.commitment', config.loss.commitment, math.inf),
-    ('loss.restart_below', config.loss.restart_below, math.inf),
-    ('loss.prior_lr_factor', config.loss.prior_lr_factor, math.inf),
-    ('loss.codebook_decay', config.loss.codebook_decay, 1.0),
-  ):  # fmt: skip
-    if not isinstance(value, jax.core.Tracer) and not 0 <= value < most:
-      raise UserError(f'config.{path}={value} must be at least 0{" and less than 1" if most == 1 else ""}.')
-  if config.sample.top_k < 0:
-    raise UserError(f'config.sample.top_k={config.sample.top_k} must be at least 0; 0 draws from all codes.')
 
 
 def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
@@ -93,11 +85,11 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
   # Code K begins a sequence and is never drawn.
   prior = Transformer(vocab_size=K + 1, context=T, num_layers=model.prior_layers, num_heads=model.prior_heads,
                       width=model.prior_width, dtype=dtype)  # fmt: skip
-  rules = {
-    'autoencoder': optimiser(config.optim, config.run.steps),
-    'prior': optimiser(config.optim, config.run.steps, loss.prior_lr_factor),
-  }
-  averaged = not is_off(config.optim.ema_decay)
+  updater = Updater(
+    config,
+    {'autoencoder': Pace(), 'prior': Pace(loss.prior_lr_factor)},
+    average=lambda state: {'params': state.params, 'codebook': state.stats.vectors},
+  )
 
   def encode(params: PyTree, x: Array) -> Array:
     z: Any = encoder.apply({'params': params['encoder']}, x)
@@ -110,7 +102,7 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
 
   def log_prob(params: PyTree, mean: Array, x: Array) -> Array:
     """log p(x | codes) in nats [B]."""
-    scale = jnp.maximum(params['log_scale'], MIN_LOG_SCALE)
+    scale = jnp.maximum(params['log_scale'], densities.MIN_LOG_SCALE)
     return densities.discretised_logistic_log_prob(x, mean, scale)
 
   def prior_logits(params: PyTree, index: Array) -> Array:
@@ -133,10 +125,7 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
       },
       'prior': prior.init(keys.stream(key, 'prior'), jnp.zeros((2, T), jnp.int32), train=False)['params'],
     }
-    book = quantise.start(keys.stream(key, 'codebook'), K, model.code_dim)
-    # Copies: the programs donate the state, and one buffer cannot be given away twice.
-    ema = jax.tree.map(jnp.copy, {'params': params, 'codebook': book.vectors}) if averaged else ()
-    return State(jnp.int32(0), params, {part: rules[part].init(params[part]) for part in PARTS}, ema, book)
+    return updater.init(params, quantise.start(keys.stream(key, 'codebook'), K, model.code_dim))
 
   def loss_fn(params: PyTree, stats: PyTree, batch: Batch, key: Key):
     """Both stages: no gradient of one reaches the other, as codes are whole numbers."""
@@ -162,32 +151,28 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     metrics = dict(metrics)
     seen = metrics.pop('seen')
     book = quantise.update(state.stats, seen, config.data.batch_size * T, loss.codebook_decay, loss.restart_below)
-    params, opt_state = {}, {}
-    for part in PARTS:
-      change, opt_state[part] = rules[part].update(grads[part], state.opt_state[part], state.params[part])
-      params[part] = jax.tree.map(jnp.add, state.params[part], change)
+    new = updater.update(state, grads)._replace(stats=book)
     if loss.autoencoder_steps:
-      learns = state.step < loss.autoencoder_steps
-      keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(learns, n, o), new, old)  # noqa: E731
-      params['autoencoder'] = keep(params['autoencoder'], state.params['autoencoder'])
-      opt_state['autoencoder'] = keep(opt_state['autoencoder'], state.opt_state['autoencoder'])
-      book = keep(book, state.stats)
-    step = state.step + 1
-    ema = state.ema
-    if averaged:
-      ema = ema_update(ema, {'params': params, 'codebook': book.vectors}, config.optim.ema_decay, step)
+      learns, kept = state.step < loss.autoencoder_steps, {'autoencoder': state.params['autoencoder']}
+      old = new._replace(
+        params=new.params | kept,
+        opt_state=new.opt_state | {'autoencoder': state.opt_state['autoencoder']},
+        stats=state.stats,
+      )
+      new = jax.tree.map(lambda n, o: jnp.where(learns, n, o), new, old)
     metrics |= {'nll_bpd': densities.nats_to_bpd(-metrics['elbo_nats'], dims),
                 'codes_used': (seen.share > 0).mean(), 'perplexity': quantise.perplexity(seen.share),
                 'grad_norm_autoencoder': optax.tree.norm(grads['autoencoder']),
                 'grad_norm_prior': optax.tree.norm(grads['prior'])}  # fmt: skip
-    return State(step, params, opt_state, ema, book), metrics
+    return updater.advance(new), metrics
 
-  def settled(state: State) -> tuple[PyTree, Array]:
+  def eval_params(state: State) -> tuple[PyTree, Array]:
     """(parameters, codes)."""
-    return (state.ema['params'], state.ema['codebook']) if averaged else (state.params, state.stats.vectors)
+    own = updater.eval_params(state)
+    return own['params'], own['codebook']
 
   def eval_step(state: State, batch: Batch, key: Key) -> SumCount:
-    params, codes = settled(state)
+    params, codes = eval_params(state)
     own, x = params['autoencoder'], to_signed(batch['image'])
     index = quantise.nearest(codes, encode(own, x))
     mean = decode(own, codes[index])
@@ -197,8 +182,7 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
                    'nll_bpd': densities.nats_to_bpd(-bound, dims),
                    # A mean beyond the range is how the likelihood says black or white.
                    'pixel_mse': ((jnp.clip(mean, -1.0, 1.0) - x) ** 2).mean((1, 2, 3))}  # fmt: skip
-    mask = batch['mask']
-    return {name: ((value * mask).sum(), mask.sum()) for name, value in per_example.items()}
+    return masked(per_example, batch['mask'])
 
   def step_fn(params: PyTree) -> StepFn:
     def step(cache: PyTree, token: Array, position: Array) -> tuple[Array, PyTree]:
@@ -208,22 +192,39 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
 
     return step
 
-  def sample(state: State, key: Key, n: int) -> Array:
-    params, codes = settled(state)
-    begin = jnp.full((n, 1), K, jnp.int32)
+  def pictured(params: PyTree, vectors: Array) -> Array:
+    return jnp.clip(decode(params['autoencoder'], vectors), -1.0, 1.0)
+
+  def generated(state: State, inputs: Batch, own_keys: Key) -> Batch:
+    params, codes = eval_params(state)
+    B = own_keys.shape[0]
+    begin = jnp.full((B, 1), K, jnp.int32)
     # T codes follow the begin token; the last of them is never looked at, so the context of T holds them all.
-    drawn = generate(step_fn(params['prior']), prior.init_cache(n), begin, T + 1, keys.stream(key, 'codes'),
+    drawn = generate(step_fn(params['prior']), prior.init_cache(B), begin, T + 1, keys.stream(own_keys, 'codes'),
                      config.sample.temperature, config.sample.top_k)[:, 1:]  # fmt: skip
-    mean = decode(params['autoencoder'], codes[drawn.reshape(n, *grid)])
-    return jnp.clip(mean, -1.0, 1.0)
+    return {SAMPLE: pictured(params, codes[drawn.reshape(B, *grid)])}
+
+  def encoded(state: State, inputs: Batch, own_keys: Key) -> Batch:
+    params, codes = eval_params(state)
+    return {'codes': quantise.nearest(codes, encode(params['autoencoder'], to_signed(inputs['image'])))}
+
+  def reconstructed(state: State, inputs: Batch, own_keys: Key) -> Batch:
+    params, codes = eval_params(state)
+    return {SAMPLE: pictured(params, codes[encoded(state, inputs, own_keys)['codes']])}
 
   def reconstructions(state: State, batch: Batch, key: Key) -> Array:
-    params, codes = settled(state)
+    params, codes = eval_params(state)
     x = to_signed(batch['image'])
     output = decode(params['autoencoder'], codes[quantise.nearest(codes, encode(params['autoencoder'], x))])
     pairs = jnp.stack([rows_of(a, spec.shape) for a in (x, jnp.clip(output, -1.0, 1.0))], axis=1)
     return pairs.reshape(-1, *spec.shape)
 
   measure = 'discretised_logistic likelihood, 256 levels as they are'
-  return Method(init, train_step, eval_step, sample, views={'reconstructions': reconstructions}, measure=measure,
-                leading=LEADING)  # fmt: skip
+  given, image = {'image': Field(EXAMPLE, spec.shape, True)}, {SAMPLE: Field(EXAMPLE, spec.shape)}
+  tasks = {
+    GENERATE: Task(generated, {}, image),
+    'reconstruct': Task(reconstructed, given, image),
+    'encode': Task(encoded, given, {'codes': Field('codes', grid)}),
+  }
+  views = {'reconstructions': reconstructions}
+  return Method(init, train_step, eval_step, tasks, views=views, measure=measure, leading=LEADING)

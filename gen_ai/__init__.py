@@ -1,3 +1,21 @@
 """gen_ai trains, samples, evaluates and compares generative models with one JAX engine."""
 
+from typing import Any
+
 __version__ = '0.1.0'
+
+
+def load(run_dir: Any, step: Any = 'latest', **settings: Any) -> Any:
+  """A trained run, to be used in Python: see `gen_ai.trained.Trained`.
+
+  Args:
+    run_dir: its directory.
+    step: checkpoint: 'latest', 'best' or a number of updates.
+    settings: of its tasks, with __ for the dot: sample__temperature=0.7.
+
+  Raises:
+    UserError: no run, no such checkpoint, or a setting that none of its tasks has.
+  """
+  from gen_ai.trained import Trained  # brings JAX, which `import gen_ai` does without
+
+  return Trained(run_dir, step, {name.replace('__', '.'): value for name, value in settings.items()})

@@ -1,5 +1,6 @@
 """Whether two runs of one config agree: read from their directories and compared row by row. No JAX here."""
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from itertools import groupby
@@ -10,6 +11,8 @@ from ml_collections import ConfigDict
 
 from gen_ai import older_runs, record
 from gen_ai.errors import UserError
+from gen_ai.info import RunInfo
+from gen_ai.sweep.directory import is_sweep
 
 IDENTICAL, WITHIN, DIFFERENT = VERDICTS = ('identical', 'within tolerance', 'different')
 ABSENT = '(absent)'
@@ -20,7 +23,7 @@ class Recorded(NamedTuple):
   """What a run directory holds of a run, up to an update."""
 
   path: Path
-  run: dict[str, Any]
+  run: RunInfo
   config: ConfigDict
   defaults: dict[str, Any]  # fields of `config` that are newer than the run, {'section.field': value}
   state: str
@@ -36,11 +39,11 @@ class Recorded(NamedTuple):
 
 def read(run_dir: str | Path) -> Recorded:
   """The run at `run_dir`. Raises UserError where it is none, has no metrics, or is of another version of gen_ai."""
-  if (Path(run_dir) / 'sweep.json').is_file():
+  if is_sweep(run_dir):
     raise UserError(f'{run_dir} is a sweep: name the directory of one of its runs.')
   path = record.RunDir.open(run_dir).path
-  run, (config, defaults) = record.read_run(path), older_runs.read_config(path)
-  missing = [name for name in ('data', 'versions', 'git', 'devices', 'host', 'environment') if name not in run]
+  tree, (config, defaults) = record.read_run(path), older_runs.read_config(path)
+  missing = [name for name in ('data', 'versions', 'git', 'devices', 'host', 'environment') if name not in tree]
   if missing:
     raise UserError(f'{path / "run.json"} says nothing of {", ".join(missing)}: another version of gen_ai wrote it.')
   rows = record.read_metrics(path)
@@ -52,7 +55,9 @@ def read(run_dir: str | Path) -> Recorded:
     steps = [status['step']]
   changes = [row['changed'] for row in record.read_attempts(path) if row['event'] == 'change']
   ends = sorted({fields['run.steps'][0] for fields in changes if 'run.steps' in fields} - {config.run.steps})
-  return Recorded(path, run, config, defaults, status['state'], rows, min(steps, default=0), tuple(ends))
+  return Recorded(
+    path, RunInfo.from_json(tree), config, defaults, status['state'], rows, min(steps, default=0), tuple(ends)
+  )
 
 
 class Tolerance(NamedTuple):
@@ -117,19 +122,19 @@ def compare_rows(
   return found
 
 
-def origin_differences(recorded: Mapping[str, Any], again: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+def origin_differences(recorded: RunInfo, again: RunInfo) -> dict[str, tuple[Any, Any]]:
   """{what: (there, here)} of versions, code, devices, machine and environment in which two run.json differ."""
 
-  def facts(run: Mapping[str, Any]) -> dict[str, Any]:
-    git = run['git']
+  def facts(run: RunInfo) -> dict[str, Any]:
+    git = run.git
     return {
-      **{f'version of {name}': version for name, version in run['versions'].items()},
-      'commit': git.get('commit', ABSENT),
-      'uncommitted changes': git.get('patch_sha256', 'untracked files' if git.get('dirty') else 'none'),
-      'devices': ', '.join(run['devices']),
-      'lanes of its program': run.get('lanes', 1),
-      **{f'host {name}': value for name, value in run['host'].items()},
-      **{f'environment {name}': value for name, value in run['environment'].items()},
+      **{f'version of {name}': version for name, version in run.versions.items()},
+      'commit': git.commit or ABSENT,
+      'uncommitted changes': git.patch_sha256 or ('untracked files' if git.dirty else 'none'),
+      'devices': ', '.join(run.devices),
+      'lanes of its program': run.lanes,
+      **{f'host {name}': value for name, value in dataclasses.asdict(run.host).items()},
+      **{f'environment {name}': value for name, value in run.environment.items()},
     }
 
   a, b = facts(recorded), facts(again)

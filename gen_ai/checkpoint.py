@@ -23,7 +23,8 @@ from etils.epath.gpath import PosixGPath
 from jax.experimental import multihost_utils
 
 from gen_ai.errors import UserError
-from gen_ai.record import check_path, disk_full_message, dumps, sha256, writer
+from gen_ai.files import disk_full_message, dumps, sha256
+from gen_ai.record import check_path, writer
 from gen_ai.types import Array, PyTree
 
 _UINT = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}  # by bytes a value; 8 bytes become two words

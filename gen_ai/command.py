@@ -1,7 +1,6 @@
 """What all command lines share: config overrides among absl flags, and mistakes shown as one line with an exit code."""
 
 import errno
-import importlib.metadata
 import os
 import resource
 import shlex
@@ -12,7 +11,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from gen_ai import terminal
+from gen_ai import commands, installation, terminal
 from gen_ai.errors import DIVERGED, FAILED, Diverged, UserError
 
 INTERRUPTED = 130  # what shells report of a command that Ctrl-C ended
@@ -26,30 +25,26 @@ def printed(target: str, *words: Any, **flags: Any) -> str:
     words: what follows, such as a directory.
     flags: {name: value} of --name=value, after the words.
   """
-  source, given = Path(__file__).resolve().parents[1], [*words, *(f'--{name}={value}' for name, value in flags.items())]
+  source, given = installation.SOURCE, [*words, *(f'--{name}={value}' for name, value in flags.items())]
+  if installation.PACKAGED and (name := commands.name_of(target)):
+    return shlex.join(['gen-ai', name, *map(str, given)])
   here = Path.cwd() == source
   if target.endswith('.py'):
     script = target if here else min(str(source / target), os.path.relpath(source / target), key=len)
     return shlex.join(['python', script, *map(str, given)])
-  way = '' if here or _installed() else f'PYTHONPATH={shlex.quote(str(source))} '
+  way = '' if here or installation.anywhere() else f'PYTHONPATH={shlex.quote(str(source))} '
   return way + shlex.join(['python', '-m', target, *map(str, given)])
 
 
 def started(argv: Sequence[str]) -> str:
   """The command line behind `argv`, in which Python puts the path of a file where `-m MODULE` was typed."""
   script = Path(argv[0])
+  if installation.PACKAGED and script == installation.SOURCE / 'launch.py':
+    return shlex.join(['gen-ai', commands.name_of('launch.py'), *argv[1:]])
   if script.name == 'launch.py' or 'gen_ai' not in script.parts:
     return shlex.join(['python', *argv])
   module = '.'.join(script.with_suffix('').parts[len(script.parts) - 1 - script.parts[::-1].index('gen_ai') :])
   return shlex.join(['python', '-m', module.removesuffix('.__main__'), *argv[1:]])
-
-
-def _installed() -> bool:
-  """Whether `python -m gen_ai.x` works in any folder."""
-  try:
-    return bool(importlib.metadata.version('gen_ai'))
-  except importlib.metadata.PackageNotFoundError:
-    return False
 
 
 def split_overrides(argv: list[str]) -> tuple[list[str], dict[str, str]]:

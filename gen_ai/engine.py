@@ -11,11 +11,14 @@ import jax
 import numpy as np
 from absl import logging
 
-from gen_ai import command, distributed, spread
+from gen_ai import command, distributed
+from gen_ai.data import kinds
 from gen_ai.data.dataset import Dataset
 from gen_ai.data.feed import Feed, LaneFeed, make_feed
 from gen_ai.errors import DIVERGED, DONE, FAILED, REQUEUE, Diverged, UserError
 from gen_ai.evaluation import Evaluator
+from gen_ai.generation import Generation, SplitInputs
+from gen_ai.hooks import Hook
 from gen_ai.lane import Lane
 from gen_ai.program import Program, finite, first_bad
 from gen_ai.progress import Display, duration, figures, number
@@ -52,20 +55,31 @@ class Trainer:
     prune: asked after every evaluation which runs are hopeless; None without early stopping.
     limit: updates after which it stops as on a signal; 0: none.
     judge: makes what measures config.eval.metrics, for a program; None where they are empty.
+    hooks: more than evaluation, samples, checkpoints and early stopping; they act before these.
   """
 
   def __init__(self, slots: Sequence[Lane], dataset: Dataset, program: Program, display: Display, stop: Stop,
                pack: Pack | None = None, prune: Prune | None = None, limit: int = 0,
-               judge: Callable[[Program], Judge] | None = None):  # fmt: skip
+               judge: Callable[[Program], Judge] | None = None, hooks: Sequence[Hook] = ()):  # fmt: skip
     self.lanes = list(dict.fromkeys(slots))
     self.config = self.lanes[0].config  # cadences and shapes are the same for all
     self.dataset, self.display, self.stop = dataset, display, stop
     self.pack, self._prune, self._limit, self._make_judge = pack, prune, limit, judge
     self._programs: list[Program] = []
+    run = self.config.run
+    self.hooks = [
+      *hooks,
+      Hook('evaluation', run.eval_every, lambda _, state: self._evaluate(state)),
+      Hook('samples', run.sample_every, lambda _, state: self._draw(state)),
+      Hook('checkpoint', run.save_every, lambda _, state: self._save(state, self.live())),
+    ]
+    if prune is not None:
+      self.hooks.append(
+        Hook('early stopping', run.eval_every, lambda _, state: self._end_hopeless(state), at_end=False)
+      )
     self._use(program, slots)
     name = self.config.eval.best.rpartition(':')[0]
-    known = [*self.evaluate.metric_names(), *([spread.NAME] if self._spread_measured() else []),
-             *(self._judge.figures if self._judge else ())]  # fmt: skip
+    known = [*self.evaluate.metric_names(), *self._quick(), *(self._judge.figures if self._judge else ())]
     if name and name not in known:
       raise UserError(f"config.eval.best='{self.config.eval.best}' names no metric of config.experiment="
                       f"'{self.config.experiment}', which evaluates {', '.join(known)}; "
@@ -87,7 +101,8 @@ class Trainer:
     self._judge = self._make_judge(program) if self._make_judge else None
     self._finite = jax.jit(program.layout.over_lanes(finite))
     # Compiled when first needed.
-    self._sampler: Callable[[State], Any] | None = None
+    self._generation = self._drawn_as_measured()
+    self._last_samples: tuple[int, list[np.ndarray]] | None = None  # samples of the last update they were drawn after
     self._viewers: dict[str, Callable[[State], Any]] | None = None
     self._run_chunk: Callable[..., Any] | None = None
 
@@ -165,9 +180,13 @@ class Trainer:
       self.step += chunk
       # The host turns to the chunk before this one while the device works on this one.
       late, pending = pending, (self.step, metrics)
-      due = self._due()
+      due = [hook for hook in self.hooks if hook.due(self.step, total)]
       if late:
         clock, waited = self._report(*late, clock, waited)
+      for hook in due:
+        if hook.beside is not None:
+          hook.beside(self)
+      due = [hook for hook in due if hook.with_state is not None]
       if due:
         clock, waited = self._report(*pending, clock, waited)
         pending = None
@@ -185,28 +204,17 @@ class Trainer:
     rows = self.feed.chunk(self.step, self.config.run.log_every)
     self._run_chunk = self.program.trainer(self.feed, state, rows)
 
-  def _due(self) -> set[str]:
-    """What is to be done after this update; everything after the last."""
-    run = self.config.run
-    every = {'eval': run.eval_every, 'sample': run.sample_every, 'save': run.save_every}
-    if self._judge is not None:
-      every['judge'] = self.config.eval.metrics_every
-    return {name for name, n in every.items() if self.step == run.steps or (n and self.step % n == 0)}
+  def _act(self, state: State, due: Sequence[Hook]) -> None:
+    """What is due after this update, in the order of the hooks, strictly before the next batch."""
+    self.stop.waits_for = f'after the {", ".join(hook.name for hook in due)}', None
+    for hook in due:
+      assert hook.with_state is not None
+      hook.with_state(self, state)
 
-  def _act(self, state: State, due: set[str]) -> None:
-    """Evaluates, samples and saves, in this order, strictly before the next batch."""
-    words = {'eval': 'evaluation', 'sample': 'samples', 'save': 'checkpoint'}
-    self.stop.waits_for = f'after the {", ".join(text for name, text in words.items() if name in due)}', None
-    hopeless: dict[int, str] = {}
-    samples = self._samples(state) if 'sample' in due or ('eval' in due and self._spread_measured()) else []
-    if 'eval' in due:
-      self._evaluate(state, 'judge' in due, samples)
-      if self._prune is not None and self.step < self.config.run.steps:
-        hopeless = self._prune(self.live(), self.step)
-    if 'sample' in due:
-      self._draw(state, samples)
-    if 'save' in due:
-      self._save(state, self.live())
+  def _end_hopeless(self, state: State) -> None:
+    """Saves and ends the runs that early stopping calls hopeless."""
+    assert self._prune is not None
+    hopeless = self._prune(self.live(), self.step) if self.step < self.config.run.steps else {}
     for lane in self.live():
       if lane.number in hopeless:
         self._save(state, [lane])
@@ -273,24 +281,36 @@ class Trainer:
     ends = [number(end([each[name] for each in reported])) for end in (min, max)]
     return f'{name} {" to ".join(ends)} over {lanes}'
 
-  def _spread_measured(self) -> bool:
-    """Whether samples have a spread, which is measured with every evaluation."""
-    return self.program.draws and self.dataset.spec.kind == 'image' and self.config.sample.n >= spread.FEWEST
+  def _drawn_as_measured(self) -> Generation | None:
+    """What draws the samples that are shown: the first of those that metrics measure; None of a method without any."""
+    name = self.config.eval.task or self.program.drawing_task()
+    if not name:
+      return None
+    task, inputs = self.program.task(name), None
+    if any(field.required for field in task.inputs.values()):
+      inputs = SplitInputs(self.config, self.dataset.splits['validation'], task)
+    return Generation(self.program, self.config.eval.seed, name, inputs)
+
+  def _quick(self) -> list[str]:
+    """Names of the figures of the samples that are shown, which every evaluation tells."""
+    kind = kinds.of(self.dataset.spec)
+    return list(kind.quick) if self._generation is not None and self.config.sample.n >= kind.fewest else []
 
   def _samples(self, state: State) -> list[np.ndarray]:
-    """The samples of fixed latents, of every lane; none of a method that draws none."""
-    if not self.program.draws:
+    """The first samples, of every lane, as files hold them; none of a method that draws none."""
+    if self._generation is None:
       return []
-    if self._sampler is None:
-      self._sampler = self.program.sampler(state, self.config.sample.n)
-    return self.program.layout.per_lane(self._sampler(state))
+    if self._last_samples is None or self._last_samples[0] != self.step:
+      self._last_samples = self.step, self._generation.read(state, np.arange(self.config.sample.n))
+    return self._last_samples[1]
 
-  def _evaluate(self, state: State, judged: bool, samples: Sequence[np.ndarray]) -> None:
-    metrics, live = self.evaluate.lanes(state), self.live()
-    for lane in live if self._spread_measured() else ():
-      own = {**metrics[self._slot[lane]], spread.NAME: spread.of_images(samples[self._slot[lane]])}
-      metrics[self._slot[lane]] = self.program.ordered(own)
-    if judged and self._judge is not None:
+  def _evaluate(self, state: State) -> None:
+    metrics, live, samples = self.evaluate.lanes(state), self.live(), self._samples(state) if self._quick() else []
+    every, last = self.config.eval.metrics_every, self.step == self.config.run.steps
+    for lane in live if self._quick() else ():
+      told = kinds.of(self.dataset.spec).measured(samples[self._slot[lane]])
+      metrics[self._slot[lane]] = self.program.ordered({**metrics[self._slot[lane]], **told})
+    if self._judge is not None and (last or (every and self.step % every == 0)):
       judged_lanes = self._judge.measured(state, [self._slot[lane] for lane in live])
       for lane, (measured, problem) in zip(live, judged_lanes, strict=True):
         metrics[self._slot[lane]] |= measured
@@ -306,13 +326,14 @@ class Trainer:
     self.display.say(f'validation after step {self.step}: {shown}')
 
   def _range(self, name: str) -> str:
-    """'elbo_nats -130 (point 2) to -111 (point 5)' over the runs that train."""
+    """'elbo_nats -130 (trial 2) to -111 (trial 5)' over the runs that train."""
     values = [(lane.last_eval[name], lane.number) for lane in self.live()]
-    ends = [f'{number(value)} (point {point})' for value, point in (min(values), max(values))]
+    ends = [f'{number(value)} (trial {trial})' for value, trial in (min(values), max(values))]
     return f'{name} {" to ".join(ends)}'
 
-  def _draw(self, state: State, samples: list[np.ndarray]) -> None:
-    """Pictures of `samples` where the method draws any, and its views of fixed examples."""
+  def _draw(self, state: State) -> None:
+    """Pictures of the first samples where the method draws any, and its views of fixed examples."""
+    samples = self._samples(state)
     if self._viewers is None:
       self._viewers = {}
       if self.program.view_names:
@@ -321,10 +342,11 @@ class Trainer:
         self._viewers = self.program.viewers(state, source.read(index))
     drawn = {name: view(state) for name, view in self._viewers.items()}
     pictures = {name: self.program.layout.per_lane(array) for name, array in drawn.items()}
-    for name, arrays in (({'samples': samples} if samples else {}) | pictures).items():
-      for lane in self.live() if distributed.is_main() else ():
-        rows = self.dataset.class_names if name == CLASSES else ()
-        lane.drew(self.dataset.spec, name, arrays[self._slot[lane]], None if name == 'samples' else 8, rows)
+    for lane in self.live() if distributed.is_main() else ():
+      if samples:
+        lane.drew(self.dataset.spec, samples[self._slot[lane]])
+      for name, arrays in pictures.items():
+        lane.viewed(name, arrays[self._slot[lane]], self.dataset.class_names if name == CLASSES else ())
 
   def _save(self, state: State, lanes: Sequence[Lane]) -> None:
     """Saves what is finite; a run that is not ends as diverged. The copy to disk goes on in the background."""
@@ -375,7 +397,7 @@ class Trainer:
     lane.diverged(step, names, where)
     self.close(lane)
     if self.pack is not None:
-      self.display.say(f'diverged   point {lane.number}: {lane.message}')
+      self.display.say(f'diverged   trial {lane.number}: {lane.message}')
 
   def _replay(self, bad_step: int) -> str:
     """Path of the first bad tensor after update `bad_step`, found by computing up to it again; of a run alone."""

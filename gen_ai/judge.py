@@ -10,79 +10,77 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from gen_ai import metrics as metrics_lib
 from gen_ai import provenance, surroundings
 from gen_ai.config import averages
+from gen_ai.data import kinds
 from gen_ai.data.dataset import Dataset
 from gen_ai.data.feed import RESIDENT_BYTES
 from gen_ai.data.store import data_folder
-from gen_ai.draws import Given, Likelihoods, Samples
 from gen_ai.errors import UserError
-from gen_ai.metrics import extractors, features, likelihood, overlap, quality
+from gen_ai.evaluation import Evaluator, eval_step
+from gen_ai.generation import Generation, Inputs, SplitInputs
+from gen_ai.metrics import extractors, features, likelihood, nll
 from gen_ai.metrics.extractors import Extractor
+from gen_ai.metrics.metric import EXAMPLES, FEATURES, SAMPLES, Asked, Evidence, Figure, Found, Metric, with_error
+from gen_ai.metrics.quality import measure
 from gen_ai.program import Program
-from gen_ai.types import State
+from gen_ai.types import GENERATE, SAMPLE, State
 
-NLL, MEMORISATION = 'nll', 'memorisation'
-FEATURES = 'features'  # folder of kept features in the data folder
-NAMES = {'image': (*quality.FAMILIES, NLL, MEMORISATION), 'text': (NLL, MEMORISATION)}
+FEATURES_FOLDER = 'features'  # of kept features, in the data folder
 
 
 class Protocol(NamedTuple):
   """What is measured, and how.
 
   Attributes:
-    names: of figures, see NAMES.
+    metrics: see `gen_ai.metrics`.
     split: that samples are compared with and likelihoods are taken over.
     samples: how many are drawn.
     seed: of their noise, of evaluation noise, and of random subsets.
-    extractor: of features; None where no figure needs one.
+    extractor: of features; None where no metric needs one.
     nll_draws: latent draws of an importance-weighted likelihood.
+    task: that draws the samples; '' takes the method's first that does.
   """
 
-  names: tuple[str, ...]
+  metrics: tuple[Metric, ...]
   split: str
   samples: int
   seed: int
   extractor: Extractor | None
   nll_draws: int
+  task: str = ''
 
   @property
   def figures(self) -> list[str]:
-    """The figures of samples that it gives."""
-    return [figure for name in self.names for figure in quality.FIGURES.get(name, ())]
+    """The names of the figures that it gives."""
+    return metrics_lib.figures(self.metrics)
+
+  def of(self, *what: str) -> tuple[Metric, ...]:
+    """Those of its metrics that are of features, samples or examples."""
+    return tuple(metric for metric in self.metrics if metric.of in what)
 
 
-def parse_names(text: str, kind: str) -> tuple[str, ...]:
-  """The figures named in 'fd,kid'. Raises UserError for one that this kind of data does not have."""
-  names = tuple(dict.fromkeys(name.strip() for name in text.split(',') if name.strip()))
-  for name in names:
-    if name not in NAMES[kind]:
-      other = next((k for k in NAMES if name in NAMES[k]), '')
-      why = f'is measured on {other}s, not on {kind}s' if other else 'is unknown'
-      raise UserError(f"metric '{name}' {why}. For {kind}s there are {', '.join(NAMES[kind])}.")
-  return names
-
-
-def protocol(config: ConfigDict, dataset: Dataset, split: str, names: Sequence[str]) -> Protocol:
-  """The protocol of `config.eval` for figures `names` on `split`.
+def protocol(config: ConfigDict, dataset: Dataset, split: str, metrics: Sequence[Metric]) -> Protocol:
+  """The protocol of `config.eval` for `metrics` on `split`.
 
   Raises:
     UserError: what cannot be measured, or an extractor that does not fit; nothing has been drawn then.
   """
-  wanted = [name for name in names if name != NLL]
-  if MEMORISATION in names and split == 'train':
-    raise UserError('memorisation compares samples with data that was not trained on: use --split=test or validation.')
   extractor = None
-  if wanted and dataset.spec.kind == 'image':
+  if any(metric.of == FEATURES for metric in metrics):
     extractor = extractors.make(config.eval.extractor, dataset.spec)
-    quality.check(wanted, config.eval.samples, len(dataset.splits[split]), extractor)
-  return Protocol(tuple(names), split, config.eval.samples, config.eval.seed, extractor, config.eval.nll_draws)
+  asked = Asked(config.eval.samples, len(dataset.splits[split]), split, extractor)
+  for metric in metrics:
+    metric.check(asked)
+  return Protocol(tuple(metrics), split, config.eval.samples, config.eval.seed, extractor, config.eval.nll_draws,
+                  config.eval.task)  # fmt: skip
 
 
 def training_protocol(config: ConfigDict, dataset: Dataset) -> Protocol | None:
   """What `config.eval.metrics` asks for while a run trains, on its validation split; None where it asks for nothing."""
-  names = parse_names(config.eval.metrics, dataset.spec.kind)
-  return protocol(config, dataset, 'validation', names) if names else None
+  metrics = metrics_lib.parse(config.eval.metrics, dataset.spec.kind)
+  return protocol(config, dataset, 'validation', metrics) if metrics else None
 
 
 def describe(protocol: Protocol) -> dict[str, Any]:
@@ -91,7 +89,7 @@ def describe(protocol: Protocol) -> dict[str, Any]:
   told = extractor.describe() if extractor else {}
   # Hashes are cut: the stamps of evaluations have them whole.
   settings = [f'{name} {value[:12] if len(str(value)) == 64 else value}' for name, value in told.items()]
-  draws = [f'nll_draws {protocol.nll_draws}'] if NLL in protocol.names else []
+  draws = [f'nll_draws {protocol.nll_draws}'] if any(metric.draws for metric in protocol.metrics) else []
   return {'samples': protocol.samples, 'extractor': ', '.join([*settings, *draws])}
 
 
@@ -109,22 +107,31 @@ def split_hash(dataset: Dataset, split: str) -> str:
 
 def shared_stamp(dataset: Dataset, split: str) -> dict[str, Any]:
   """What every figure of one evaluation rests on."""
-  devices, shape = jax.devices(), dataset.spec.shape
-  image = dataset.spec.kind == 'image'
+  devices = jax.devices()
   unusual = surroundings.arithmetic(os.environ)
   return {
     **({'arithmetic': unusual} if unusual else {}),
     'data': dataset.name, 'data_hash': dataset.fingerprint, 'split': split, 'split_rule': dataset.split_rule,
     'split_hash': split_hash(dataset, split), 'examples': len(dataset.splits[split]),
-    'form': f'images {"x".join(map(str, shape))}' if image else f'blocks of {shape[0]} tokens',
+    'form': kinds.of(dataset.spec).form(dataset.spec),
     'versions': ', '.join(f'{name} {version}' for name, version in provenance.versions().items()),
     'devices': f'{len(devices)} x {devices[0].device_kind}',
   }  # fmt: skip
 
 
-def sampler_stamp(config: ConfigDict) -> dict[str, Any]:
-  """How samples are made: averaged parameters or not, and the sampler's settings (temperature, truncation, ...)."""
-  settings = {f'sampler.{name}': str(value) for name, value in config.sample.items() if name != 'n'}
+def sampler_stamp(config: ConfigDict, sections: Sequence[str] = ('sample',)) -> dict[str, Any]:
+  """How samples are made: averaged parameters or not, and the settings of the task (temperature, truncation, ...).
+
+  Args:
+    config: of the run, with what this evaluation changes.
+    sections: of the config, those that the task may be run again under.
+  """
+  settings = {
+    f'{"sampler" if section == "sample" else section}.{name}': str(value)
+    for section in sections
+    for name, value in config[section].items()
+    if (section, name) != ('sample', 'n')
+  }
   return {'ema': averages(config)} | settings
 
 
@@ -133,13 +140,8 @@ class References:
 
   def __init__(self, dataset: Dataset, extractor: Extractor, data_dir: str):
     self._dataset, self._extractor = dataset, extractor
-    self._folder = data_folder(data_dir) / FEATURES
+    self._folder = data_folder(data_dir) / FEATURES_FOLDER
     self._found: dict[str, features.Features] = {}
-
-  def read(self, split: str, index: np.ndarray) -> np.ndarray:
-    """Images uint8 [n, H, W, C] of a split by their numbers."""
-    source = self._dataset.splits[split]
-    return source.read(source.eval_index(np.asarray(index)))['image']
 
   def __getitem__(self, split: str) -> features.Features:
     """Features of all images of a split."""
@@ -151,25 +153,22 @@ class References:
   def _make(self, split: str) -> features.Features:
     n, spread = len(self._dataset.splits[split]), features.Spread()
     size = spread.block(features.block_size(self._extractor))
-    blocks = features.blocks_of(partial(self.read, split), n, size)
+    blocks = features.blocks_of(reader(self._dataset, split), n, size)
     return features.of_blocks(blocks, self._extractor, n, spread)
 
-  def evidence(self, protocol: Protocol, samples: features.Features, read_samples: Callable[[np.ndarray], np.ndarray],
-               stamp: Mapping[str, Any], intervals: bool = True) -> quality.Evidence:  # fmt: skip
-    """`samples` beside the split that they are compared with."""
-    return quality.Evidence(
-      samples, self[protocol.split], self['train'] if MEMORISATION in protocol.names else None, read_samples,
-      partial(self.read, protocol.split), partial(self.read, 'train'), self._extractor, protocol.seed,
-      {'samples': len(samples), 'pixels': 'uint8', **stamp}, intervals,
-    )  # fmt: skip
+
+def reader(dataset: Dataset, split: str) -> Callable[[np.ndarray], np.ndarray]:
+  """int [n] numbers -> the examples of a split [n, ...], as files hold them."""
+  source, name = dataset.splits[split], kinds.of(dataset.spec).example
+  return lambda index: source.read(source.eval_index(np.asarray(index)))[name]
 
 
 class _Gathered(NamedTuple):
-  """What the device computed of one state, for all lanes at once; None where no figure needs it."""
+  """What the device computed of one state, for all lanes at once; None where no metric needs it."""
 
   features: Callable[[int], features.Features] | None  # of a lane's samples
-  texts: list[np.ndarray] | None  # tokens int32 [n, T] of each lane
-  totals: list[likelihood.Totals] | None
+  outputs: list[dict[str, np.ndarray]] | None  # of the task, of each lane
+  totals: dict[str, list[likelihood.Totals]]  # {metric: of each lane}
 
 
 class Judge:
@@ -180,25 +179,36 @@ class Judge:
     config: its config.
     dataset: what it was trained on.
     protocol: what is measured.
+    inputs: what the task is given for each sample; examples of the split if it needs any and none are given.
+
+  Raises:
+    UserError: the method cannot do what a metric needs.
   """
 
-  def __init__(self, program: Program, config: ConfigDict, dataset: Dataset, protocol: Protocol):
+  def __init__(self, program: Program, config: ConfigDict, dataset: Dataset, protocol: Protocol,
+               inputs: Inputs | None = None):  # fmt: skip
     self._program, self._config, self._dataset, self.protocol = program, config, dataset, protocol
-    sampled = [name for name in protocol.names if name != NLL]
-    if sampled and not (program.draws or program.conditional):
-      raise UserError(f"config.experiment='{config.experiment}' draws no samples, so {', '.join(sampled)} cannot be "
-                      'measured.')  # fmt: skip
-    if NLL in protocol.names and dataset.spec.kind == 'image' and not program.weighs:
-      raise UserError(f"config.experiment='{config.experiment}' has no likelihood: leave 'nll' out of the metrics.")
-    self._nll_draws = protocol.nll_draws if program.weighs else 0
-    given = Given(config, dataset.splits[protocol.split]) if program.conditional else None
-    self._samples = Samples(program, protocol.seed, given)
-    self._likelihoods: dict[int, Likelihoods] = {}  # by latent draws
+    self.task = protocol.task or program.drawing_task()
+    drawn = protocol.of(FEATURES, SAMPLES)
+    if drawn and not (self.task and program.task(self.task).draws):
+      names = ', '.join(metric.name for metric in drawn)
+      whose = f"the task '{self.task}'" if self.task else f"config.experiment='{config.experiment}'"
+      raise UserError(f'{whose} draws no samples, so {names} cannot be measured.')
+    for metric in protocol.metrics:
+      for need in metric.needs:
+        if need not in program.tasks:
+          raise UserError(f"config.experiment='{config.experiment}' has no '{need}': leave '{metric.name}' out of the "
+                          'metrics.')  # fmt: skip
+    self._conditioned = False
+    if self.task and inputs is None and any(field.required for field in program.task(self.task).inputs.values()):
+      inputs, self._conditioned = SplitInputs(config, dataset.splits[protocol.split], program.task(self.task)), True
+    self.generation = Generation(program, protocol.seed, self.task, inputs) if self.task else None
+    self._passes: dict[str, Evaluator] = {}  # over the examples, by metric
     self.figures = protocol.figures
     extractor = protocol.extractor
     self._references = References(dataset, extractor, config.data.data_dir) if extractor else None
 
-  def lanes(self, state: State, lanes: Sequence[int] = (0,)) -> list[quality.Found]:
+  def lanes(self, state: State, lanes: Sequence[int] = (0,)) -> list[Found]:
     """Every figure asked for, of each of `lanes`. Raises UserError where one of them cannot be measured."""
     gathered = self._gather(state)
     return [self._one(gathered, state, lane, True) for lane in lanes]
@@ -217,100 +227,120 @@ class Judge:
         found.append(({}, str(error)))
     return found
 
-  def likelihoods(self, state: State) -> dict[str, quality.Figure]:
-    """The figures of eval_step of a run alone, with their standard errors."""
-    (totals,) = self._totals(state, 0)
-    return self._likelihood(totals, 0)
+  def own(self, state: State) -> dict[str, Figure]:
+    """The figures of eval_step of a run alone, with their standard errors; those a metric gives anyway are left out."""
+    if any(metric.per_example is nll.of_eval_step for metric in self.protocol.metrics):
+      return {}
+    (totals,) = self._totals('', eval_step, 0, state)
+    return self._examples(totals, 0, {**self._program.leading})
 
   def _gather(self, state: State) -> _Gathered:
-    protocol, drawn, texts, totals = self.protocol, None, None, None
+    protocol, drawn, outputs = self.protocol, None, None
     if protocol.extractor is not None:
-      drawn = self._samples.features(state, protocol.extractor, protocol.samples)
-    elif MEMORISATION in protocol.names:
-      texts = self._samples.read(state, np.arange(protocol.samples))
-    if NLL in protocol.names:
-      totals = self._totals(state, self._nll_draws)
-    return _Gathered(drawn, texts, totals)
+      assert self.generation is not None
+      drawn = self.generation.features(state, protocol.extractor, protocol.samples)
+    if protocol.of(SAMPLES):
+      assert self.generation is not None
+      outputs = self.generation.outputs(state, np.arange(protocol.samples))
+    totals = {
+      metric.name: self._totals(metric.name, metric.per_example, protocol.nll_draws if metric.draws else 0, state)
+      for metric in protocol.of(EXAMPLES)
+    }
+    return _Gathered(drawn, outputs, totals)
 
-  def _totals(self, state: State, draws: int) -> list[likelihood.Totals]:
-    if draws not in self._likelihoods:
+  def _totals(self, name: str, per_example: Any, draws: int, state: State) -> list[likelihood.Totals]:
+    if name not in self._passes:
       source = self._dataset.splits[self.protocol.split]
-      self._likelihoods[draws] = Likelihoods(self._program, self._config, source, draws)
-    return self._likelihoods[draws](state)
+      fn = (lambda *args: per_example(*args, draws)) if name else per_example
+      self._passes[name] = Evaluator(self._program, self._config, source, name or 'eval', fn, at_once=not draws)
+    return self._passes[name].totals(state)
 
-  def _one(self, gathered: _Gathered, state: State, lane: int, intervals: bool) -> quality.Found:
+  def _one(self, gathered: _Gathered, state: State, lane: int, intervals: bool) -> Found:
     """The figures of one lane."""
-    found, protocol = quality.Found({}, [], {}, {}), self.protocol
-    stamp = {'sample_seed': protocol.seed} | sampler_stamp(self._config)
-    if self._program.conditional:  # never to be compared with samples that no example was given for
-      stamp |= {'conditioned_on': protocol.split, 'measure': self._program.measure}
-    if gathered.features is not None:
-      assert self._references is not None
+    protocol, found = self.protocol, Found({}, [], {}, {})
+    drawn = protocol.of(FEATURES, SAMPLES)
+    if drawn:
+      assert self.generation is not None
+      generation = self.generation
 
       def read(index: np.ndarray) -> np.ndarray:
-        return self._samples.read(state, index)[lane]
+        return generation.read(state, index)[lane]
 
-      own = gathered.features(lane)
-      found = quality.measure(protocol.names, self._references.evidence(protocol, own, read, stamp, intervals))
-    if gathered.texts is not None:
-      vocab, prompt = self._dataset.spec.vocab, getattr(self._config.sample, 'prompt', '') or '\n'
-      assert vocab is not None
-      given = len(vocab.encode(prompt))  # the user's words, not the model's
-      _overlaps(gathered.texts[lane][:, given:], self._dataset, protocol, stamp, found)
-    if gathered.totals is not None:
-      found.figures.update(self._likelihood(gathered.totals[lane], self._nll_draws))
+      own = gathered.features(lane) if gathered.features is not None else None
+      outputs = gathered.outputs[lane] if gathered.outputs is not None else {}
+      evidence = self._evidence(own, outputs, read, intervals)
+      found = measure(drawn, evidence)
+    for metric in protocol.of(EXAMPLES):
+      draws = protocol.nll_draws if metric.draws else 0
+      found.figures.update(self._examples(gathered.totals[metric.name][lane], draws, metric.values, metric))
     return found
 
-  def _likelihood(self, totals: likelihood.Totals, draws: int) -> dict[str, quality.Figure]:
+  def _evidence(self, own: Any, outputs: Mapping[str, np.ndarray], read: Callable[[np.ndarray], np.ndarray],
+                intervals: bool) -> Evidence:  # fmt: skip
+    protocol = self.protocol
+    return evidence(self._dataset, protocol, own, outputs, read, self._references, self.stamp(), intervals)
+
+  def stamp(self) -> dict[str, Any]:
+    """How samples are made."""
+    stamp = {'sample_seed': self.protocol.seed} | sampler_stamp(self._config, self._program.task(self.task).settings)
+    stamp |= {} if self.task == GENERATE else {'task': self.task}
+    if self._conditioned:  # never to be compared with samples that no example was given for
+      stamp |= {'conditioned_on': self.protocol.split, 'measure': self._program.measure}
+    return stamp
+
+  def use(self, config: ConfigDict) -> None:
+    """Goes on with a config that differs in settings of tasks; the program has been given its floats."""
+    self._config = config
+
+  def _examples(self, totals: likelihood.Totals, draws: int, better: Mapping[str, str],
+                metric: Metric | None = None) -> dict[str, Figure]:  # fmt: skip
+    """The figures of one pass over the examples."""
     stamp = {'measure': self._program.measure, 'eval_seed': self._config.eval.seed,
              'ema': averages(self._config)} | ({'nll_draws': draws} if draws else {})  # fmt: skip
     told = totals.finish()
-    figures = {name: quality.with_error(*figure, stamp) for name, figure in told.items()}
-    if self._dataset.spec.kind == 'text':
-      figures['perplexity'] = quality.Figure(*likelihood.perplexity(told['loss_nats']), stamp)
-    return figures
+    figures = {name: with_error(*figure, stamp) for name, figure in told.items()}
+    if metric is not None and metric.finish is not None:
+      figures.update(metric.finish(told, stamp))
+    return {name: figure._replace(better=better.get(name)) for name, figure in figures.items()}
 
 
-def judge_samples(samples: np.ndarray, config: ConfigDict, dataset: Dataset, protocol: Protocol) -> quality.Found:
-  """Figures of samples that are there already: uint8 [N, H, W, C], or int32 tokens [N, T].
+def evidence(dataset: Dataset, protocol: Protocol, own: Any, outputs: Mapping[str, np.ndarray],
+             read: Callable[[np.ndarray], np.ndarray], references: References | None, stamp: Mapping[str, Any],
+             intervals: bool = True) -> Evidence:  # fmt: skip
+  """Samples beside the split that they are compared with.
+
+  Args:
+    dataset: that they are compared with.
+    protocol: what is measured.
+    own: features of the samples; None where no metric needs any.
+    outputs: of the task that drew them, where a metric is of samples.
+    read: int [n] numbers -> samples, as files hold them.
+    references: of features.
+    stamp: how the samples were made.
+    intervals: whether intervals that take time are wanted.
+  """
+  reference = train = None
+  if references is not None:
+    reference = references[protocol.split]
+    train = references['train'] if any(metric.train for metric in protocol.of(FEATURES)) else None
+    stamp = {'samples': len(own), 'pixels': 'uint8', **stamp}
+  return Evidence(own, reference, train, read, reader(dataset, protocol.split), reader(dataset, 'train'),
+                  protocol.extractor, protocol.seed, stamp, intervals, outputs, dataset, protocol.split)  # fmt: skip
+
+
+def judge_samples(samples: np.ndarray, config: ConfigDict, dataset: Dataset, protocol: Protocol) -> Found:
+  """Figures of samples that are there already, as files hold them: uint8 [N, H, W, C], or int32 tokens [N, T].
 
   Their stamp does not say how they were made.
 
   Raises:
     UserError: a likelihood is asked for, which samples do not have.
   """
-  if NLL in protocol.names:
-    raise UserError("samples alone have no likelihood: leave 'nll' out of --metrics.")
-  if dataset.spec.kind == 'text':
-    found = quality.Found({}, [], {}, {})
-    _overlaps(samples, dataset, protocol, {}, found)
-    return found
-  assert protocol.extractor is not None
-  references = References(dataset, protocol.extractor, config.data.data_dir)
-  own = features.of_images(samples, protocol.extractor, features.Spread())
-  return quality.measure(protocol.names, references.evidence(protocol, own, samples.__getitem__, {}))
-
-
-def _overlaps(tokens: np.ndarray, dataset: Dataset, protocol: Protocol, stamp: Mapping[str, Any],
-              found: quality.Found) -> None:  # fmt: skip
-  """Adds the longest verbatim overlaps of texts int32 [n, T] with the training text, beside those of held-out text."""
-  vocab, T = dataset.spec.vocab, tokens.shape[1]
-  assert vocab is not None
-  whole = {name: dataset.splits[name].arrays()['tokens'].reshape(-1) for name in ('train', protocol.split)}
-  fresh = whole[protocol.split]
-  fresh = fresh[: len(fresh) // T * T].reshape(-1, T)[: len(tokens)]
-  if not len(fresh):
-    raise UserError(f'the {protocol.split} text is shorter than one sample, {T} tokens: nothing to compare with.')
-  report = overlap.overlap_report(tokens, fresh, whole['train'], vocab.decode)
-  stamp = {**stamp, 'samples': len(tokens), 'tokens': T, 'heldout_texts': len(fresh)}
-  own, held = report.samples, report.heldout
-  values = {
-    'overlap_tokens': own.mean, 'overlap_heldout_tokens': held.mean, 'overlap_longest_tokens': own.longest,
-    'overlap_share': report.share_above, 'overlap_p': report.p_value,
-  }  # fmt: skip
-  found.figures.update({name: quality.Figure(value, stamp=stamp) for name, value in values.items()})
-  found.notes.append(
-    f'longest run of tokens found in the training text: {own.mean:.1f} on average, {own.longest} at most; in fresh '
-    f'text of the same length {held.mean:.1f} and {held.longest}; one-sided p {report.p_value:.3g}'
-  )
-  found.texts['overlaps'] = [f'{one.length} tokens, sample {one.sample}: {one.text}' for one in report.closest]
+  for metric in protocol.of(EXAMPLES):
+    raise UserError(f"samples alone have no likelihood: leave '{metric.name}' out of --metrics.")
+  references, own = None, None
+  if protocol.extractor is not None:
+    references = References(dataset, protocol.extractor, config.data.data_dir)
+    own = features.of_images(samples, protocol.extractor, features.Spread())
+  read = samples.__getitem__
+  return measure(protocol.metrics, evidence(dataset, protocol, own, {SAMPLE: samples}, read, references, {}))

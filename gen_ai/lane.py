@@ -7,13 +7,17 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from gen_ai import provenance, samples
+from gen_ai import pictures, provenance
 from gen_ai.checkpoint import Checkpoints
+from gen_ai.data import kinds
 from gen_ai.errors import DIVERGED, DONE, REQUEUE
+from gen_ai.maths.pixels import to_uint8
 from gen_ai.record import CLOCKED, read_metrics, read_status
 from gen_ai.stop import Stop
 from gen_ai.types import PyTree, Spec, State
 from gen_ai.writers import Writers
+
+VIEW_COLUMNS = 8
 
 
 class Lane:
@@ -25,7 +29,7 @@ class Lane:
     checkpoint_dir: where checkpoints live; the same on every process.
     open_writers: opens the mirrors of the record, given the step from which this attempt goes on.
     stop: asked between chunks whether this run alone is to stop; a packed sweep has one for every lane.
-    number: of the point in its sweep.
+    number: of the trial in its sweep.
   """
 
   def __init__(self, config: ConfigDict, record: Any, checkpoint_dir: Path, open_writers: Callable[[int], Writers],
@@ -88,13 +92,18 @@ class Lane:
     self.record.append_metrics({'step': self.step, 'kind': 'eval', **metrics})
     self.writers.scalars(self.step, {f'validation/{name}': value for name, value in metrics.items()})
 
-  def drew(self, spec: Spec, name: str, array: np.ndarray, columns: int | None, rows: Sequence[str] = ()) -> None:
-    """Writes samples, or the view `name`, as a picture, whose rows may have names, or as a text."""
-    prefix = '' if name == 'samples' else f'{name}_'
-    path = samples.write(self.record.samples / f'{prefix}step_{self.step:08d}', spec, array, columns, rows)
+  def drew(self, spec: Spec, array: np.ndarray) -> None:
+    """Writes samples, as files hold them, for a person to look at."""
+    kind = kinds.of(spec)
+    self.last_sample = self.record.samples / f'step_{self.step:08d}{kind.endings[0]}'
+    kind.save(self.last_sample, spec, array)
+    self.writers.picture(self.step, 'samples', self.last_sample)
+
+  def viewed(self, name: str, images: np.ndarray, rows: Sequence[str] = ()) -> None:
+    """Writes the view `name`, images [N, H, W, C] in [-1, 1], as a picture whose rows may have names."""
+    path = self.record.samples / f'{name}_step_{self.step:08d}.png'
+    pictures.save_grid(path, to_uint8(images), VIEW_COLUMNS, rows)
     self.writers.picture(self.step, name, path)
-    if name == 'samples':
-      self.last_sample = path
 
   def save(self, state: State) -> None:
     """Saves a state that is known to be finite; the copy to disk goes on in the background."""

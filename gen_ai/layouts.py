@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from gen_ai import flops
 from gen_ai import mesh as mesh_lib
 from gen_ai.errors import UserError
-from gen_ai.maths.lowering import under_run_axis
+from gen_ai.maths.lowering import under_mesh, under_run_axis
 from gen_ai.types import Array, Key, PyTree, Reduce, State, identity
 
 Compiled = Callable[..., Any]
@@ -52,7 +52,6 @@ class JitLayout:
   """One global program over a mesh; arrays are global and the compiler inserts the communication."""
 
   reduce: Reduce = staticmethod(identity)
-  total: Reduce = staticmethod(identity)
 
   def __init__(self, config: ConfigDict, devices: list[jax.Device]):
     self.mesh = mesh_lib.make_mesh(config.mesh, devices)
@@ -136,7 +135,8 @@ class JitLayout:
       donate_argnums=(1,) if returns_state else (),
     )
     start = time.perf_counter()
-    traced = jitted.trace(floats, state, key, resident, rows)  # once, for the program and for the count of its work
+    with under_mesh(self.whole):
+      traced = jitted.trace(floats, state, key, resident, rows)  # once, for the program and for the count of its work
     compiled = traced.lower().compile()
     return compiled, _stats(compiled, time.perf_counter() - start, flops.of(traced))
 
@@ -162,10 +162,6 @@ class PmapLayout:
   def reduce(self, tree: PyTree) -> PyTree:
     """Mean over devices."""
     return jax.lax.pmean(tree, self.AXIS)
-
-  def total(self, tree: PyTree) -> PyTree:
-    """Sum over devices."""
-    return jax.lax.psum(tree, self.AXIS)
 
   def constrain(self, batch: PyTree) -> PyTree:
     """Nothing to keep: a batch is one device's own."""
@@ -276,7 +272,6 @@ class LaneLayout:
 
   batch_parts = 1
   reduce: Reduce = staticmethod(identity)
-  total: Reduce = staticmethod(identity)
   constrain = staticmethod(identity)
   gathered = staticmethod(identity)
   whole = staticmethod(identity)

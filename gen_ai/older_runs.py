@@ -1,6 +1,7 @@
 """Runs that an older version of gen_ai recorded: what the fields that their configs lack mean. No JAX here.
 
-Every command reads them alike, as `ADDED` says; a run that lacks a field which is not there is refused.
+Every command reads them alike, as `ADDED` says; a run that lacks a field which is not there is refused. Fields that the
+run's network does not have, which configs once held for all networks, are left out: nothing ever read them.
 """
 
 import functools
@@ -11,7 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from gen_ai import config as config_lib
-from gen_ai import record
+from gen_ai import info, record
 from gen_ai.errors import UserError
 
 # Fields that configs have got since runs were first recorded, and the value at which each means what a run without it
@@ -20,7 +21,7 @@ ADDED: dict[str, Any | Callable[[Mapping[str, Any]], Any]] = {
   'data.background': 'none',
   'sweep.lanes': 0,
   'eval.metrics': '', 'eval.metrics_every': 0, 'eval.samples': 10_000, 'eval.extractor': 'random',
-  'eval.nll_draws': 5000,
+  'eval.nll_draws': 5000, 'eval.task': '',
   # GANs.
   'model.g_output': lambda flat: 'linear' if flat.get('model.network') == 'stylegan2' else 'tanh',
   'model.condition': 'none', 'model.g_spectral': False, 'model.d_spectral': False, 'model.attention': False,
@@ -44,29 +45,45 @@ def read_config(run_dir: str | Path) -> tuple[ConfigDict, dict[str, Any]]:
     UserError: there is none, it is damaged, or it lacks a field that has no value in `ADDED`; says which commit wrote
       it.
   """
-  about = record.read_run(run_dir) if (Path(run_dir) / 'run.json').is_file() else {}
+  about = info.read_if_any(run_dir)
   whose = f'{run_dir} was recorded by {record.writer(run_dir)}'
-  return complete(record.read_config(run_dir), whose, about.get('config_file') or {})
+  return complete(record.read_config(run_dir), whose, about.config_file if about is not None else None)
 
 
-def complete(tree: Mapping[str, Any], whose: str, file: Mapping[str, str]) -> tuple[ConfigDict, dict[str, Any]]:
+def complete(
+  tree: Mapping[str, Any], whose: str, file: info.ConfigFile | None = None
+) -> tuple[ConfigDict, dict[str, Any]]:
   """(the config that `config.to_json` wrote, {'section.field': value} of the fields that it lacked).
 
   Args:
     tree: plain nested dict.
     whose: 'RUN was recorded by VERSION', which begins the message.
-    file: the config file that it came from, of which `path` and `argument` matter; {} where that is not known.
+    file: the config file that it came from, of which `path` and `argument` matter; None where that is not known.
 
   Raises:
     UserError: it lacks a field that has no value in `ADDED`.
   """
+  base, added = complete_base(tree, whose, file)
+  config = config_lib.select(base, {}).lock()
+  flat = config_lib.flatten(config)
+  return config, {path: value for path, value in added.items() if path in flat}
+
+
+def complete_base(
+  tree: Mapping[str, Any], whose: str, file: info.ConfigFile | None = None
+) -> tuple[ConfigDict, dict[str, Any]]:
+  """`complete` for the base of a sweep, which keeps the fields of other networks: its points may take them."""
   flat = config_lib.flatten(tree)
-  needed, known = _fields(flat.get('experiment', ''), file.get('path', ''), file.get('argument', ''))
+  experiment, network = flat.get('experiment', ''), flat.get(config_lib.NETWORK, '')
+  needed = _fields(experiment, network, file.path if file else '', file.argument if file else '')
   missing = sorted(needed - flat.keys() - ADDED.keys())
   if missing:
     more = f' and {len(missing) - 3} more' if len(missing) > 3 else ''
-    raise UserError(f'{whose}, whose config has no {", ".join(missing[:3])}{more}, and no value is known that would '
-                    'mean the same: go on with the version that recorded it.')  # fmt: skip
+    raise UserError(
+      f'{whose}, whose config has no {", ".join(missing[:3])}{more}, and no value is known that would mean the same: '
+      'go on with the version that recorded it.'
+    )
+  known = needed | (config_lib.declared(experiment).keys() if config_lib.NETWORK in flat else set())
   added = {path: ADDED[path] for path in sorted((known & ADDED.keys()) - flat.keys())}
   added = {path: value(flat) if callable(value) else value for path, value in added.items()}
   tree = {name: dict(value) if isinstance(value, Mapping) else value for name, value in tree.items()}
@@ -74,6 +91,17 @@ def complete(tree: Mapping[str, Any], whose: str, file: Mapping[str, str]) -> tu
     section, _, name = path.partition('.')
     tree.setdefault(section, {})[name] = value
   return config_lib.from_json(tree), added
+
+
+def point_config(base: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
+  """The config of a recorded point of a sweep over `base`, that of `complete_base`.
+
+  A point once could set, to no effect, a field that its network does not have: that is left out.
+  """
+  network = overrides.get(config_lib.NETWORK, config_lib.flatten(base).get(config_lib.NETWORK))
+  fields = config_lib.declared(base.experiment)
+  others = {path for path in overrides.keys() & fields.keys() if network not in (fields[path].networks or (network,))}
+  return config_lib.override(base, {path: value for path, value in overrides.items() if path not in others})
 
 
 def note(run_dir: str | Path, added: Mapping[str, Any]) -> str:
@@ -85,24 +113,18 @@ def note(run_dir: str | Path, added: Mapping[str, Any]) -> str:
 
 
 @functools.cache
-def _fields(experiment: str, path: str, argument: str) -> tuple[frozenset[str], frozenset[str]]:
-  """(fields that a config needs, fields that it may have): what its own file has by now.
-
-  Without that file, what all files of the experiment have, and what any has; without any, what all configs have.
-  """
-  own = _found(f'{path}:{argument}' if argument else path, experiment) if path else None
-  if own:
-    return own, own
-  files = sorted((config_lib.SOURCE / 'configs').glob('*.py'))
-  found = [fields for file in files if (fields := _found(str(file), experiment))]
-  found = found or [frozenset(config_lib.flatten(config_lib.common('', '')))]
-  return frozenset.intersection(*found), frozenset.union(*found)
+def _fields(experiment: str, network: str, path: str, argument: str) -> frozenset[str]:
+  """The fields that a config of `experiment` with `network` has: those of its own file by now, else of its family."""
+  own = _of_file(f'{path}:{argument}' if argument else path, experiment, network) if path else None
+  return own or frozenset(config_lib.flatten(config_lib.usual(experiment, '', network)))
 
 
-def _found(reference: str, experiment: str) -> frozenset[str] | None:
+def _of_file(reference: str, experiment: str, network: str) -> frozenset[str] | None:
   """The fields of a config file; None for one of another experiment, and for one that is broken or gone."""
   try:
     config = config_lib.load(reference)
+    if config_lib.NETWORK in config_lib.flatten(config):
+      config = config_lib.select(config, {config_lib.NETWORK: network})
   except Exception:  # of a file that someone works on, which is no matter of a recorded run
     return None
   return frozenset(config_lib.flatten(config)) if config.experiment == experiment else None

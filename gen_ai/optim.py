@@ -1,7 +1,7 @@
-"""Optimisers by name, learning-rate schedules, gradient accumulation and parameter averages."""
+"""Optimisers by name, learning-rate schedules, gradient accumulation, averages, and the update that uses them all."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from optax import contrib
 
 from gen_ai.errors import UserError
 from gen_ai.maths.switch import is_off
-from gen_ai.types import Array, Batch, Key, Metrics, PyTree, Reduce
+from gen_ai.types import Array, Batch, Key, Metrics, PyTree, Reduce, State
 
 OPTIMISERS = ('adam', 'adamw', 'sgd', 'rmsprop', 'lion', 'muon')
 HEADS = ('score', 'classes', 'head', 'to_rgb')  # modules whose kernels lead out of a network
@@ -199,3 +199,78 @@ def ema_update(average: PyTree, new: PyTree, decay: float | Array, step: Array) 
   """
   rate = jnp.minimum(decay, (1 + step) / (10 + step))
   return jax.tree.map(lambda a, n: a + (1 - rate) * (n.astype(a.dtype) - a), average, new)
+
+
+class Pace(NamedTuple):
+  """How fast one part of the parameters learns, where several have an optimiser each."""
+
+  lr_factor: float | Array = 1.0  # its learning rate over config.optim.lr
+  updates_per_step: int = 1  # by which schedules count
+
+
+class Updater:
+  """What a training step does with gradients: optimisers, averages, and the parameters that evaluations use.
+
+  A step calls `update` once for every set of gradients and `advance` at its end.
+
+  Args:
+    config: of the run; its floats may be traced.
+    parts: {name: pace} where `params` is a dict of parts with an optimiser each; empty: one optimiser for all.
+    average: state -> the tree that is averaged, by default all of `params`.
+    batches_per_step: batches of data in one step, by which a half-life in images is counted.
+
+  Raises:
+    UserError: see `optimiser`.
+  """
+
+  def __init__(
+    self,
+    config: ConfigDict,
+    parts: Mapping[str, Pace] | None = None,
+    average: Callable[[State], PyTree] = lambda state: state.params,
+    batches_per_step: int = 1,
+  ):
+    optim, steps = config.optim, config.run.steps
+    self._whole = optimiser(optim, steps) if not parts else None
+    self._rules = {name: optimiser(optim, steps, *pace) for name, pace in (parts or {}).items()}
+    self._average = average
+    self._decay = optim.ema_decay
+    if 'ema_halflife' in optim and not is_off(optim.ema_halflife):
+      self._decay = 0.5 ** (config.data.batch_size * batches_per_step / optim.ema_halflife)
+    self.averaged = not is_off(self._decay)
+
+  def init(self, params: PyTree, stats: PyTree = ()) -> State:
+    """The state before the first update."""
+    rules = self._rules.items()
+    opt_state = self._whole.init(params) if self._whole else {name: rule.init(params[name]) for name, rule in rules}
+    state = State(jnp.int32(0), params, opt_state, (), stats)
+    # Copies: the programs donate the state, and one buffer cannot be given away twice.
+    return state._replace(ema=jax.tree.map(jnp.copy, self._average(state))) if self.averaged else state
+
+  def update(self, state: State, grads: PyTree, part: str = '') -> State:
+    """The state with `params` and `opt_state` one update on; its step stays.
+
+    Args:
+      state: before.
+      grads: like state.params, or like params[part].
+      part: the only part that is updated; '': all.
+    """
+    if self._whole:
+      change, opt_state = self._whole.update(grads, state.opt_state, state.params)
+      return state._replace(params=optax.apply_updates(state.params, change), opt_state=opt_state)
+    params, states = dict(state.params), dict(state.opt_state)
+    for name, own in {part: grads}.items() if part else grads.items():
+      change, states[name] = self._rules[name].update(own, states[name], params[name])
+      params[name] = optax.apply_updates(params[name], change)
+    return state._replace(params=params, opt_state=states)
+
+  def advance(self, state: State) -> State:
+    """The state after a step whose updates are made: its count and its averages."""
+    step = state.step + 1
+    if not self.averaged:
+      return state._replace(step=step)
+    return state._replace(step=step, ema=ema_update(state.ema, self._average(state), self._decay, step))
+
+  def eval_params(self, state: State) -> PyTree:
+    """What samples and evaluations use of what `average` names: its average where there is one."""
+    return state.ema if self.averaged else self._average(state)

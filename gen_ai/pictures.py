@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from absl import logging
 
-from gen_ai.record import disk_errors, write_atomic
+from gen_ai.files import disk_errors, write_atomic
 
 _LEGIBLE = 56  # pixels: a 28x28 digit is shown at twice its size
 _LETTERS = 14  # pixels: size of the names of rows

@@ -1,4 +1,4 @@
-"""A method as compiled programs: initialise, train a chunk, evaluate, sample; of one run, or of many as lanes.
+"""A method as compiled programs: initialise, train a chunk, run any function of its tasks; of one run, or of lanes.
 
 Layouts (`gen_ai.layouts`) wrap the same functions. Every compiled function has the form
 `fn(floats, state, key, resident, rows)`: the config's traced floats, the state, the run's root key, the data that lives
@@ -17,7 +17,7 @@ from gen_ai import config as config_lib
 from gen_ai import keys, memory
 from gen_ai.errors import UserError
 from gen_ai.layouts import Compiled, CompileStats, Layout, check_batch
-from gen_ai.types import Array, Key, Method, PyTree, Reduce, Spec, State, identity
+from gen_ai.types import Array, Key, Method, PyTree, Reduce, Spec, State, Task, identity
 
 Build = Callable[..., Method]
 RowFn = Callable[[Method, State, Any, Any, Key], PyTree]  # (method, state, resident, row, key) -> arrays [B, ...]
@@ -34,7 +34,7 @@ class Feed(Protocol):
     """The batch that `row` stands for."""
 
 
-# The three functions that layouts compile.
+# The functions that layouts compile.
 
 
 def chunk(make: Callable[[Any], Method], feed: Feed, layout: Layout):
@@ -52,21 +52,6 @@ def chunk(make: Callable[[Any], Method], feed: Feed, layout: Layout):
   return run
 
 
-def evaluation(make: Callable[[Any], Method], feed: Feed, layout: Layout):
-  """eval_step over rows {'row': ..., 'mask': [n, B]}; returns {name: (sums [n], counts [n])} over all devices."""
-
-  def run(floats: PyTree, state: State, key: Key, resident: PyTree, rows: PyTree):
-    method = make(floats)
-
-    def body(_: None, row: PyTree):
-      batch = layout.constrain({**feed.gather(resident, row['row']), 'mask': row['mask']})
-      return None, layout.total(method.eval_step(layout.whole(state), batch, key))
-
-    return jax.lax.scan(body, None, rows)[1]
-
-  return run
-
-
 def rowwise(make: Callable[[Any], Method], layout: Layout, fn: RowFn):
   """`fn` of rows [n, B]: what it returns for each, [n, B, ...], whole on every device."""
 
@@ -77,18 +62,6 @@ def rowwise(make: Callable[[Any], Method], layout: Layout, fn: RowFn):
       return None, layout.gathered(fn(method, state, resident, row, key))
 
     return jax.lax.scan(body, None, rows)[1]
-
-  return run
-
-
-def sampling(make: Callable[[Any], Method], layout: Layout, n: int):
-  """`n` samples."""
-
-  def run(floats: PyTree, state: State, key: Key, resident: PyTree, rows: PyTree):
-    del resident, rows
-    method = make(floats)
-    assert method.sample is not None  # Program.sampler asks before
-    return method.sample(layout.whole(state), key, n)
 
   return run
 
@@ -133,6 +106,7 @@ class Program:
       self._init_keys = init_key
     self.eval_key = keys.root(config.eval.seed)
     self.compile_stats: dict[str, CompileStats] = {}
+    self.begin: Callable[[State], State] = lambda state: state  # what becomes of a new state: see gen_ai.warm_start
 
     def make(floats: Mapping[str, Any], reduce: Reduce = layout.reduce) -> Method:
       return build(config_lib.substitute(config, floats), spec, reduce)
@@ -141,21 +115,39 @@ class Program:
     method = make(one)  # refuses a bad config before anything is traced
     self.batches_per_step = method.batches_per_step
     self.batch_size = config.data.batch_size * method.batches_per_step  # examples in one step
-    self.draws = method.sample is not None  # whether there is anything to sample
-    self.conditional = method.conditional is not None  # whether it draws an image for an example
-    self.weighs = method.log_weights is not None  # whether latent draws have importance weights
+    self.tasks = dict(method.tasks)  # what a trained state can do; to be run through `over_rows`
     self.view_names = tuple(method.views)
     self.measure = method.measure
+    self.notes = method.notes
     self.leading = dict(method.leading)
     self.eval_batch_size = config.eval.batch_size
     self._one, self.shapes = one, jax.eval_shape(self._init, one, init_key)  # of one lane
+
+  def method(self, floats: Mapping[str, Any] | None = None) -> Method:
+    """The method by traced `floats`, {field: value}; by those of the first config if not given."""
+    return self._make(self._one if floats is None else floats, identity)
+
+  def task(self, name: str) -> Task:
+    """The task of that name. Raises UserError where the method has none, and says which it has."""
+    if name not in self.tasks:
+      has = f'it can {", ".join(self.tasks)}' if self.tasks else 'it has no tasks'
+      raise UserError(f"config.experiment='{self._experiment}' does not '{name}': {has}.")
+    return self.tasks[name]
+
+  def drawing_task(self) -> str:
+    """The task whose samples are shown and measured where nobody names one: the first that draws; '' if none does."""
+    return next((name for name, task in self.tasks.items() if task.draws), '')
+
+  def use_floats(self, config: ConfigDict) -> None:
+    """Goes on with the traced floats of `config`, which has the structure of the program's own."""
+    self.floats = {path: np.float32(value) for path, value in config_lib.traced(config).items()}
 
   def _init(self, floats: PyTree, key: Key) -> State:
     return self._make(floats, identity).init(key)
 
   def init(self) -> State:
     """The state before the first update; of lanes [R, ...]."""
-    return self.layout.init(self._init, self.floats, self._init_keys)
+    return self.begin(self.layout.init(self._init, self.floats, self._init_keys))
 
   def abstract_state(self) -> PyTree:
     """What a checkpoint is restored into."""
@@ -183,19 +175,8 @@ class Program:
     """Compiles what leaves the state as it is."""
     return self.layout.compile(fn, self.floats, state, key, resident, rows, False, SHARED_KEY)
 
-  def evaluator(self, feed: Feed, state: State, rows: PyTree) -> Compiled:
-    """Compiles evaluation for rows {'row', 'mask'}; returns (state, rows) -> {name: (sums [n], counts [n])}."""
-    resident = self.layout.put_resident(feed.resident)
-    key = keys.stream(self.eval_key, 'eval')
-    fn = evaluation(self._make, feed, self.layout)
-    compiled, stats = self._compile(fn, state, key, resident, self.layout.put_rows(rows))
-    self.compile_stats['eval'] = stats
-    memory.require(stats.new_bytes, f'evaluating {self.eval_batch_size:,} examples at once', 'set a smaller '
-                   'config.eval.batch_size')  # fmt: skip
-    return lambda state, rows: compiled(self.floats, state, key, resident, self.layout.put_rows(rows))
-
   def over_rows(self, name: str, fn: RowFn, state: State, key: Key, resident: Mapping[str, np.ndarray],
-                rows: PyTree) -> Callable[[State, PyTree], PyTree]:  # fmt: skip
+                rows: PyTree, doing: str = '', way_out: str = '') -> Callable[[State, PyTree], PyTree]:  # fmt: skip
     """Compiles `fn` for rows like `rows` [n, B, ...]; gives (state, rows) -> arrays [n, B, ...], of lanes [R, n, ...].
 
     Any figure that is computed example by example, or sample by sample, is one such function: nothing here knows it.
@@ -207,12 +188,31 @@ class Program:
       key: handed to `fn`.
       resident: arrays on every device, handed to `fn`.
       rows: arrays [n, B, ...] on the host.
+      doing: what it does and `way_out` what to change where memory does not hold it, for the message.
+
+    Raises:
+      UserError: it needs more memory than there is.
     """
     placed = self.layout.put_resident(resident)
     over = rowwise(self._make, self.layout, fn)
     compiled, stats = self._compile(over, state, key, placed, self.layout.put_rows(rows))
     self.compile_stats[name] = stats
+    memory.require(stats.new_bytes, doing or name, way_out or 'set smaller batches')
     return lambda state, rows: compiled(self.floats, state, key, placed, self.layout.put_rows(rows))
+
+  def training_bytes(self, feed: Feed, rows: PyTree) -> int:
+    """Bytes that training on rows like `rows` takes beside the data, by `memory.estimate`: at most, as XLA fuses."""
+    return self._estimate(chunk(self._make, feed, self.layout), feed.resident, rows)
+
+  def rows_bytes(self, fn: RowFn, resident: Mapping[str, np.ndarray], rows: PyTree) -> int:
+    """The same of `over_rows`."""
+    return self._estimate(rowwise(self._make, self.layout, fn), resident, rows)
+
+  def _estimate(self, fn: Callable[..., Any], resident: Mapping[str, np.ndarray], rows: PyTree) -> int:
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), dict(resident))
+    whole = memory.estimate(fn, self.floats, self.shapes, key, like, rows)
+    return whole - sum(array.nbytes for array in resident.values())
 
   def metric_names(self, batch: Mapping[str, np.ndarray], mask: np.ndarray) -> list[str]:
     """Names of the metrics that eval_step gives for a batch like this."""
@@ -223,20 +223,6 @@ class Program:
     """`metrics` with the leading ones of the method first: JAX returns them by the alphabet."""
     first = [name for name in self.leading if name in metrics]
     return {name: metrics[name] for name in dict.fromkeys([*first, *metrics])}
-
-  def sampler(self, state: State, n: int, seed: int | None = None) -> Callable[[State], Array]:
-    """Compiles sampling; returns state -> samples [n, ...] of fixed latents, the same for every run of one shape.
-
-    Raises:
-      UserError: a method that draws nothing, or more samples than memory holds.
-    """
-    if not self.draws:
-      raise UserError(f"config.experiment='{self._experiment}' draws no samples: there is nothing to sample.")
-    key = keys.stream(self.eval_key if seed is None else keys.root(seed), 'sample')
-    compiled, stats = self._compile(sampling(self._make, self.layout, n), state, key, {}, {})
-    self.compile_stats['sample'] = stats
-    memory.require(stats.new_bytes, f'drawing {n:,} samples at once', 'ask for fewer')
-    return lambda state: compiled(self.floats, state, key, {}, {})
 
   def viewers(self, state: State, batch: Mapping[str, np.ndarray]) -> dict[str, Callable[[State], Array]]:
     """Compiles the method's views of one fixed `batch`; returns {name: state -> images [N, H, W, C]}."""

@@ -7,15 +7,17 @@ import platform
 import socket
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from gen_ai.config import find_file, split_reference
 from gen_ai.errors import UserError
-from gen_ai.record import disk_errors, dumps, sha256, write_atomic
+from gen_ai.files import disk_errors, dumps, sha256, write_atomic
+from gen_ai.info import ConfigFile, DataInfo, GitState, Host, Origin, RunInfo
+from gen_ai.installation import SOURCE
 
-SOURCE = Path(__file__).resolve().parents[1]
 PATCH = 'uncommitted.patch'
 _PATCH_BYTES = 1 << 20
 _UNTRACKED = 50
@@ -62,13 +64,19 @@ def config_hash(config: Mapping[str, Any]) -> str:
   return sha256(dumps(config))
 
 
-def group_hash(config: Mapping[str, Any]) -> str:
-  """`config_hash` without run.seed and data.seed: equal for the repetitions of one experiment."""
+def group_hash(config: Mapping[str, Any], parent: Mapping[str, Any] | None = None) -> str:
+  """`config_hash` without run.seed and data.seed: equal for the repetitions of one experiment.
+
+  Args:
+    config: of the run.
+    parent: of a run that began from the weights of another: see `RunInfo`.
+  """
   # How runs share a program says nothing about them.
   config = {name: copy.deepcopy(value) for name, value in config.items() if name != 'sweep'}
   for section, field in _SEEDS:
     config.get(section, {}).pop(field, None)
-  return config_hash(config)
+  own = config_hash(config)
+  return sha256(f'{own} {parent["config_hash"]} {parent["step"]}') if parent else own
 
 
 def environment() -> dict[str, str]:
@@ -80,54 +88,51 @@ def environment() -> dict[str, str]:
 
 
 def collect(
-  argv: Sequence[str],
-  config_file: Mapping[str, str],
-  overrides: Mapping[str, Any] | Sequence[str],
+  origin: Origin,
   config: Mapping[str, Any],
-  data: Mapping[str, Any],
+  data: DataInfo,
   devices: Sequence[Any],
   run_dir: str | os.PathLike,
   source: str | os.PathLike = SOURCE,
-) -> dict[str, Any]:
-  """Everything run.json tells. Uncommitted changes go beside it, into `uncommitted.patch`.
+) -> RunInfo:
+  """Where a run comes from. Uncommitted changes go beside run.json, into `uncommitted.patch`.
 
   Args:
-    argv: the command line.
-    config_file: from `describe_file`.
-    overrides: what the command line changed in the config.
+    origin: how it was asked for.
     config: the resolved config, as nested dicts.
-    data: name, version, split_rule and fingerprint of the data set.
+    data: its data set.
     devices: one description a device.
     run_dir: where the patch is written.
     source: the source tree whose commit is recorded; where the process was started says nothing about it.
 
   Raises:
-    UserError: the config file cannot be read, or the run directory cannot be written.
+    UserError: the run directory cannot be written.
   """
-  return {
-    'argv': list(argv),
-    'config_file': dict(config_file),
-    'overrides': overrides,
-    'config_hash': config_hash(config),
-    'group_hash': group_hash(config),
-    'git': _git_state(Path(source), Path(run_dir)),
-    'versions': versions(),
-    'devices': list(devices),
-    'data': data,
-    'environment': environment(),
-    'host': {'name': socket.gethostname(), 'platform': platform.platform(), 'cpus': os.cpu_count()},
-    'created': datetime.now(UTC).isoformat(timespec='seconds'),
-  }
+  return RunInfo(
+    argv=list(origin.argv),
+    config_file=origin.config_file,
+    overrides=origin.overrides,
+    config_hash=config_hash(config),
+    group_hash=group_hash(config, origin.parent),
+    git=_git_state(Path(source), Path(run_dir)),
+    versions=versions(),
+    devices=[str(device) for device in devices],
+    data=data,
+    environment=environment(),
+    host=Host(socket.gethostname(), platform.platform(), os.cpu_count()),
+    created=datetime.now(UTC).isoformat(timespec='seconds'),
+    parent=origin.parent,
+  )
 
 
-def describe_file(config_file: str) -> dict[str, str]:
+def describe_file(config_file: str) -> ConfigFile:
   """Path, argument, SHA-256 and text of a config file. Raises UserError where it cannot be read."""
   path, argument = split_reference(config_file)
   try:
     text = (find_file(path) or Path(path)).read_text(encoding='utf-8')
   except OSError as error:
     raise UserError(f'cannot read the config file {config_file}: {error.strerror}') from error
-  return {'path': path, 'argument': argument or '', 'sha256': sha256(text), 'text': text}
+  return ConfigFile(path, argument or '', sha256(text), text)
 
 
 def _git(source: Path, *arguments: str) -> bytes | None:
@@ -144,17 +149,17 @@ def _git(source: Path, *arguments: str) -> bytes | None:
   return done.stdout if done.returncode == 0 else None
 
 
-def _git_state(source: Path, run_dir: Path) -> dict[str, Any]:
-  """Commit and uncommitted changes of `source`, {} where it is not the top of a git work tree."""
+def _git_state(source: Path, run_dir: Path) -> GitState:
+  """Commit and uncommitted changes of `source`, blank where it is not the top of a git work tree."""
   top = _git(source, 'rev-parse', '--show-toplevel')
   if top is None or Path(os.fsdecode(top).strip()).resolve() != source.resolve():
-    return {}  # an installed copy may lie inside an unrelated repository
+    return GitState()  # an installed copy may lie inside an unrelated repository
   commit = (_git(source, 'rev-parse', '--verify', '--quiet', 'HEAD') or b'').decode().strip()
   diff = (_git(source, 'diff', '--no-ext-diff', '--no-color', 'HEAD') if commit else b'') or b''
   untracked = os.fsdecode(_git(source, 'ls-files', '--others', '--exclude-standard') or b'').splitlines()
-  state = {'commit': commit, 'dirty': bool(diff or untracked), 'untracked': untracked[:_UNTRACKED]}
+  state = GitState(commit, bool(diff or untracked), untracked[:_UNTRACKED])
   if not diff:
     return state
   with disk_errors(run_dir / PATCH, run_dir, needed=min(len(diff), _PATCH_BYTES)):
     write_atomic(run_dir / PATCH, diff[:_PATCH_BYTES])
-  return {**state, 'patch': PATCH, 'patch_sha256': sha256(diff), 'patch_cut': len(diff) > _PATCH_BYTES}
+  return replace(state, patch=PATCH, patch_sha256=sha256(diff), patch_cut=len(diff) > _PATCH_BYTES)

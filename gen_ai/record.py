@@ -11,23 +11,18 @@ global: one process may hold many run directories.
   samples/  checkpoints/  logs/  tb/
 """
 
-import contextlib
-import errno
-import hashlib
 import json
 import os
 import re
 import secrets
-import shutil
 import socket
-import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from gen_ai import command
+from gen_ai import files
 from gen_ai.errors import UserError
 from gen_ai.lease import Lease
 
@@ -35,140 +30,6 @@ STATES = ('running', 'done', 'stopped', 'diverged', 'pruned', 'failed')  # prune
 # What a row holds besides the figures of the model.
 CLOCKED = ('step', 'kind', 'attempt', 'seconds', 'examples_per_second', 'input_stall_percent')
 _RENAMED = {'gradient_norm': 'grad_norm'}  # metrics that older runs call otherwise
-_JUDGED = ('extractor ', 'nll_draws ')  # how what figures of samples rest on begins
-_NON_FINITE = {'nan': float('nan'), 'inf': float('inf'), '-inf': float('-inf')}
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
-
-
-def plain(value: Any) -> Any:
-  """`value` as JSON types: tuples as lists, array scalars as numbers, paths as strings, NaN and infinities as strings.
-
-  float32 and bfloat16 scalars become the Python float of the same value, so nothing is rounded on the way.
-  """
-  if isinstance(value, Mapping):
-    return {str(name): plain(item) for name, item in value.items()}
-  if isinstance(value, list | tuple):
-    return [plain(item) for item in value]
-  if isinstance(value, os.PathLike):
-    return os.fspath(value)
-  if hasattr(value, 'item') and getattr(value, 'ndim', None) == 0:
-    value = value.item()
-  if isinstance(value, float) and (value != value or value in (float('inf'), float('-inf'))):
-    return 'nan' if value != value else 'inf' if value > 0 else '-inf'
-  return value
-
-
-def _unplain(value: Any) -> Any:
-  """`plain` undone where it can be: the strings of NaN and infinities become floats again."""
-  if isinstance(value, dict):
-    return {name: _unplain(item) for name, item in value.items()}
-  if isinstance(value, list):
-    return [_unplain(item) for item in value]
-  return _NON_FINITE.get(value, value) if isinstance(value, str) else value
-
-
-def dumps(value: Any, indent: int | None = None) -> str:
-  """Canonical JSON of `value`: sorted keys, so that equal configs give equal text and an equal hash."""
-  return json.dumps(plain(value), sort_keys=True, allow_nan=False, ensure_ascii=False, indent=indent)
-
-
-def sha256(content: str | bytes) -> str:
-  """Hexadecimal SHA-256 of bytes, or of the UTF-8 bytes of a string."""
-  return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()
-
-
-def disk_full_message(path: str | os.PathLike, run: str | os.PathLike, needed: int | None = None) -> str:
-  """What to tell a user when `path` cannot grow; `needed` is in bytes, `run` the directory to resume from."""
-  try:
-    free = f'{shutil.disk_usage(Path(path).parent).free:,} bytes are free'
-  except OSError:
-    free = 'its free space is unknown'
-  wanted = f'{needed:,} bytes were needed, ' if needed is not None else ''
-  return (
-    f'the disk of {path} is full (or its quota is used up): {wanted}{free}. The last checkpoint is intact: '
-    f'free some space, then resume with `{command.printed("launch.py", resume=run)}`'
-  )
-
-
-@contextlib.contextmanager
-def disk_errors(path: str | os.PathLike, run: str | os.PathLike, needed: int | None = None) -> Iterator[None]:
-  """Turns a full disk, a used-up quota and a missing permission on `path` into a UserError; others pass.
-
-  Args:
-    path: the file being written.
-    run: the run directory it belongs to, named in the way out.
-    needed: bytes of the write, where known.
-  """
-  try:
-    yield
-  except OSError as error:
-    if error.errno in _FULL:
-      raise UserError(disk_full_message(path, run, needed)) from error
-    if error.errno in _FORBIDDEN:
-      raise UserError(
-        f'no permission to write {path} ({error.strerror}): make it writable, or choose another place with --runs_dir'
-      ) from error
-    raise
-
-
-def write_atomic(path: Path, content: str | bytes) -> None:
-  """Writes `content` so that a reader sees the old file or the new one, never a part. Raises OSError."""
-  temporary = path.with_name(f'.{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp')
-  try:
-    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-    temporary.replace(path)
-  except BaseException:
-    temporary.unlink(missing_ok=True)
-    raise
-
-
-def unwritable(file: str | os.PathLike, parents: bool = False) -> str:
-  """Why `file` cannot be written or made, in the system's words; '' where it can. Nothing is left behind.
-
-  Args:
-    file: a file; its folder need not be there if `parents`.
-    parents: whether missing folders would be made.
-  """
-  file = Path(file)
-  try:
-    if file.exists():
-      os.close(os.open(file, os.O_WRONLY | os.O_APPEND))
-      return ''
-    folder = file.parent
-    while parents and not os.path.lexists(folder):
-      folder = folder.parent
-    with tempfile.TemporaryFile(dir=folder):  # asks the file system: permissions say nothing to root
-      return ''
-  except OSError as error:
-    return error.strerror or str(error)
-
-
-def append_line(path: Path, line: str, run: Path) -> None:
-  """One `write` of one line: a killed process leaves at most one line cut short, a full disk leaves none."""
-  data = (line + '\n').encode()
-  with disk_errors(path, run, needed=len(data)):
-    _append(path, data)
-
-
-def _append(path: Path, data: bytes) -> None:
-  fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-  try:
-    before = os.fstat(fd).st_size
-    if os.write(fd, data) < len(data):
-      os.ftruncate(fd, before)
-      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-  finally:
-    os.close(fd)
-
-
-def _repair(path: Path) -> None:
-  """Drops a last line that a killed process left without its newline."""
-  if not path.is_file():
-    return
-  data = path.read_bytes()
-  if data and not data.endswith(b'\n'):
-    os.truncate(path, data.rfind(b'\n') + 1)
 
 
 def check_path(path: str | os.PathLike) -> None:
@@ -232,7 +93,7 @@ class RunDir:
     """
     check_path(path)
     run = cls(path)
-    with disk_errors(run.path, run.path):
+    with files.disk_errors(run.path, run.path):
       try:
         run.path.parent.mkdir(parents=True, exist_ok=True)
         run.path.mkdir(exist_ok=adopt and run._is_stillborn())
@@ -294,8 +155,8 @@ class RunDir:
     Rows that earlier attempts wrote past `step` are superseded from here on. `info` (versions, devices, ...) is kept.
     """
     for name in ('attempts.jsonl', 'metrics.jsonl'):
-      with disk_errors(self.path / name, self.path):
-        _repair(self.path / name)
+      with files.disk_errors(self.path / name, self.path):
+        files.repair(self.path / name)
     self.attempt = _last_attempt(self.path) + 1
     self._record_attempt('start', step, info)
     self._seconds = max((row['seconds'] for row in read_metrics(self.path)), default=0.0)
@@ -310,8 +171,8 @@ class RunDir:
       run: identity and provenance, with what changed.
       config: the config to go on with.
     """
-    with disk_errors(self.path / 'attempts.jsonl', self.path):
-      _repair(self.path / 'attempts.jsonl')
+    with files.disk_errors(self.path / 'attempts.jsonl', self.path):
+      files.repair(self.path / 'attempts.jsonl')
     rows = read_attempts(self.path)
     self.attempt = _last_attempt(self.path)
     self._record_attempt('change', rows[-1]['step'] if rows else 0, {'changed': fields})
@@ -339,13 +200,13 @@ class RunDir:
       raise RuntimeError('append_metrics before begin_attempt: the row would belong to no attempt')
     seconds = self._seconds + time.monotonic() - self._clock
     head = {'step': int(row['step']), 'kind': row['kind'], 'attempt': self.attempt, 'seconds': round(seconds, 3)}
-    line = json.dumps(plain({**head, **{k: v for k, v in row.items() if k not in head}}), allow_nan=False)
-    append_line(self.path / 'metrics.jsonl', line, self.path)
+    line = json.dumps(files.plain({**head, **{k: v for k, v in row.items() if k not in head}}), allow_nan=False)
+    files.append_line(self.path / 'metrics.jsonl', line, self.path)
 
   def _record_attempt(self, event: str, step: int, info: Mapping[str, Any]) -> None:
     where = {'time': _utc_now(), 'host': socket.gethostname(), 'pid': os.getpid()}
-    line = dumps({**info, 'attempt': self.attempt, 'event': event, 'step': int(step), **where})
-    append_line(self.path / 'attempts.jsonl', line, self.path)
+    line = files.dumps({**info, 'attempt': self.attempt, 'event': event, 'step': int(step), **where})
+    files.append_line(self.path / 'attempts.jsonl', line, self.path)
 
   def _write_once(self, name: str, value: Mapping[str, Any]) -> None:
     if (self.path / name).exists():
@@ -353,9 +214,9 @@ class RunDir:
     self._write(name, value)
 
   def _write(self, name: str, value: Mapping[str, Any]) -> None:
-    text = (dumps(value, indent=2) + '\n').encode()
-    with disk_errors(self.path / name, self.path, needed=len(text)):
-      write_atomic(self.path / name, text)
+    text = (files.dumps(value, indent=2) + '\n').encode()
+    with files.disk_errors(self.path / name, self.path, needed=len(text)):
+      files.write_atomic(self.path / name, text)
 
 
 def _utc_now() -> str:
@@ -386,7 +247,7 @@ def writer(run_dir: str | os.PathLike) -> str:
 
 def _read_json(path: Path) -> dict[str, Any]:
   try:
-    content = _unplain(json.loads(path.read_text(encoding='utf-8')))
+    content = files.from_plain(json.loads(path.read_text(encoding='utf-8')))
   except FileNotFoundError as error:
     raise UserError(
       f'{path.parent} has no {path.name}: it is no run directory, or the run never got that far'
@@ -398,40 +259,16 @@ def _read_json(path: Path) -> dict[str, Any]:
   return _Told(content, path)
 
 
-def _read_jsonl(path: Path) -> list[dict[str, Any]]:
-  """The complete lines of `path`, none where there is no file; a last line cut short is left out."""
-  if not path.is_file():  # a device has no end
-    return []
-  data = path.read_bytes()
-  lines = data.split(b'\n')[:-1]
-  if not any(word in data for word in (b'"nan"', b'"inf"', b'"-inf"')):
-    with contextlib.suppress(ValueError):  # the lines one by one, then, to name the damaged one
-      rows = json.loads(b'[' + b','.join(lines) + b']')  # three times as fast
-      if len(rows) == len(lines) and all(isinstance(row, dict) for row in rows):
-        return rows
-  return [_row(path, number, line) for number, line in enumerate(lines, 1)]
-
-
-def _row(path: Path, number: int, line: bytes) -> dict[str, Any]:
-  try:
-    return {k: _NON_FINITE.get(v, v) if isinstance(v, str) else v for k, v in json.loads(line).items()}
-  except (ValueError, AttributeError) as error:
-    raise UserError(f'{path} line {number} is damaged, it is not a JSON object: delete the line') from error
-
-
 def _last_attempt(path: Path) -> int:
   return max((row['attempt'] for row in read_attempts(path)), default=0)
 
 
 def read_run(path: str | os.PathLike) -> dict[str, Any]:
-  """run.json of a run directory. Raises UserError when it is missing or damaged, as all readers do."""
-  run = _read_json(Path(path) / 'run.json')
-  protocol = run.get('evaluation')
-  if protocol and 'measure' not in protocol:  # older runs: 'measure; extractor' in one field
-    parts = [part for part in protocol.get('extractor', '').split('; ') if part]
-    judged = parts.pop() if parts and parts[-1].startswith(_JUDGED) else ''
-    protocol |= {'measure': '; '.join(parts), 'extractor': judged}
-  return run
+  """run.json of a run directory as it lies there: `gen_ai.info` knows its fields.
+
+  Raises UserError when it is missing or damaged, as all readers do.
+  """
+  return _read_json(Path(path) / 'run.json')
 
 
 def read_config(path: str | os.PathLike) -> dict[str, Any]:
@@ -451,7 +288,7 @@ def read_summary(path: str | os.PathLike) -> dict[str, Any]:
 
 def read_attempts(path: str | os.PathLike) -> list[dict[str, Any]]:
   """attempts.jsonl of a run directory: `start`, `end` and `change` events in the order they were written."""
-  return _read_jsonl(Path(path) / 'attempts.jsonl')
+  return files.read_jsonl(Path(path) / 'attempts.jsonl')
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
@@ -465,7 +302,7 @@ def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
   for attempt in sorted(begins, reverse=True):
     last_step[attempt] = bound
     bound = min(bound, begins[attempt])
-  rows = _read_jsonl(Path(path) / 'metrics.jsonl')
+  rows = files.read_jsonl(Path(path) / 'metrics.jsonl')
   kept = [row for row in rows if row['step'] <= last_step.get(row['attempt'], float('inf'))]
   return [{_RENAMED.get(n, n): v for n, v in row.items()} if _RENAMED.keys() & row.keys() else row for row in kept]
 
@@ -484,8 +321,8 @@ def append_evaluation(run_dir: str | os.PathLike, row: Mapping[str, Any]) -> Non
   """
   path = Path(run_dir) / 'evaluations.jsonl'
   try:
-    _repair(path)
-    _append(path, (dumps(row) + '\n').encode())
+    files.repair(path)
+    files.append(path, (files.dumps(row) + '\n').encode())
   except OSError as error:
     raise UserError(f'{path} cannot be written ({error.strerror}): --out=FILE.json keeps the evaluation elsewhere.'
                     ) from error  # fmt: skip
@@ -500,11 +337,11 @@ def read_evaluations(run_dir: str | os.PathLike) -> list[dict[str, Any]]:
     UserError: a row is damaged (names the line), or tells no time, step, split and figures.
   """
   path = Path(run_dir) / 'evaluations.jsonl'
-  rows = _read_jsonl(path)
+  rows = files.read_jsonl(path)
   for number, row in enumerate(rows, 1):
     figures, words = row.get('figures'), (row.get('time'), row.get('split'))
     known = isinstance(row.get('step'), int) and all(isinstance(word, str) for word in words)
     if not known or not isinstance(figures, dict) or not all(isinstance(f, dict) for f in figures.values()):
       raise UserError(f'{path} line {number} is no evaluation (time, step, split, figures): delete the line')
-    row['figures'] = _unplain(figures)
+    row['figures'] = files.from_plain(figures)
   return rows

@@ -8,10 +8,12 @@ from typing import Any
 
 from absl import flags
 
-from gen_ai import agreement, command, older_runs, places, record, surroundings
+from gen_ai import agreement, command, files, older_runs, places, record, surroundings
 from gen_ai import config as config_lib
 from gen_ai.agreement import DIFFERENT, IDENTICAL, WITHIN, Recorded, Tolerance
 from gen_ai.errors import DONE, FAILED, REQUEUE, Diverged, UserError
+from gen_ai.info import Origin
+from gen_ai.sweep.directory import is_sweep
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string('out', '', 'the new run directory; by default a fresh one next to the others')
@@ -25,7 +27,7 @@ flags.DEFINE_string('compilation_cache', places.COMPILED, "where compiled progra
 def fresh_directory(recorded: Recorded) -> Path:
   """A new run directory next to the recorded one, and next to the sweep of one that belongs to a sweep."""
   folder, name = recorded.path.resolve().parent, recorded.config.run.name
-  if (folder / 'sweep.json').is_file():
+  if is_sweep(folder):
     folder = folder.parent
   return record.RunDir.create(folder.parent if folder.name == name else folder, name).path
 
@@ -50,11 +52,10 @@ def _run_again(recorded: Recorded, out: str, last: int) -> tuple[Path, int]:
   if worker.is_run(out):
     worker.resume_config(out, config)  # refuses the run of another config
   config_lib.validate(config)
-  identity.check(resume.load_data(recorded.path, config), recorded.run['data']['fingerprint'], recorded.path)
+  identity.check(resume.load_data(recorded.path, config), recorded.run.data.fingerprint, recorded.path)
   path = Path(out) if out else fresh_directory(recorded)
   cache = worker.use_cache(FLAGS.compilation_cache)
-  origin = {'argv': sys.argv, 'config_file': recorded.run.get('config_file', {}),
-            'overrides': recorded.run.get('overrides', {}), 'cache': cache}  # fmt: skip
+  origin = Origin(sys.argv, recorded.run.config_file, recorded.run.overrides, cache, recorded.run.parent)
   limit = math.ceil(last / config.run.log_every) * config.run.log_every
   try:
     return path, worker.work(config, str(path), '', origin, limit=limit if limit < config.run.steps else 0)
@@ -65,7 +66,7 @@ def _run_again(recorded: Recorded, out: str, last: int) -> tuple[Path, int]:
 
 def _write_report(report: Mapping[str, Any]) -> None:
   try:
-    Path(FLAGS.report).write_text(record.dumps(report, indent=2) + '\n')
+    Path(FLAGS.report).write_text(files.dumps(report, indent=2) + '\n')
   except OSError as error:
     raise UserError(f'--report={FLAGS.report} cannot be written: {error.strerror}.') from error
 
@@ -85,7 +86,7 @@ def main(arguments: list[str], overrides: dict[str, str]) -> int:
   recorded = recorded._replace(config=config_lib.override(recorded.config, overrides))
   tolerance = Tolerance(FLAGS.rtol, FLAGS.atol)
   last = _last_step(recorded, FLAGS.steps)
-  lanes = recorded.run.get('lanes', 1)
+  lanes = recorded.run.lanes
   if lanes > 1:
     print(f'note       it was one of {lanes} lanes of a packed sweep and runs alone now: expect {WITHIN}, not bits')
   if recorded.defaults:
@@ -99,7 +100,7 @@ def main(arguments: list[str], overrides: dict[str, str]) -> int:
     print(f'  {command.printed("gen_ai.reproduce", recorded.path, out=path, **more)}')
     return REQUEUE
   again = agreement.read(path)
-  if again.run['data']['fingerprint'] != recorded.run['data']['fingerprint']:
+  if again.run.data.fingerprint != recorded.run.data.fingerprint:
     raise UserError(f'{path} was trained on other data than {recorded.path}: name another --out.')
   for step in recorded.ends:
     print(f'note       it ended at step {step:,} before it was given more: the evaluation there is not compared')
@@ -123,7 +124,7 @@ def _conclude(recorded: Recorded, again: Recorded, tolerance: Tolerance) -> int:
     _write_report({
       'recorded': str(recorded.path), 'again': str(again.path), 'verdict': verdict, 'why': why,
       'tolerance': tolerance._asdict(), 'differences': differences, 'defaults': recorded.defaults,
-      'data': recorded.run['data']['fingerprint'],
+      'data': recorded.run.data.fingerprint,
       'diverged': {'recorded': recorded.diverged, 'again': again.diverged},
       'first_changed': changed and changed._asdict(), 'first_different': outside and outside._asdict(),
       'rows': [row._asdict() for row in rows],

@@ -8,14 +8,15 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from gen_ai import command, idle, older_runs, record, surroundings
+from gen_ai import command, info, older_runs, record, surroundings
 from gen_ai import config as config_lib
 from gen_ai.checkpoint import Checkpoints
+from gen_ai.config import idle
 from gen_ai.data import identity
 from gen_ai.errors import UserError
 from gen_ai.layouts import make_layout
 from gen_ai.program import Program
-from gen_ai.types import Spec, State
+from gen_ai.types import Spec, State, Task
 
 
 def open_config(run_dir: str, overrides: Mapping[str, Any], sections: tuple[str, ...]) -> ConfigDict:
@@ -46,7 +47,20 @@ def open_config(run_dir: str, overrides: Mapping[str, Any], sections: tuple[str,
 
 def recorded_spec(run_dir: str) -> Spec:
   """What the run's data was like, without reading the data."""
-  return identity.spec_from_json(record.read_run(run_dir)['data']['spec'])
+  return identity.spec_from_json(info.trained_on(run_dir).spec)
+
+
+def tasks(run_dir: str) -> dict[str, Task]:
+  """What the run can do, by its recorded config; nothing is restored for it. Raises UserError where there is no run."""
+  record.RunDir.open(run_dir)
+  surroundings.start()
+  config, _ = older_runs.read_config(run_dir)
+  return dict(config_lib.builder(config)(config, recorded_spec(run_dir)).tasks)
+
+
+def task_sections(run_dir: str) -> tuple[str, ...]:
+  """Sections of the config that any of the run's tasks may be run again under."""
+  return tuple(dict.fromkeys(section for task in tasks(run_dir).values() for section in task.settings))
 
 
 def restore(run_dir: str, config: ConfigDict, spec: Spec, which: str) -> tuple[Program, State, int]:
@@ -62,7 +76,7 @@ def restore(run_dir: str, config: ConfigDict, spec: Spec, which: str) -> tuple[P
     UserError: no such checkpoint, or none that is whole.
   """
   devices = jax.devices()[: 1 if config.mesh.data == 1 else None]
-  program = Program(config, config_lib.experiment(config).build, spec, make_layout(config, devices))
+  program = Program(config, config_lib.builder(config), spec, make_layout(config, devices))
   metric, _, mode = config.eval.best.rpartition(':')
   checkpoints = Checkpoints(Path(run_dir) / 'checkpoints', config.run.keep, (metric, mode) if metric else None,
                             read_only=True)  # fmt: skip

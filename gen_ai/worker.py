@@ -1,7 +1,7 @@
 """One run from a config or from its directory: what every way of launching ends in."""
 
 import contextlib
-import json
+import dataclasses
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -15,28 +15,30 @@ from gen_ai import (
   command,
   distributed,
   engine,
-  halving,
+  files,
+  info,
   older_runs,
   places,
   provenance,
   record,
-  samples,
-  spread,
   surroundings,
   terminal,
+  warm_start,
   writers,
 )
 from gen_ai import config as config_lib
 from gen_ai.data import dataset as dataset_lib
-from gen_ai.data import identity
+from gen_ai.data import identity, kinds
 from gen_ai.errors import DONE, REQUEUE, UserError
+from gen_ai.hooks import profiler
+from gen_ai.info import EvalProtocol, Origin
 from gen_ai.lane import Lane
 from gen_ai.layouts import make_layout
 from gen_ai.program import Program
 from gen_ai.progress import Display, duration, number
 from gen_ai.resume import changed, load_data, record_changes
 from gen_ai.stop import Stop
-from gen_ai.sweep import Point, Sweep
+from gen_ai.types import GENERATE
 
 
 def use_cache(path: str) -> str:
@@ -73,8 +75,11 @@ class SilentRecord:
     return lambda *args, **kwargs: None
 
 
-def resume_config(run_dir: str, given: ConfigDict | None, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
+def resume_config(run_dir: str, given: ConfigDict | None, overrides: Mapping[str, Any] | None = None,
+                  sweep: str | Path = '') -> ConfigDict:  # fmt: skip
   """The config to go on with: the one recorded in `run_dir`, with `overrides` that a run that goes on may have.
+
+  `sweep` is the directory of the sweep that the run belongs to, if any.
 
   Raises:
     UserError: `given`, the config on the command line, is another one; names the fields that differ. Or `overrides`
@@ -92,7 +97,7 @@ def resume_config(run_dir: str, given: ConfigDict | None, overrides: Mapping[str
       way = command.printed('launch.py', resume=run_dir)
       raise UserError(f'{run_dir} holds a run of another config: {shown}{more}. Resume it as it is with `{way}`, or '
                       'leave --run_dir out to start a new run.')  # fmt: skip
-  return changed(run_dir, config, overrides or {})
+  return changed(run_dir, config, overrides or {}, sweep)
 
 
 def is_run(run_dir: str) -> bool:
@@ -100,9 +105,9 @@ def is_run(run_dir: str) -> bool:
   return bool(run_dir) and (Path(run_dir) / 'config.json').is_file()
 
 
-def work(config: ConfigDict, run_dir: str, runs_dir: str, origin: Mapping[str, Any],
-         point: tuple[Sweep, Point] | None = None, lease_wait: float = 0.0,
-         stop_files: Sequence[Path] = (), by_hand: bool = False, limit: int = 0) -> int:  # fmt: skip
+def work(config: ConfigDict, run_dir: str, runs_dir: str, origin: Origin, trial: int = 0,
+         prune: engine.Prune | None = None, lease_wait: float = 0.0, stop_files: Sequence[Path] = (),
+         by_hand: bool = False, limit: int = 0, profile: str = '') -> int:  # fmt: skip
   """Trains the run of `config`, new or continued; returns the exit code.
 
   Nothing is written before config, data and program are known to be sound.
@@ -111,12 +116,14 @@ def work(config: ConfigDict, run_dir: str, runs_dir: str, origin: Mapping[str, A
     config: resolved; for a run that exists, that of `resume_config`.
     run_dir: directory of the run; '' makes a new one under `runs_dir`.
     runs_dir: where new run directories go.
-    origin: argv, config_file (described) and overrides, for run.json; and cache, to be shown.
-    point: the sweep and the point of it that this run is, if it is one.
+    origin: how it was asked for.
+    trial: number of the run in its sweep.
+    prune: early stopping by the rule of its sweep; None without.
     lease_wait: seconds to wait while another process holds the run directory.
-    by_hand: a person goes on with this very run: neither an earlier end nor the sweep's rule stops it.
+    by_hand: a person goes on with this very run: an earlier end by the sweep's rule does not stop it.
     stop_files: files whose existence asks this run to stop.
     limit: updates after which it stops as on a signal, its schedules being those of the whole run; 0: no such.
+    profile: 'STEP:COUNT', updates to be traced; '' for none.
 
   Raises:
     UserError, Diverged: see `engine.train`.
@@ -136,7 +143,12 @@ def work(config: ConfigDict, run_dir: str, runs_dir: str, origin: Mapping[str, A
     return DONE
   with Stop(stop_files) as stop, contextlib.ExitStack() as stack:
     dataset = load_data(run_dir, config) if is_run(run_dir) else dataset_lib.load(config.data)
-    program = Program(config, config_lib.experiment(config).build, dataset.spec, make_layout(config))
+    program = Program(config, config_lib.builder(config), dataset.spec, make_layout(config))
+    parent = info.read(run_dir).parent if is_run(run_dir) else origin.parent
+    if parent:  # a run that was killed before its first checkpoint begins there again
+      program.begin, parent = warm_start.beginning(warm_start.read(f'{parent["run_dir"]}@{parent["step"]}'))
+      program.init()  # refuses what does not fit, and fills the report, before anything is written
+      origin = dataclasses.replace(origin, parent=parent)
     judging, judge = judged(config, dataset)
     path = Path(distributed.from_main(lambda: _directory(run_dir, runs_dir, config.run.name)))
     terminal.outlive(path / 'logs')
@@ -148,17 +160,25 @@ def work(config: ConfigDict, run_dir: str, runs_dir: str, origin: Mapping[str, A
         for name, (before, now) in record_changes(run, config, dataset).items():
           display.say(f'changed    config.{name}: {before!r} before, {now!r} from now on')
       describe(run, config, dataset, program, origin, judging)
-      _header(display, path, config, dataset, program, origin['cache'])
-      return record.read_run(path)['data']['fingerprint']
+      _header(display, path, config, dataset, program, origin.cache)
+      return info.trained_on(path).fingerprint
 
     identity.check(dataset, distributed.from_main(begin), path)  # each process loads its own
-    lane = Lane(config, run, path / 'checkpoints', mirrors(config, path, main), number=point[1].number if point else 0)
-    prune = pruner(point[0]) if point and not by_hand else None
-    trainer = engine.Trainer([lane], dataset, program, display, stop, prune=prune, limit=limit, judge=judge)
+    lane = Lane(config, run, path / 'checkpoints', mirrors(config, path, main), number=trial)
+    hooks = profiler(profile, config.run.log_every, path) if profile else []
+    trainer = engine.Trainer([lane], dataset, program, display, stop, None, prune, limit, judge, hooks)
     code = engine.train(trainer)
     if main:
       _footer(display, trainer, lane)
   return code
+
+
+def parent_of(reference: str) -> dict[str, Any]:
+  """What --init_from=RUN_DIR or RUN_DIR@STEP names, as `info.Origin` has it; {} for ''. Raises UserError for no run."""
+  if not reference:
+    return {}
+  parent = warm_start.read(reference)
+  return {'run_dir': str(Path(parent.run_dir).resolve()), 'step': parent.step}
 
 
 def judged(config: ConfigDict, dataset: dataset_lib.Dataset
@@ -179,29 +199,8 @@ def judged(config: ConfigDict, dataset: dataset_lib.Dataset
 
 def mirrors(config: ConfigDict, path: Path, main: bool = True) -> Callable[[int], writers.Writers]:
   """Opens the mirrors of the record at `path` that `config` names, given the step from which it goes on."""
-  names, text = config.run.writers if main else '', record.dumps(config_lib.to_json(config))
+  names, text = config.run.writers if main else '', files.dumps(config_lib.to_json(config))
   return lambda step: writers.open_writers(names, path, text, step)
-
-
-def pruner(sweep: Sweep) -> engine.Prune | None:
-  """Early stopping by the sweep's rule; None without one."""
-  if not sweep.about['halving']:
-    return None
-  rule = halving.parse(sweep.about['halving'])
-
-  def prune(lanes: Sequence[Lane], step: int) -> dict[int, str]:
-    if step not in halving.rungs(rule, lanes[0].config.run.steps, lanes[0].config.run.eval_every):
-      return {}
-    numbers = [lane.number for lane in lanes]  # one process decides, for all of a run
-
-    def decide() -> str:
-      return json.dumps(sorted(set(numbers) - halving.decide(sweep.path, rule, step, numbers)))
-
-    stopped = json.loads(distributed.from_main(decide))
-    why = f'by {rule} at step {step}: see {sweep.path / halving.FILE}'
-    return dict.fromkeys(stopped, why)
-
-  return prune
 
 
 def _directory(run_dir: str, runs_dir: str, name: str) -> str:
@@ -212,68 +211,76 @@ def _directory(run_dir: str, runs_dir: str, name: str) -> str:
 
 
 def describe(run: record.RunDir | SilentRecord, config: ConfigDict, dataset: dataset_lib.Dataset, program: Program,
-             origin: Mapping[str, Any], judging: Mapping[str, Any], lanes: int = 1) -> None:  # fmt: skip
+             origin: Origin, judging: Mapping[str, Any], lanes: int = 1) -> None:  # fmt: skip
   """config.json and run.json of a new run, one of `lanes` in its program; a run that has them keeps them."""
   if is_run(str(run.path)):
     return
-  about = provenance.collect(
-    argv=origin['argv'], config_file=origin['config_file'], overrides=origin['overrides'],
-    config=config_lib.to_json(config), data=identity.describe(dataset), run_dir=run.path,
-    devices=[str(device) if device.platform == 'cpu' else device.device_kind for device in jax.devices()],
-  )  # fmt: skip
+  tree, devices = config_lib.to_json(config), jax.devices()
+  names = [str(device) if device.platform == 'cpu' else device.device_kind for device in devices]
+  about = dataclasses.replace(
+    provenance.collect(origin, tree, identity.describe(dataset), names, run.path),
+    evaluation=_protocol(config, dataset, program, judging),
+    examples_per_step=program.batch_size,
+    parameters=program.parameter_count(),
+    lanes=lanes,
+    leading=[f'{name}:{mode}' for name, mode in program.leading.items()],
+    tasks=list(program.tasks),
+  )
   (run.path / 'run.json').unlink(missing_ok=True)  # of a process that was killed before it wrote the config
-  run.write_run({
-    **about, 'evaluation': _protocol(config, dataset, program, judging),
-    'examples_per_step': program.batch_size, 'parameters': program.parameter_count(), 'lanes': lanes,
-    'leading': [f'{name}:{mode}' for name, mode in program.leading.items()],
-  })  # fmt: skip
-  run.write_config(config_lib.to_json(config))  # last: it makes the directory a run
+  run.write_run(about.to_json())
+  run.write_config(tree)  # last: it makes the directory a run
 
 
-def data_spread(dataset: dataset_lib.Dataset, program: Program) -> float | None:
-  """The spread of the training images, which that of samples is read beside; None where samples have none."""
-  return spread.of_source(dataset.splits['train']) if program.draws and dataset.spec.kind == 'image' else None
-
-
-def spread_line(config: ConfigDict, path: Path) -> str:
-  """What the header of the run at `path` says of the spread of its data; '' where that is not on its record."""
-  found = record.read_run(path).get('evaluation', {}).get('data_spread')  # older runs lack both
-  n = config.sample.n
-  return '' if found is None else f'spread     {found:.3f} in the training images; evaluations tell that of {n} samples'
+def data_lines(config: ConfigDict, path: Path) -> list[str]:
+  """What the header of the run at `path` says of its data; nothing of what is not on its record."""
+  protocol = info.read(path).evaluation
+  told = protocol.data_figures if protocol is not None else {}
+  return [f'{name:<10} {value:.3f} in the training data; evaluations tell that of {config.sample.n} samples'
+          for name, value in told.items()]  # fmt: skip
 
 
 def _protocol(config: ConfigDict, dataset: dataset_lib.Dataset, program: Program, judging: Mapping[str, Any]
-              ) -> dict[str, Any]:  # fmt: skip
-  """What the evaluations in metrics.jsonl rest on: figures of unlike protocols must not be compared."""
-  found = data_spread(dataset, program)
-  return {
-    'split': 'validation', 'examples': len(dataset.splits['validation']), 'split_rule': dataset.split_rule,
-    'data': dataset.fingerprint, 'averaged': config_lib.averages(config), 'seed': config.eval.seed,
-    'measure': program.measure, 'extractor': judging.get('extractor', ''), 'samples': judging.get('samples', 0),
-  } | ({} if found is None else {'data_spread': found})  # fmt: skip
+              ) -> EvalProtocol:  # fmt: skip
+  """What the evaluations in metrics.jsonl rest on."""
+  task = config.eval.task or program.drawing_task()
+  return EvalProtocol(
+    split='validation',
+    examples=len(dataset.splits['validation']),
+    split_rule=dataset.split_rule,
+    data=dataset.fingerprint,
+    averaged=config_lib.averages(config),
+    seed=config.eval.seed,
+    measure=program.measure,
+    extractor=judging.get('extractor', ''),
+    samples=judging.get('samples', 0),
+    task=task,
+    data_figures=kinds.of(dataset.spec).data_measured(dataset.splits['train']) if task else {},
+  )
 
 
 def _header(display: Display, path: Path, config: ConfigDict, dataset: dataset_lib.Dataset, program: Program,
             cache: str) -> None:  # fmt: skip
   sizes = ', '.join(f'{len(source):,} {name}' for name, source in dataset.splits.items())
-  unit = 'images' if dataset.spec.kind == 'image' else f'blocks of {dataset.spec.shape[0]} tokens'
+  unit = kinds.of(dataset.spec).counted(dataset.spec)
   devices = jax.devices()
   kind = devices[0].device_kind if devices[0].platform != 'cpu' else f'cpu, {os.cpu_count()} cores'
   display.say(f'run        {path}')
   display.say(f'device     {len(devices)} x {kind}, layout {config.parallel}, {config.precision}')
   display.say(f'data       {dataset.name} {dataset.version}: {sizes} ({unit}), {identity.told(dataset)}')
-  if line := spread_line(config, path):
+  for line in data_lines(config, path):
     display.say(line)
   display.say(f'parameters {program.parameter_count():,}')
-  if note := samples.prompt_note(config, dataset.spec):
-    display.say(f'prompt     {note}')
+  for note in program.notes:
+    display.say(f'note       {note}')
+  if parent := info.read(path).parent:
+    display.say(f'parent     {warm_start.told(parent)}')
   tell_numerics(display, path)
   display.say(f'cache      {cache or "off"} (compiled programs; --compilation_cache)')
 
 
 def tell_numerics(display: Display, path: Path) -> None:
   """Says what of the environment changes the numbers of the run at `path`, and where it is not what it began with."""
-  here, there = surroundings.numerics(), surroundings.numerics(record.read_run(path).get('environment', {}))
+  here, there = surroundings.numerics(), surroundings.numerics(info.read(path).environment)
   if here:
     display.say(f'numbers    {here} (from the environment, and so on the record)')
   if here != there:
@@ -298,32 +305,37 @@ def _footer(display: Display, trainer: engine.Trainer, lane: Lane) -> None:
 
 
 def _next_steps(display: Display, path: Path) -> None:
-  run = record.read_run(path)
-  image = identity.spec_from_json(run['data']['spec']).kind == 'image'
+  about = info.read(path)
+  kind = kinds.get(about.data.spec['kind'])
   commands = []
   if any((path / 'samples').glob('step_*')):  # a classifier draws none
-    commands.append(command.printed('gen_ai.sample', path, n=64, **({'out': 'grid.png'} if image else {})))
-  if any((path / 'samples').glob('completions_*')):
-    commands.append(command.printed('gen_ai.complete', path, mask='half', out='completed.png'))
+    out = {} if kind.printed else {'out': kind.sheet}
+    commands.append(_task_command(path, about, out))
   commands.append(command.printed('gen_ai.evaluate', path, split='test'))
-  commands.append(_another_seed(path, run))
+  commands.append(_another_seed(path, about))
   commands.append(command.printed('launch.py', '--list'))
   display.say('next')
   for text in filter(None, commands):
     display.say(f'  {text}')
 
 
-def _another_seed(path: Path, run: Mapping[str, Any]) -> str:
+def _task_command(path: Path, about: info.RunInfo, out: Mapping[str, str]) -> str:
+  """The command of what the samples of the run show."""
+  task = about.evaluation.task if about.evaluation is not None else ''
+  if task in ('', GENERATE):
+    return command.printed('gen_ai.sample', path, n=64, **out)
+  return command.printed('gen_ai.generate', path, task=task, n=16, **out)
+
+
+def _another_seed(path: Path, about: info.RunInfo) -> str:
   """The command of this very experiment with the next seed; '' where its config file is gone."""
-  config, file = config_lib.from_json(record.read_config(path)), run['config_file']
+  config, file = config_lib.from_json(record.read_config(path)), about.config_file
   seed = config.run.seed + 1 if config.run.seed < config_lib.LARGEST_SEED else 0
   try:
-    words = config_lib.as_flags(config_lib.override(config, {'run.seed': seed}), _reference(file))
+    words = config_lib.as_flags(config_lib.override(config, {'run.seed': seed}), file.reference)
   except UserError:
     return ''
+  if about.parent:
+    words.append(f'--init_from={about.parent["run_dir"]}@{about.parent["step"]}')
   runs_dir = path.parent.parent if path.parent.name == config.run.name else Path('runs')
   return command.printed('launch.py', *words, *([] if runs_dir == Path('runs') else [f'--runs_dir={runs_dir}']))
-
-
-def _reference(file: Mapping[str, str]) -> str:
-  return f'{file["path"]}:{file["argument"]}' if file['argument'] else file['path']

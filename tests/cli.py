@@ -45,7 +45,8 @@ def command(target, *words, encoding=''):
     code = int(end.code or 0)
   finally:
     for name in set(flags.FLAGS) - before:
-      if str(flags.FLAGS.find_module_defining_flag(name)).endswith('.py'):  # the script's: not those of libraries
+      module = str(flags.FLAGS.find_module_defining_flag(name))
+      if module.endswith('.py') or module == 'gen_ai.generate':  # the command's: not those of libraries
         delattr(flags.FLAGS, name)
     logging.set_verbosity(verbosity)
   with out:

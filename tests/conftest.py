@@ -6,7 +6,6 @@ import signal
 import threading
 from importlib import metadata
 from pathlib import Path
-from types import SimpleNamespace
 
 # A suite that is started in the background ignores Ctrl-C, and so would all the commands that its tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
@@ -16,6 +15,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_threa
 # without LLVM's optimiser, and half of that without the fusion emitters, which later XLAs cannot do without. The
 # workers keep all cores busy: to compile one program in several parts only adds work.
 _FLAGS = ['--xla_backend_optimization_level=0', '--xla_cpu_parallel_codegen_split_count=1']
+# Eight devices on few busy cores may meet late; after 40 s, the default, XLA would abort the worker.
+_FLAGS.append('--xla_cpu_collective_call_terminate_timeout_seconds=240')
 if metadata.version('jaxlib').startswith('0.10.'):
   _FLAGS.append('--xla_cpu_use_fusion_emitters=false')
 os.environ['GEN_AI_TEST_FLAGS'] = ' '.join(_FLAGS)
@@ -27,8 +28,10 @@ os.environ['TFDS_DATA_DIR'] = str(_CACHE / 'data')
 os.environ['GEN_AI_TEST_XLA'] = str(_CACHE / 'xla')
 
 # Tracing makes millions of objects that live until a program is compiled; Python's default looks through them again and
-# again for cycles, a tenth of the suite's time.
+# again for cycles, a tenth of the suite's time. So in this process, and by sitecustomize.py in all that are started.
 gc.set_threshold(200_000, 50, 100)
+_PATHS = [str(Path(__file__).parent / 'python'), *filter(None, os.environ.get('PYTHONPATH', '').split(os.pathsep))]
+os.environ['PYTHONPATH'] = os.pathsep.join(dict.fromkeys(_PATHS))
 
 import jax  # noqa: E402
 
@@ -41,10 +44,32 @@ def pytest_xdist_auto_num_workers(config):
   return (os.cpu_count() or 1) + 1
 
 
-def pytest_collection_modifyitems(items):
-  """Tests of one config one after the other: what they compile and train alike is there, see tiny.train."""
-  of_configs = [item for item in items if item.module.__name__ in ('test_contract', 'test_lanes', 'test_resume')
-                and 'name' in getattr(item, 'callspec', SimpleNamespace(params=())).params]  # fmt: skip
-  of_configs.sort(key=lambda item: item.callspec.params['name'])
-  grouped = set(map(id, of_configs))
-  items[:] = of_configs + [item for item in items if id(item) not in grouped]
+def pytest_collection_modifyitems(config, items):
+  """What takes long comes first in every worker's share, so that no worker begins it when the others are done.
+
+  Tests of one config stay together, as what they compile and train alike is kept by the worker, see `tiny.program`.
+  """
+  long, rest = {}, []
+  for item in items:
+    params = item.callspec.params if hasattr(item, 'callspec') else {}
+    if item.module.__name__ in OF_CONFIGS and 'name' in params:
+      long.setdefault((1, params['name']), []).append(item)
+    elif item.get_closest_marker('slow'):
+      shared = any(found[-1].scope == 'module' for found in item._fixtureinfo.name2fixturedefs.values())
+      long.setdefault((0, item.module.__name__ if shared else item.nodeid), []).append(item)
+    else:
+      rest.append(item)
+  workers = int(getattr(config, 'workerinput', {}).get('workercount', 1))
+  shares = [[] for _ in range(workers)]
+  for number, key in enumerate(sorted(long)):
+    shares[number % workers] += long[key]
+  items[:] = []
+  for number, share in enumerate(shares):  # of the lengths in which xdist cuts the list
+    left = sum(map(len, shares[number:])) + len(rest)
+    more = max(0, left // (workers - number) - len(share))
+    items += share + rest[:more]
+    rest = rest[more:]
+  items += rest
+
+
+OF_CONFIGS = ('test_contract', 'test_lanes', 'test_resume')

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from gen_ai import config as config_lib
 from gen_ai import provenance, record
-from gen_ai import sweep as sweep_lib
+from gen_ai.sweep import trials as trials_lib
+from gen_ai.sweep.directory import Sweep
 
 ABOUT = {
   'git': {'commit': 'c0ffee' * 6, 'dirty': False}, 'versions': {'python': '3.11.7', 'jax': '0.10.2'},
@@ -80,14 +81,14 @@ def make(path, nll=(3.0, 2.0, 1.0), state='done', message='', name='nll_bpd', co
   return Path(path)
 
 
-def sweep(runs_dir, overrides, started=None, nll=lambda point: (3.0, 1.0), **base):
-  """A sweep directory over `overrides`, of which the first `started` points are complete runs."""
+def sweep(runs_dir, overrides, started=None, nll=lambda trial: (3.0, 1.0), **base):
+  """A sweep directory over `overrides`, of which the first `started` trials are complete runs."""
   shared = config(**base)
-  points = sweep_lib.resolve(shared, overrides)
-  made = sweep_lib.Sweep.create(str(runs_dir), 'lr', shared, points, {'engine': 'local'})
-  for point in made.points[:started]:
-    names = {path.replace('.', '__'): value for path, value in point.overrides.items()}
-    make(made.run_dir(point), nll(point), **base, **names)
+  trials = trials_lib.resolve(shared, overrides)
+  made = Sweep.create(str(runs_dir), 'lr', shared, trials, {'engine': 'local'})
+  for trial in made.trials[:started]:
+    names = {path.replace('.', '__'): value for path, value in trial.overrides.items()}
+    make(made.run_dir(trial), nll(trial), **base, **names)
   return made
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 PROGRAMS = ('slurmctld', 'slurmd', 'sbatch', 'srun', 'squeue', 'scancel', 'scontrol', 'setpriv')
 NODES = ('n1', 'n2')
-MAX_ARRAY_SIZE = 11  # so that a sweep of a dozen points takes two arrays
+MAX_ARRAY_SIZE = 11  # so that a sweep of a dozen trials takes two arrays
 REQUEUE_SECONDS = 5  # Slurm holds a requeued task back until its old credentials have expired (usually 120 s)
 
 # NoInAddrAny: nothing listens outside loopback. config_overrides: the nodes are as large as said here, whatever the

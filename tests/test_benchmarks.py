@@ -9,10 +9,10 @@ import tiny
 
 from benchmarks import methods, sweep_sides
 from gen_ai import command, record
-from gen_ai import sweep as sweep_lib
 from gen_ai.agreement import Tolerance
 from gen_ai.errors import UserError
 from gen_ai.maths import adversarial
+from gen_ai.sweep import trials as trials_lib
 
 needs_torch = pytest.mark.skipif(
   importlib.util.find_spec('torch') is None,
@@ -220,8 +220,8 @@ def test_every_side_of_the_sweep_benchmark_trains_the_same_points(tmp_path):
   found = {}
   for side in ('packed', 'local'):
     (words,) = sweep_sides.commands(side, JOB, tmp_path, '')
-    axes = {word: sweep_lib.axis(word.removeprefix('--axis=')) for word in words if word.startswith('--axis=')}
-    found[side] = sweep_lib.product(axes)
+    axes = {word: trials_lib.axis(word.removeprefix('--axis=')) for word in words if word.startswith('--axis=')}
+    found[side] = trials_lib.product(axes)
   found['separate'] = [
     command.split_overrides(words)[1] for words in sweep_sides.commands('separate', JOB, tmp_path, '')
   ]
@@ -230,12 +230,12 @@ def test_every_side_of_the_sweep_benchmark_trains_the_same_points(tmp_path):
   ((*_, task),) = sweep_sides.commands('loop', JOB, tmp_path, '')
   found['loop'] = json.loads(task)['points']
   for side in sweep_sides.SIDES:
-    points = [point.overrides for point in sweep_lib.resolve(base, found[side])]
-    assert points == JOB.points and len(points) == 4, side
+    trials = [trial.overrides for trial in trials_lib.resolve(base, found[side])]
+    assert trials == JOB.trials and len(trials) == 4, side
 
 
 def test_a_side_of_the_sweep_benchmark_that_left_points_out_is_refused(tmp_path):
-  with pytest.raises(UserError, match='4 of 4 points were not run'):
+  with pytest.raises(UserError, match='4 of 4 trials were not run'):
     sweep_sides.collect(tmp_path, JOB, 1.0)
 
 
@@ -256,7 +256,7 @@ def test_lanes_one_after_the_other_are_lanes_side_by_side():
   configs = [tiny.config('gan', run__seed=seed, optim__lr=lr) for seed, lr in ((0, 1e-3), (1, 1e-2))]
   data, metrics = tiny.dataset(configs[0]), []
   for layout in (LaneLayout(jax.devices()[:1], mapping) for mapping in ('map', 'vmap')):
-    program = Program(configs[0], config_lib.experiment(configs[0]).build, data.spec, layout, configs)
+    program = Program(configs[0], config_lib.builder(configs[0]), data.spec, layout, configs)
     feed, state = tiny.feed(configs[0], program), program.init()
     _, values = program.trainer(feed, state, feed.chunk(0, 4))(state, feed.chunk(0, 4))
     metrics.append(layout.per_lane(values))

@@ -87,10 +87,10 @@ def test_the_command_trains_judges_and_goes_on(tmp_path):
   assert only['figures']['fd']['stamp']['conditioned_on'] == 'test'
   assert (tmp_path / 'x.png').stat().st_size > 1000 and 'inpaint_gan [1]' in (tmp_path / 'x.md').read_text()
   trained = (tmp_path / 'runs' / 'inpaint_gan-seed0' / 'attempts.jsonl').read_text()
-  again = tiny.command('-m', 'benchmarks.families', *words[:-1])
+  again = cli.command('benchmarks.families', *words[:-1])
   assert again.returncode == DONE, again.stderr
   assert (tmp_path / 'runs' / 'inpaint_gan-seed0' / 'attempts.jsonl').read_text() == trained
-  other = tiny.command('-m', 'benchmarks.families', *[word.replace('=300', '=200') for word in words])
+  other = cli.command('benchmarks.families', *[word.replace('=300', '=200') for word in words])
   cli.refused(other, 'samples: 300 there, 200 here', 'another file')
 
 

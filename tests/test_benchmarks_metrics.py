@@ -12,10 +12,11 @@ import tiny
 
 from benchmarks import metrics_agreement, metrics_sides, real_data, sanity_sets
 from gen_ai import config as config_lib
-from gen_ai import external, record
+from gen_ai import external, metrics, record
 from gen_ai.data import dataset as dataset_lib
 from gen_ai.errors import UserError
 from gen_ai.metrics import features, quality
+from gen_ai.metrics.metric import Evidence
 
 missing = [name for name in ('torch', 'torchmetrics', 'prdc') if importlib.util.find_spec(name) is None]
 needs_torch = pytest.mark.skipif(
@@ -163,8 +164,8 @@ def test_our_side_measures_what_users_get(data):
   samples, real = data.images('train', np.arange(60)), data.images('test', np.arange(60))
   figures, parts = metrics_sides.Ours(extractor, 3).measure(samples, real)
   own, others = (features.of_images(images, extractor, features.Spread()) for images in (samples, real))
-  evidence = quality.Evidence(own, others, None, None, None, None, extractor, 3, {}, intervals=False)
-  expected = quality.measure(('fd', 'kid', 'prdc'), evidence).figures
+  evidence = Evidence(own, others, None, None, None, None, extractor, 3, {}, intervals=False)
+  expected = quality.measure(metrics.parse('fd,kid,prdc', 'image'), evidence).figures
   assert {name: figures[name] for name in expected} == {name: figure.value for name, figure in expected.items()}
   assert figures['kid_error'] == expected['kid'].error
   assert list(parts) == ['features', 'fd', 'kid', 'prdc'] and all(seconds > 0 for seconds in parts.values())
@@ -183,12 +184,17 @@ def classifier(width=8, blocks=2):
   config = config_lib.override(
     tiny.config('classifier'), {'model.width': width, 'model.blocks': blocks, 'model.features': 24}
   )
-  method = config_lib.experiment(config).build(config, tiny.dataset(config).spec)
+  method = config_lib.builder(config)(config, tiny.dataset(config).spec)
   state = method.init(jax.random.key(0))
   noise = np.random.default_rng(0)
   params = jax.tree.map(lambda p: np.asarray(p + 0.1 * noise.standard_normal(p.shape), np.float32), state.params)
   state = state._replace(params=params, ema=params if jax.tree.leaves(state.ema) else ())
-  return config, lambda image: method.features(state, image)[0], params
+
+  def apply(image):
+    own = jax.random.split(jax.random.key(0), len(image))
+    return method.tasks['features'].run(state, {'image': image}, own)['features']
+
+  return config, apply, params
 
 
 @needs_torch

@@ -1,5 +1,7 @@
 """The classifier family: its loss, its augmentation, its features, and what a method without samples may not do."""
 
+from functools import partial
+
 import cli
 import jax
 import jax.numpy as jnp
@@ -46,17 +48,23 @@ def test_shifts_move_whole_images_by_whole_pixels_and_belong_to_the_example():
 def parts(**overrides):
   """(method, state, a validation batch) of the tiny classifier."""
   config = tiny.config('classifier', **overrides)
-  method = config_lib.experiment(config).build(config, tiny.dataset(config).spec)
+  method = config_lib.builder(config)(config, tiny.dataset(config).spec)
   batch = tiny.dataset(config).splits['validation'].read(np.arange(8))
   return method, jax.jit(method.init)(jax.random.key(0)), {**batch, 'mask': np.ones(8, np.float32)}
+
+
+def features(method, state, image):
+  """(features, logits) of uint8 images, by the task, which draws nothing."""
+  found = method.tasks['features'].run(state, {'image': image}, jax.random.split(jax.random.key(0), len(image)))
+  return found['features'], found['logits']
 
 
 def test_the_evaluation_is_of_the_images_as_they_are_with_the_averaged_weights():
   method, state, batch = parts(loss__label_smoothing=0.2)
   state = state._replace(params=jax.tree.map(jnp.zeros_like, state.params))
-  features, logits = jax.jit(method.features)(state, batch['image'])
-  assert features.shape == (8, 16)
-  assert features.dtype == logits.dtype == np.float32
+  values, logits = jax.jit(partial(features, method))(state, batch['image'])
+  assert values.shape == (8, 16)
+  assert values.dtype == logits.dtype == np.float32
   assert logits.shape == (8, 10)
   assert np.abs(logits).max() > 0, 'the average is used'
   got = jax.jit(method.eval_step)(state, batch, keys.root(0))
@@ -66,7 +74,7 @@ def test_the_evaluation_is_of_the_images_as_they_are_with_the_averaged_weights()
 
 def test_features_of_an_image_do_not_depend_on_its_batch():
   method, state, batch = parts()
-  apply = jax.jit(method.features)
+  apply = jax.jit(partial(features, method))
   whole, _ = apply(state, batch['image'])
   alone, _ = apply(state, batch['image'][3:4])
   np.testing.assert_allclose(whole[3:4], alone, rtol=1e-5, atol=1e-6)
@@ -77,12 +85,12 @@ def test_it_takes_images_of_any_shape(shape):
   config = tiny.config('classifier')
   method = classifier.build(config, Spec('image', shape, 3))
   image = jax.ShapeDtypeStruct((2, *shape), jnp.uint8)
-  shapes = jax.eval_shape(lambda key, image: method.features(method.init(key), image), jax.random.key(0), image)
+  shapes = jax.eval_shape(lambda key, image: features(method, method.init(key), image), jax.random.key(0), image)
   assert [leaf.shape for leaf in shapes] == [(2, 16), (2, 3)]
 
 
 @pytest.mark.parametrize(('spec', 'overrides', 'says'), [
-  (Spec('text', (8,)), {}, ["config.data.name='mnist_5k' is text"]),
+  (Spec('text', (8,)), {}, ["config.data.name='mnist_5k' is of the kind text", 'of the kind image,']),
   (Spec('image', (28, 28, 1)), {}, ["config.data.name='mnist_5k' has no labels", 'fashion_mnist']),
   (Spec('image', (28, 28, 1), 1), {}, ['one class only']),
   (Spec('image', (28, 28, 1), 10), {'loss__label_smoothing': 1.0}, ['config.loss.label_smoothing=1.0']),
@@ -90,8 +98,10 @@ def test_it_takes_images_of_any_shape(shape):
   (Spec('image', (28, 28, 1), 10), {'model__norm': 'batch'}, ["config.model.norm='batch'", 'group, none']),
 ])  # fmt: skip
 def test_what_it_cannot_do_is_named(spec, overrides, says):
+  config = tiny.config('classifier', **overrides)
   with pytest.raises(UserError) as refused:
-    classifier.build(tiny.config('classifier', **overrides), spec)
+    config_lib.validate(config)
+    config_lib.builder(config)(config, spec)
   assert all(text in str(refused.value) for text in says), refused.value
 
 
@@ -111,7 +121,7 @@ def test_a_run_has_no_samples_and_says_so_when_asked(tmp_path):
   assert 'gen_ai.sample' not in done.stdout
   assert f'python -m gen_ai.evaluate {run} --split=test' in done.stdout
   assert {'xent_nats', 'accuracy'} <= record.read_metrics(run)[-1].keys()
-  cli.refused(cli.command('gen_ai.sample', run, '--out=x.png'), "config.experiment='classifier' draws no samples")
+  cli.refused(cli.command('gen_ai.sample', run, '--out=x.png'), f'{run} draws no samples', 'it can features')
   extractor = extractors.make(f'classifier:{run}', Spec('image', (28, 28, 1)))
   fingerprint = record.read_run(run)['data']['fingerprint']
   assert extractor.about == {

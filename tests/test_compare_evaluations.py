@@ -118,7 +118,7 @@ def test_the_newest_figure_of_each_split_counts_and_others_are_kept():
   ('c_t', None), ('c_t_p', None), ('fdx', None), ('unknown', None),
 ])  # fmt: skip
 def test_directions(name, mode):
-  assert evaluations.direction(name) == mode
+  assert evaluations.by_name(name) == mode
 
 
 # The table.

@@ -35,7 +35,7 @@ def test_tables():
   ]  # fmt: skip
   query = "select value from config where field = 'optim.lr' and value > 2e-4"
   assert ask(query) == [(1e-3,)]
-  assert ask("select distinct value from config where field = 'model.widths'") == [('(512,256)',)]
+  assert ask("select distinct value from config where field = 'model.latents'") == [('(16)',)]
 
 
 def test_the_command_prints_a_table_with_tabs_for_programs():

@@ -31,7 +31,7 @@ def test_figures_and_costs_of_one_run(tmp_path):
   assert row['final/nll_bpd'] == 3.0 and row['last_k/nll_bpd'] == 4.5
   assert (row['best_min/nll_bpd'], row['best_min_step/nll_bpd']) == (1.0, 33)
   assert (row['best_max/nll_bpd'], row['best_max_step/nll_bpd']) == (6.0, 83)
-  assert row['config.optim.lr'] == 3e-4 and row['seed'] == 7 and row['config.model.widths'] == (512, 256)
+  assert row['config.optim.lr'] == 3e-4 and row['seed'] == 7 and row['config.model.latents'] == (16,)
   assert row['flops'] == 2e9 * 100 and row['wall_seconds'] == 12.5 and row['devices'] == '1 x cpu'
   assert row['data_spec'] == 'image 28x28x1' and row['eval_examples'] == 500 and not row['ema']
 

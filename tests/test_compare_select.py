@@ -20,10 +20,10 @@ def here(monkeypatch, tmp_path):
 @pytest.fixture
 def frame():
   """Three runs: a (lr 1e-4), b (lr 1e-3, stopped), c (lr 1e-2, widths (8,), other code)."""
-  made_runs.make('runs/a', optim__lr=1e-4)
-  made_runs.make('runs/b', optim__lr=1e-3, state='stopped')
-  made_runs.make('runs/c', optim__lr=1e-2, model__widths=(8,), model__conditional=True, protocol={'about': {
-    'git': {'commit': 'beef' * 10}}})  # fmt: skip
+  made_runs.make('runs/a', model__network='mlp', optim__lr=1e-4)
+  made_runs.make('runs/b', model__network='mlp', optim__lr=1e-3, state='stopped')
+  made_runs.make('runs/c', model__network='mlp', optim__lr=1e-2, model__widths=(8,), model__conditional=True,
+                 protocol={'about': {'git': {'commit': 'beef' * 10}}})  # fmt: skip
   return load('runs').runs
 
 

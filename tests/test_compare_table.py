@@ -137,7 +137,7 @@ def test_a_group_of_diverged_runs_alone_has_a_row_without_figures(two_groups):
 def test_waiting_points_are_counted_in_their_group():
   made_runs.sweep('runs', [{'optim.lr': lr, 'run.seed': s} for lr in (1e-3, 1e-2) for s in (0, 1)], started=3)
   text = shown('runs')
-  assert '1 waiting' in row(text, 'B')[-1] and 'B  1 waiting, not started, point 3' in text
+  assert '1 waiting' in row(text, 'B')[-1] and 'B  1 waiting, not started, trial 3' in text
 
 
 def test_a_run_that_is_repeated_counts_once(two_groups):
@@ -254,9 +254,11 @@ def test_everything_fits_80_columns_and_nothing_is_cut(two_groups):
 
 def test_fields_that_do_not_fit_stand_above_the_table():
   for seed in range(2):
-    made_runs.make(f'runs/a{seed}', run__seed=seed, model__widths=(512, 256), optim__b1=0.9, loss__binarise='dynamic')
-    made_runs.make(f'runs/b{seed}', (4.0 + seed,), run__seed=seed, model__widths=(64, 32), optim__b1=0.5,
-                   loss__binarise='static', model__activation='relu', optim__schedule='linear')  # fmt: skip
+    mlp = {'run__seed': seed, 'model__network': 'mlp'}
+    a = {'model__widths': (512, 256), 'optim__b1': 0.9, 'loss__binarise': 'dynamic'}
+    b = {'model__widths': (64, 32), 'optim__b1': 0.5, 'loss__binarise': 'static', 'model__activation': 'relu'}
+    made_runs.make(f'runs/a{seed}', **mlp, **a)
+    made_runs.make(f'runs/b{seed}', (4.0 + seed,), **mlp, **b, optim__schedule='linear')
   text = shown('runs')
   assert max(map(len, text.splitlines())) <= 80
   assert '\nA  loss.binarise dynamic, model.activation silu, model.widths (512,256),\n   optim.b1 0.9' in text

@@ -8,8 +8,9 @@ import pytest
 import tiny
 
 from gen_ai import config as config_lib
-from gen_ai import provenance, sweep
+from gen_ai import provenance
 from gen_ai.errors import UserError
+from gen_ai.sweep import trials
 
 
 @pytest.fixture
@@ -62,11 +63,11 @@ def test_data_references_are_arguments_from_wherever_the_file_is_named(argument,
     shutil.copy(tiny.ROOT / 'configs' / 'gan.py', tmp_path / path)
   assert config_lib.load(f'{path}:{argument}').data.name == argument
   assert config_lib.tiny(f'{path}:{argument}')['model.latent'] == 8
-  assert len(sweep.declared(f'{path}:{argument}', 'lr')) == 3
-  assert len(sweep.drawn(f'{path}:{argument}', 2, 0)) == 2
+  assert len(trials.declared(f'{path}:{argument}', 'lr')) == 3
+  assert len(trials.drawn(f'{path}:{argument}', 2, 0)) == 2
   described = provenance.describe_file(f'{path}:{argument}')
-  assert (described['path'], described['argument']) == (path, argument)
-  assert described['text'] == (tiny.ROOT / 'configs' / 'gan.py').read_text()
+  assert (described.path, described.argument) == (path, argument)
+  assert described.text == (tiny.ROOT / 'configs' / 'gan.py').read_text()
 
 
 @pytest.mark.parametrize(('text', 'texts'), [
@@ -92,8 +93,8 @@ def test_a_file_that_gives_no_config_says_which_line(text, texts, tmp_path):
 @pytest.mark.parametrize(('text', 'read', 'texts'), [
   ('def tiny(): return 3', config_lib.tiny, ['tiny() returns an int']),
   ('def tiny(): return {}[0]', config_lib.tiny, ['tiny() fails in line 3 with KeyError']),
-  ('def sweep_lr(): yield {}[0]', lambda path: sweep.declared(path, 'lr'), ['sweep_lr() fails in line 3']),
-  ('def space(): return {}[0]', lambda path: sweep.drawn(path, 1, 0), ['space() fails in line 3 with KeyError']),
+  ('def sweep_lr(): yield {}[0]', lambda path: trials.declared(path, 'lr'), ['sweep_lr() fails in line 3']),
+  ('def space(): return {}[0]', lambda path: trials.drawn(path, 1, 0), ['space() fails in line 3 with KeyError']),
 ])  # fmt: skip
 def test_what_else_a_config_file_defines_says_which_line(text, read, texts, tmp_path):
   usual = 'from gen_ai.config import common\ndef get_config(): return common("gan", "")\n'
@@ -107,11 +108,74 @@ def test_an_argument_that_a_config_does_not_take(tmp_path):
   assert config_lib.load(f'{tmp_path}/plain.py').experiment == 'gan'
   with says('takes no argument', ':other'):
     config_lib.load(f'{tmp_path}/plain.py:other')
-  with says('defines no tiny()'):
-    config_lib.tiny(f'{tmp_path}/plain.py')
 
 
-@pytest.mark.parametrize('wrong', ['configs/wgna.py', 'wgan', 'wgan.py', 'config/wgan.py', 'configs/wgan'])
+def test_sweeps_and_a_tiny_run_come_with_every_config_and_a_file_may_have_its_own(tmp_path):
+  path = tmp_path / 'mine.py'
+  path.write_text('from gen_ai.config import make_config\n'
+                  'def get_config(network="mlp"): return make_config("gan", "x", {"optim.lr": 5e-4, '
+                  '"model.network": network})\n')  # fmt: skip
+  assert [point['optim.lr'] for point in trials.declared(str(path), 'lr')] == [1.67e-4, 5e-4, 1.5e-3]
+  assert [point['run.seed'] for point in trials.declared(str(path), 'seed')] == [0, 1, 2, 3, 4]
+  assert trials.declared(str(path), 'best') == [{}]
+  small = config_lib.tiny(str(path))
+  assert (small['run.steps'], small['model.latent'], small['model.g_widths']) == (8, 8, (16, 16))
+  assert 'model.width' not in small and config_lib.tiny(f'{path}:dcgan')['model.width'] == 4
+  with path.open('a') as file:
+    file.write('def sweep_lr(): yield {"optim.lr": 1.0}\ndef tiny(): return {"model.latent": 2}\n')
+  assert trials.declared(str(path), 'lr') == [{'optim.lr': 1.0}]
+  assert config_lib.tiny(str(path)) == small | {'model.latent': 2}
+  path.write_text('from gen_ai.config import make_config\n'
+                  'def get_config(lr): return make_config("gan", "x", {"optim.lr": float(lr)})\n')  # fmt: skip
+  assert [point['optim.lr'] for point in trials.declared(f'{path}:0.3', 'lr')] == [0.1, 0.3, 0.9]
+
+
+def test_a_config_is_made_of_its_familys_fields():
+  config = config_lib.make_config(
+    'gan', 'cifar10', {'model.network': 'dcgan', 'optim.lr': 1, 'run.save_every': 50}, 250
+  )
+  assert (config.experiment, config.run.name, config.data.name, config.optim.lr) == ('gan', 'gan', 'cifar10', 1.0)
+  assert (config.run.eval_every, config.run.sample_every, config.run.save_every) == (250, 250, 50)
+  assert 'width' in config.model and 'g_widths' not in config.model and 'truncation' not in config.sample
+  assert config_lib.make_config('vae', 'mnist_5k').loss.likelihood == 'bernoulli'
+  assert config_lib.make_config('vae', 'cifar10').loss.likelihood == 'discretised_logistic'
+  with says("no field 'optim.rl'", "'optim.lr'"):
+    config_lib.make_config('gan', 'cifar10', {'optim.rl': 1.0})
+
+
+def test_a_file_may_set_fields_by_hand_too(tmp_path):
+  path = tmp_path / 'mine.py'
+  path.write_text('from gen_ai.config import make_config\ndef get_config():\n  c = make_config("gan", "x")\n'
+                  '  c.optim.lr = 0.25\n  c.model.network = "stylegan2"\n  return c\n')  # fmt: skip
+  config = config_lib.load(str(path))
+  assert (config.optim.lr, config.model.style, 'g_widths' in config.model) == (0.25, 64, False)
+  path.write_text(path.read_text().replace('optim.lr', 'optim.lrate'))
+  with says('fails in line 4 with AttributeError', '"lrate" does not exist'):
+    config_lib.load(str(path))
+
+
+def test_another_network_has_other_fields_and_the_shared_ones_stay(config):
+  given = {'model.width': '8', 'model.network': 'dcgan', 'model.latent': '7'}  # in any order
+  dcgan = config_lib.override(config, given)
+  assert (dcgan.model.width, dcgan.model.latent, dcgan.model.g_norm) == (8, 7, 'none')
+  assert 'g_widths' not in dcgan.model and 'weight_init' in dcgan.model
+  style = config_lib.override(dcgan, {'model.network': 'stylegan2'})
+  assert (style.model.width, style.model.style, style.sample.truncation) == (8, 64, 1.0)
+  assert 'weight_init' not in style.model and style.is_locked
+  with says("no field 'model.g_widths'", "for config.model.network 'mlp'", "='dcgan'"):
+    config_lib.override(config, {'model.network': 'dcgan', 'model.g_widths': (8,)})
+  with says("config.model.network='dgcan' is none of mlp, dcgan"):
+    config_lib.validate(config_lib.override(config, {'model.network': 'dgcan'}))
+
+
+def test_a_config_as_flags_names_its_network_first():
+  reference = 'configs/gan.py'
+  config = config_lib.override(config_lib.load(reference), {'model.network': 'dcgan', 'model.width': 8, 'run.seed': 3})
+  words = ['--config.model.network=dcgan', '--config.model.width=8', '--config.run.seed=3']
+  assert config_lib.as_flags(config, reference) == [f'--config={reference}', *words]
+
+
+@pytest.mark.parametrize('wrong', ['configs/wgna.py', 'wgna', 'wgan.py', 'config/wgan.py', 'configs/wgan'])
 def test_an_unknown_config_file_names_the_nearest(wrong):
   with says(f"'{wrong}'", 'configs/wgan.py or configs/', '--list'):
     config_lib.load(wrong)
@@ -129,12 +193,12 @@ def test_text_becomes_the_type_of_the_field(config):
   given = {
     'optim.lr': '3',
     'run.steps': '200',
-    'model.attention': 'true',
+    'model.d_spectral': 'true',
     'model.g_widths': '(8, 16)',
     'data.name': '5',
   }
   new = config_lib.override(config, given)
-  values = (new.optim.lr, new.run.steps, new.model.attention, new.model.g_widths, new.data.name)
+  values = (new.optim.lr, new.run.steps, new.model.d_spectral, new.model.g_widths, new.data.name)
   assert values == (3.0, 200, True, (8, 16), '5')
   assert [type(value) for value in values] == [float, int, bool, tuple, str]
   assert config_lib.override(config, {'model.g_widths': '8'}).model.g_widths == (8,)
@@ -162,13 +226,15 @@ def test_values_keep_the_type_of_the_field(config):
   ('run.steps', True, ['config.run.steps=True', 'int', '4000']),
   ('optim.lr', 'fast', ['config.optim.lr=fast', 'a number', '0.0005']),
   ('optim.lr', True, ['config.optim.lr=True', 'float', '0.0005']),
-  ('model.attention', 'maybe', ['config.model.attention=maybe', 'true or false']),
+  ('model.d_spectral', 'maybe', ['config.model.d_spectral=maybe', 'true or false']),
   ('model.g_widths', '(1,', ['config.model.g_widths=(1,', 'a list, as in (1,2)']),
   ('model.g_widths', "('a',)", ['config.model.g_widths', "('a',)"]),
   ('model.g_widths', '(1.5,)', ['config.model.g_widths', '(1.5,)']),
   ('optim', '1', ['config.optim is a section', 'config.optim.']),
   ('optim.lr_rate', '1', ["no field 'optim.lr_rate'", "'optim.lr'", '--print_config']),
   ('optm.lr', '1', ["no field 'optm.lr'", "'optim.lr'"]),
+  ('model.style', '8', ["no field 'model.style'", "for config.model.network 'stylegan2', and here", "='mlp'"]),
+  ('model.stile', '8', ["no field 'model.stile'", "'model.style'? It is for config.model.network 'stylegan2'."]),
   ('optim.lr.x', '1', ["no field 'optim.lr.x'", "'optim.lr'"]),
 ])  # fmt: skip
 def test_what_an_override_cannot_be(config, path, value, texts):
@@ -176,18 +242,23 @@ def test_what_an_override_cannot_be(config, path, value, texts):
     config_lib.override(config, {path: value})
 
 
+BELOW_ONE = ('optim.b1', 'optim.b2', 'optim.ema_decay')
+# Of every run; those of families are below.
+FIELDS = {path: field for path, field in config_lib.COMMON.items() if not path.startswith('experiment')}
+
+
 @pytest.mark.parametrize(('path', 'value', 'texts'), [
-  *[(path, 'neither', [f"config.{path}='neither'", *choices]) for path, choices in config_lib.CHOICES.items()],
-  *[(path, 0, [f'config.{path}=0', 'at least 1']) for path in config_lib.POSITIVE],
-  *[(path, 1.0, [f'config.{path}=1.0', 'less than 1']) for path in config_lib.BELOW_ONE],
+  *[(path, 'neither', [f"config.{path}='neither'", *field.choices]) for path, field in FIELDS.items() if field.choices],
+  *[(path, 0, [f'config.{path}=0', 'at least 1']) for path, field in FIELDS.items() if field.min == 1],
+  *[(path, 1.0, [f'config.{path}=1.0', 'at least 0 and less than 1']) for path in BELOW_ONE],
   ('optim.lr', float('nan'), ['config.optim.lr=nan', 'finite']),
   ('optim.lr', float('inf'), ['config.optim.lr=inf', 'finite']),
-  ('optim.lr', -1.0, ['config.optim.lr=-1.0', 'negative']),
-  ('optim.warmup_steps', -1, ['config.optim.warmup_steps=-1', 'negative']),
-  ('data.image_size', -1, ['config.data.image_size=-1', 'negative']),
-  ('run.eval_every', -100, ['config.run.eval_every=-100', 'negative']),
-  ('run.seed', -1, ['config.run.seed=-1', 'negative']),
-  ('run.seed', 2**31, ['config.run.seed=2147483648', 'at most 2147483647']),
+  ('optim.lr', -1.0, ['config.optim.lr=-1.0', 'at least 0']),
+  ('optim.warmup_steps', -1, ['config.optim.warmup_steps=-1', 'at least 0']),
+  ('data.image_size', -1, ['config.data.image_size=-1', 'at least 0']),
+  ('run.eval_every', -100, ['config.run.eval_every=-100', 'at least 0']),
+  ('run.seed', -1, ['config.run.seed=-1', 'from 0 to 2147483647']),
+  ('run.seed', 2**31, ['config.run.seed=2147483648', 'from 0 to 2147483647']),
   ('model.latent', 0, ['config.model.latent=0', 'at least 1']),
   ('model.g_widths', (8, 0), ['config.model.g_widths=[8, 0]', 'at least 1']),
   *[(f'run.{name}', 150, [f'config.run.{name}=150', 'config.run.log_every=100', f'Try {name}=200'])
@@ -227,8 +298,8 @@ def test_difference_names_the_fields_and_both_values(config):
 def test_floats_that_matter_are_traced_and_zeros_are_structure(config):
   traced = config_lib.traced(config)
   assert traced == {'optim.lr': 5e-4, 'optim.b1': 0.5, 'optim.b2': 0.999, 'optim.eps': 1e-8, 'optim.ema_decay': 0.995,
-                    'loss.penalty': 10.0, 'loss.clip': 0.01, 'loss.d_lr_factor': 1.0, 'loss.auxiliary': 1.0,
-                    'model.mapping_lr': 0.01, 'model.mixing': 0.9, 'sample.truncation': 1.0}  # fmt: skip
+                    'loss.penalty': 10.0, 'loss.clip': 0.01, 'loss.d_lr_factor': 1.0,
+                    'loss.auxiliary': 1.0}  # fmt: skip
 
   @jax.jit
   def read(values):
@@ -240,3 +311,67 @@ def test_floats_that_matter_are_traced_and_zeros_are_structure(config):
 
   assert float(read(traced)) == pytest.approx(1e-3)
   assert config.optim.lr == 5e-4
+
+
+EXPERIMENTS = sorted(p.stem for p in (tiny.ROOT / 'experiments').glob('*.py') if not p.stem.startswith('_'))
+
+
+@pytest.mark.parametrize('experiment', EXPERIMENTS)
+def test_every_family_declares_fields_whose_own_values_are_allowed(experiment):
+  fields = config_lib.declared(experiment)
+  assert fields.keys() > config_lib.COMMON.keys()
+  for path, field in fields.items():
+    for value in (field.usual('mnist_5k'), *(() if field.tiny is None else (field.tiny,))):
+      assert not field.refusal(value), path
+      assert type(value) is type(field.usual('mnist_5k'))
+    assert all(not field.refusal(choice) for choice in field.choices)
+    assert not field.choices or field.refusal('neither')
+
+
+HALF_OPEN = {
+  'gan': {'optim.b1': (0.0, 1.0), 'model.mixing': (1.0, 1.1), 'model.mapping_lr': (1e-9, 0.0),
+          'loss.penalty': (0.0, -1.0), 'loss.path_every': (1, 0), 'loss.n_critic': (1, 0),
+          'loss.clip': (0.0, None), 'sample.truncation': (-1.0, None), 'augment.target': (-2.0, None),
+          'augment.speed': (1, 0), 'optim.ema_halflife': (0.0, -1.0), 'mesh.data': (-5, None)},
+  'lm': {'model.dropout': (0.0, 1.0), 'sample.temperature': (0.0, -0.1), 'sample.top_k': (0, -1),
+         'sample.length': (1, 0)},
+  'classifier': {'loss.label_smoothing': (0.0, 1.0), 'augment.shift': (0, -1)},
+  'vqvae': {'loss.codebook_decay': (0.0, 1.0), 'loss.commitment': (0.0, -1.0), 'loss.restart_below': (0.0, -1.0),
+            'loss.prior_lr_factor': (0.0, -1.0), 'loss.autoencoder_steps': (0, -1)},
+  'vae': {'loss.free_bits': (0.0, -1.0), 'loss.kl_weight': (0.0, -1.0), 'loss.draws': (1, 0),
+          'model.latents': ((1,), (4, 0)), 'loss.kl_warmup_steps': (0, -1)},
+  'vae_gan': dict.fromkeys(('loss.kl_weight', 'loss.gamma', 'loss.penalty', 'loss.d_lr_factor'), (0.0, -1.0)),
+  'inpaint_gan': {'loss.penalty': (-1.0, None), 'loss.adversarial': (-1.0, None), 'model.latent': (1, 0)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('experiment', HALF_OPEN)
+def test_ranges_are_half_open_where_they_always_were(experiment):
+  fields = config_lib.declared(experiment)
+  for path, (allowed, refused) in HALF_OPEN[experiment].items():
+    assert not fields[path].refusal(allowed)
+    assert refused is None or fields[path].refusal(refused)
+
+
+def test_choices_are_what_the_code_knows():
+  from gen_ai import optim
+  from gen_ai.maths import adversarial, augment, masks
+  from gen_ai.nets import norms, players, pyramid, stylegan2
+
+  gan, vae_gan, inpaint = (config_lib.declared(name) for name in ('gan', 'vae_gan', 'inpaint_gan'))
+  assert gan['loss.kind'].choices == adversarial.KINDS
+  plain = tuple(kind for kind in adversarial.KINDS if kind not in adversarial.RELATIVISTIC)
+  assert vae_gan['loss.kind'].choices == inpaint['loss.kind'].choices == plain
+  assert gan['model.condition'].choices == players.CONDITIONS
+  assert gan['model.g_norm'].choices == gan['model.d_norm'].choices == norms.NORMS
+  assert gan['model.weight_init'].choices == pyramid.INITS
+  assert gan['model.g_output'].choices == tuple(stylegan2.OUTPUTS)
+  assert gan['augment.policy'].choices == augment.POLICIES and gan['augment.groups'].choices == augment.GROUPS
+  assert inpaint['model.mask'].choices == masks.KINDS
+  assert gan['optim.name'].choices == optim.OPTIMISERS and gan['optim.schedule'].choices == optim.SCHEDULES
+
+
+def test_a_list_of_choices_names_the_wrong_one():
+  field = config_lib.declared('gan')['augment.policy']
+  assert not field.refusal('cutout,color')
+  assert field.refusal('color,colour') == "has 'colour', which is none of color, translation, cutout"

@@ -1,4 +1,8 @@
-"""What every method promises, over every config: DESIGN's contract. A new config is tested by existing."""
+"""What every method promises: DESIGN's contract. A new config is tested by existing.
+
+What one compiled program shows is tested of every config. That other layouts, other batches and another precision give
+the same is tested of one config for every kind of setting, see `tiny.STRUCTURES`.
+"""
 
 import jax
 import numpy as np
@@ -6,13 +10,16 @@ import pytest
 import tiny
 
 from gen_ai import config as config_lib
-from gen_ai import keys, spread
+from gen_ai import keys
+from gen_ai.data import spread
 from gen_ai.data.plan import eval_plan
 from gen_ai.errors import UserError
 from gen_ai.evaluation import Evaluator
-from gen_ai.program import chunk
+from gen_ai.layouts import CompileStats, make_layout
+from gen_ai.program import Program
 
 every_config = pytest.mark.parametrize('name', tiny.CONFIGS)
+every_structure = pytest.mark.parametrize('name', tiny.STRUCTURES)
 
 
 def close(a, b, tolerance=2e-5):
@@ -22,12 +29,23 @@ def close(a, b, tolerance=2e-5):
     np.testing.assert_allclose(x, y, rtol=0, atol=tolerance * scale, err_msg=jax.tree_util.keystr(path))
 
 
+def test_structures_show_every_kind_of_setting():
+  shown = {}
+  for name in tiny.STRUCTURES:
+    config = tiny.config(name)
+    shown.setdefault(config.experiment, set()).update(tiny.kinds(config))
+  for name in tiny.CONFIGS:
+    config = tiny.config(name)
+    assert tiny.kinds(config) <= shown[config.experiment], name
+    assert 'network' not in config.model or ('model.network', config.model.network) in shown[config.experiment], name
+
+
 @every_config
 def test_train_step_keeps_structure_shapes_and_dtypes(name):
   config = tiny.config(name)
   program = tiny.program(config)
   feed = tiny.feed(config, program)
-  method = config_lib.experiment(config).build(config, program.spec)
+  method = config_lib.builder(config)(config, program.spec)
   state = jax.eval_shape(method.init, program.key)
   batch = jax.eval_shape(feed.gather, feed.resident, feed.chunk(0, 1)[0])
   after, metrics = jax.eval_shape(method.train_step, state, batch, program.key)
@@ -35,7 +53,7 @@ def test_train_step_keeps_structure_shapes_and_dtypes(name):
   assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
   assert metrics and all(m.shape == () and m.dtype == np.float32 for m in metrics.values())
   evaluated = Evaluator(program, config, tiny.dataset(config).splits['validation']).metric_names()
-  evaluated += [spread.NAME] if method.sample and program.spec.kind == 'image' else []
+  evaluated += [spread.NAME] if program.drawing_task() and program.spec.kind == 'image' else []
   assert set(method.leading) <= {*metrics, *evaluated} and set(method.leading.values()) <= {'min', 'max', ''}
   for found in (metrics, dict.fromkeys(evaluated)):
     known = [name for name in method.leading if name in found]
@@ -56,41 +74,88 @@ def test_training_learns_finite_numbers_and_counts_its_steps(name):
 
 
 @every_config
-def test_one_trace_serves_all_chunks_and_all_learning_rates(name):
+def test_one_trace_serves_all_chunks_all_floats_and_all_seeds(name):
   config = tiny.config(name)
+  tiny.train(config)
   program = tiny.program(config)
-  feed = tiny.feed(config, program)
-  state = program.init()
+  feed, state = tiny.feed(config, program), program.init()
   run = program.trainer(feed, state, feed.chunk(0, config.run.log_every))
   count = program.traces
   for step in range(0, 3 * config.run.log_every, config.run.log_every):
     state, _ = run(state, feed.chunk(step, config.run.log_every))
   assert count and program.traces == count, 'a later chunk traced again'
-  texts = set()
-  for other in (config, config_lib.override(config, {'optim.lr': 3 * config.optim.lr})):
-    program = tiny.program(other)
-    arguments = (program.floats, program.abstract_state(), program.key, feed.resident, feed.chunk(0, 2))
-    texts.add(jax.jit(chunk(program._make, feed, program.layout)).lower(*arguments).as_text())
-  assert len(texts) == 1, 'the learning rate is baked into the program'
+  # What all of a structure are served by: `tiny.program` relies on it, as sweeps do.
+  changes = {path: 0.9 * value for path, value in tiny.floats(config).items()} | {'run.seed': 7, 'data.seed': 8}
+  for one, other in zip(lowered(config), lowered(config_lib.override(config, changes)), strict=True):
+    assert one == other, 'a float or a seed is baked into the program'
 
 
-def assert_mesh_equals_one_device(name, data, fsdp, tensor):
+def lowered(config):
+  """What a config of its own would compile to train, to evaluate and, if it can, to sample; nothing is compiled."""
+  texts, layout = [], make_layout(config, jax.devices()[:1])
+
+  def compile(fn, *arguments):
+    texts.append(jax.jit(fn).lower(*arguments[:5]).as_text())
+    return None, CompileStats(0.0, 0.0, 0.0, 0)
+
+  layout.compile = compile
+  program = Program(config, config_lib.builder(config), tiny.dataset(config).spec, layout)
+  feed, state = tiny.feed(config, program), program.abstract_state()
+  program.trainer(feed, state, feed.chunk(0, config.run.log_every))
+  source = tiny.dataset(config).splits['validation']
+  evaluator, (index, mask) = Evaluator(program, config, source), eval_plan(source, config.eval.batch_size)
+  rows = {'row': index, 'mask': mask}
+  program.over_rows('eval', evaluator._row, state, program.eval_key, feed.resident, rows)
+
+  def drawn(method, state, resident, row, key):
+    return method.tasks['generate'].run(state, {}, keys.per_example(key, row))
+
+  if 'generate' in program.tasks:
+    program.over_rows('generate', drawn, state, program.eval_key, {}, np.arange(4)[None])
+  return texts
+
+
+@every_config
+def test_every_traced_float_changes_what_is_computed_or_is_known_to_do_nothing(name):
+  config = tiny.config(name)
+  floats, known = config_lib.traced(config), tiny.floats(config)
+  # Runs that go apart after a few updates only: the end of a schedule, Adam's epsilon.
+  changed = {
+    path: value * (0.5 if path.endswith(('b1', 'b2', 'decay', 'factor')) else 3.0) for path, value in floats.items()
+  }
+  changed['optim.eps'] = 1e-2
+  changed |= {'optim.clip_norm': 1e-3} if 'optim.clip_norm' in floats else {}
+  changed |= {'optim.ema_decay': 0.1} if 'optim.ema_decay' in floats else {}  # a short run's average is bounded by 0.5
+  changed |= {'optim.ema_halflife': 1.0} if 'optim.ema_halflife' in floats else {}
+
+  def computed(config):
+    state, metrics = tiny.train(config)
+    program = tiny.program(config)
+    placed = tiny.placed(program, state)
+    drawn = tiny.samples(program, placed, config.sample.n) if 'generate' in program.tasks else ()
+    return jax.tree.leaves((state, metrics, drawn))
+
+  before = computed(config)
+  for path, value in changed.items():
+    pairs = zip(before, computed(config_lib.override(config, {path: value})), strict=True)
+    differs = any(not np.allclose(a, b, rtol=1e-6, atol=1e-6) for a, b in pairs)
+    assert differs == (path in known), f'{path}: changes something: {differs}, known to: {path in known}'
+
+
+MESHES = {'data8': (8, 1, 1), 'data2fsdp4': (2, 4, 1), 'data2fsdp2tensor2': (2, 2, 2)}
+
+
+@pytest.mark.parametrize(('name', 'mesh'), [  # by turns, and the Transformer on all
+  *((name, list(MESHES)[i % len(MESHES)]) for i, name in enumerate(tiny.STRUCTURES) if name != 'lm'),
+  *(('lm', mesh) for mesh in MESHES),
+])  # fmt: skip
+def test_a_mesh_of_eight_equals_one_device(name, mesh):
   alone, one = tiny.train(tiny.exact(name), 1, 4)
+  data, fsdp, tensor = MESHES[mesh]
   config = tiny.exact(name, mesh__data=data, mesh__fsdp=fsdp, mesh__tensor=tensor, mesh__min_shard=16)
   spread, eight = tiny.train(config, 8, 4)
   close(alone.params, spread.params)
   close(one, eight)
-
-
-@every_config
-def test_a_mesh_of_eight_equals_one_device(name):
-  assert_mesh_equals_one_device(name, 2, 4, 1)
-
-
-@pytest.mark.parametrize('mesh', [(8, 1, 1), (2, 2, 2)], ids=['data8', 'data2fsdp2tensor2'])
-@pytest.mark.parametrize('name', ['gan', 'vae', 'lm'])
-def test_other_meshes_of_eight_equal_one_device(name, mesh):
-  assert_mesh_equals_one_device(name, *mesh)
 
 
 def test_fsdp_and_tensor_really_split_parameters():
@@ -107,23 +172,20 @@ def test_pmap_equals_one_device_for_a_noise_free_method():
   close(one, eight)
 
 
-@every_config
-def test_pmap_trains_every_method(name):
-  config = tiny.config(name, eval__batch_size=64, data__batch_size=16, parallel='pmap')
-  state, metrics = tiny.train(config, 8, 4)
-  assert state.step == 4
+@every_structure
+def test_pmap_trains_every_method_and_evaluates_exactly_as_other_layouts_do(name):
+  config = tiny.config(name, eval__batch_size=64, data__batch_size=16)
+  program = tiny.program(config)
+  trained, metrics = tiny.train(config_lib.override(config, {'parallel': 'pmap'}), 8, 4)
+  assert trained.step == 4
   assert all(np.isfinite(value).all() for value in metrics.values())
-
-
-@every_config
-def test_evaluation_is_exact_whatever_the_batch_size_and_the_layout(name):
-  state, results = tiny.program(tiny.config(name)).init(), []
-  for size, devices, parallel in ((48, 1, 'jit'), (56, 8, 'jit'), (64, 8, 'pmap')):
-    config = tiny.config(name, eval__batch_size=size, parallel=parallel, data__batch_size=16)
+  state, results = tiny.placed(program, trained), []
+  for size, devices, parallel in ((64, 1, 'jit'), (56, 8, 'jit'), (64, 8, 'pmap')):
+    other = config_lib.override(config, {'eval.batch_size': size, 'parallel': parallel})
     source = tiny.dataset(config).splits['validation']
     assert len(source) % size, 'the last batch must be ragged'
-    program = tiny.program(config, devices)
-    results.append(Evaluator(program, config, source)(tiny.placed(program, state)))
+    program = tiny.program(other, devices)
+    results.append(Evaluator(program, other, source)(tiny.placed(program, state)))
   assert all(np.isfinite(value) for value in results[0].values())
   for other in results[1:]:
     assert other.keys() == results[0].keys()
@@ -137,19 +199,19 @@ def test_evaluation_equals_a_plain_loop_over_single_examples(name):
   source = tiny.dataset(config).splits['validation']
   program = tiny.program(config)
   state = program.init()
-  method = config_lib.experiment(config).build(config, program.spec)
-  key = keys.stream(keys.root(config.eval.seed), 'eval')
-  step = jax.jit(method.eval_step)
-  index, _ = eval_plan(source, 1)
-  totals = {}
-  for i in index[:20, 0]:
+  index, mask = eval_plan(source, config.eval.batch_size)
+  assert not mask[-1].all(), 'the last batch must be ragged'
+  step = jax.jit(config_lib.builder(config)(config, program.spec).eval_step)
+  key, totals = keys.stream(keys.root(config.eval.seed), 'eval'), {}
+  for i in index[-1][mask[-1] > 0]:
     batch = {**source.read(np.array([i])), 'mask': np.ones(1, np.float32)}
     for metric, (value, count) in step(state, batch, key).items():
       total = totals.setdefault(metric, [0.0, 0.0])
       total[0] += float(value)
       total[1] += float(count)
-  batch = {**source.read(index[:20, 0]), 'mask': np.ones(20, np.float32)}
-  for metric, (value, count) in step(state, batch, key).items():
+  together = step(state, {**source.read(index[-1]), 'mask': mask[-1]}, key)
+  assert together.keys() == totals.keys()
+  for metric, (value, count) in together.items():
     assert float(value) == pytest.approx(totals[metric][0], rel=1e-4, abs=1e-4)
     assert float(count) == totals[metric][1]
 
@@ -159,12 +221,15 @@ def test_samples_depend_on_the_latents_alone(name):
   config = tiny.config(name)
   program = tiny.program(config)
   state = program.init()
-  if not program.draws:
-    with pytest.raises(UserError, match='draws no samples'):
-      program.sampler(state, 4)
+  task = program.tasks.get(program.drawing_task())
+  if task is None:
+    with pytest.raises(UserError, match=f"'{config.experiment}' does not 'generate'"):
+      program.task('generate')
     return
-  first, again = (np.asarray(program.sampler(state, 4)(state)) for _ in range(2))
-  other = np.asarray(program.sampler(state, 4, seed=7)(state))
+  batch = tiny.dataset(config).splits['validation'].read(np.arange(4))
+  given = {name: batch[name] for name, field in task.inputs.items() if field.required}
+  run = jax.jit(lambda own: task.run(state, given, own)['sample'])
+  first, again, other = (np.asarray(run(jax.random.split(jax.random.key(seed), 4))) for seed in (0, 0, 7))
   np.testing.assert_array_equal(first, again)
   assert not np.array_equal(first, other)
   if program.spec.kind == 'image':
@@ -177,7 +242,7 @@ def test_samples_depend_on_the_latents_alone(name):
     assert first.max() < program.spec.vocab.size
 
 
-@every_config
+@every_structure
 def test_accumulated_gradients_equal_one_batch(name):
   # Where batch norm couples a batch, micro-batches are another (documented) computation.
   coupled = {'model__g_norm': 'none', 'model__d_norm': 'none', 'model__group': 1}
@@ -189,7 +254,7 @@ def test_accumulated_gradients_equal_one_batch(name):
   close(one, four)
 
 
-@every_config
+@every_structure
 def test_bf16_keeps_parameters_and_losses_in_fp32(name):
   state, metrics = tiny.train(tiny.config(name, precision='bf16'), 1, 2)
   assert {leaf.dtype for leaf in jax.tree.leaves((state.params, state.ema))} == {np.dtype('float32')}

@@ -1,5 +1,7 @@
 """What each kind of source feeds, that both feeds agree, and the mistakes a user can make with data."""
 
+import gzip
+import hashlib
 import logging
 import os
 import struct
@@ -8,6 +10,7 @@ import sys
 import zlib
 from pathlib import Path
 
+import cli
 import jax
 import numpy as np
 import pytest
@@ -161,10 +164,52 @@ def test_mnist_5k_is_the_real_digits_stratified(mnist):
     assert np.bincount(arrays['label']).tolist() == [len(source) // 10] * 10
     assert len(set(arrays['label'][:50].tolist())) == 10, 'shuffled'
     everything += [(image.tobytes(), label) for image, label in zip(arrays['image'], arrays['label'], strict=True)]
-  images, labels = mnist_5k.read_csv(mnist_5k._csv_path())
+  images, labels = mnist_5k.read()
   assert sorted(everything) == sorted((image.tobytes(), label) for image, label in zip(images, labels, strict=True))
   zeros, ones = (images[labels == digit].mean(0)[..., 0] for digit in (0, 1))
   assert zeros[14, 14] < 20 < 150 < ones[14, 14], 'a nought has a hole, a one a stroke'
+
+
+def test_the_content_of_mnist_5k_is_the_one_of_all_recorded_runs(mnist):
+  assert mnist.fingerprint == 'df48095246ec05e27b89801a131a6139086e574d0392d7274e4bff236ba82128'
+
+
+def test_the_data_card_of_mnist_5k_says_what_its_file_holds():
+  stored, card = mnist_5k.FILE.read_bytes(), mnist_5k.FILE.with_suffix('.md').read_text()
+  images, labels = mnist_5k.read()
+  for fact in (hashlib.sha256(stored).hexdigest(), f'{len(stored):,} bytes', mnist_5k.digest(images, labels)):
+    assert fact in card
+  assert all(word in card for word in ('Origin', 'Licence', 'How to make it again', 'gen_ai.data.make_mnist_5k'))
+
+
+def test_mnist_5k_is_made_again_of_a_table(tmp_path):
+  images, labels = mnist_5k.read()
+  table = np.concatenate([images.reshape(5000, -1), labels[:, None]], 1)
+  np.savetxt(tmp_path / 'digits.csv.gz', table, '%d', ',')
+  words = ('gen_ai.data.make_mnist_5k', tmp_path / 'digits.csv.gz', tmp_path / 'made')
+  done = cli.command(*words)
+  assert done.returncode == 0 and mnist_5k.DIGEST in done.stdout, done.stderr
+  for ours, theirs in zip(mnist_5k.read(tmp_path / 'made'), (images, labels), strict=True):
+    assert np.array_equal(ours, theirs) and ours.dtype == theirs.dtype
+  np.savetxt(tmp_path / 'digits.csv.gz', table[:20], '%d', ',')
+  cli.refused(cli.command(*words), 'digits.csv.gz holds other digits than mnist_5k')
+  (tmp_path / 'digits.csv.gz').write_bytes(gzip.compress(b'1,2,300'))
+  cli.refused(cli.command(*words), 'digits.csv.gz is no gzipped table')
+  cli.refused(cli.command(*words[:2]), 'two files are needed')
+
+
+def test_digits_that_are_gone_or_damaged_are_named(tmp_path):
+  whole, file = bytearray(mnist_5k.FILE.read_bytes()), tmp_path / 'digits.npz'
+  with pytest.raises(UserError, match=r'digits\.npz cannot be read.*install that again'):
+    mnist_5k.read(file)
+  for content in (whole[:1000], b'no archive', whole[:5000] + bytes(50) + whole[5050:]):
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=r'digits\.npz cannot be read'):
+      mnist_5k.read(file)
+  images, labels = mnist_5k.read()
+  np.savez_compressed(file, image=images[::-1], label=labels)
+  with pytest.raises(UserError, match=r'digits\.npz holds other digits'):
+    mnist_5k.read(file)
 
 
 def test_mnist_5k_first_used_by_several_processes(tmp_path):
@@ -192,7 +237,7 @@ def test_a_data_folder_that_cannot_be_written(tmp_path):
 def test_training_needs_no_packages_for_data_in_memory():
   code = """
 import sys
-for name in ('tensorflow', 'tensorflow_datasets', 'grain', 'PIL', 'pandas', 'mlxtend', 'matplotlib', 'torch'):
+for name in ('tensorflow', 'tensorflow_datasets', 'grain', 'PIL', 'pandas', 'matplotlib', 'torch'):
   sys.modules[name] = None
 import numpy as np
 from types import SimpleNamespace
@@ -527,7 +572,7 @@ def test_what_is_left_out_of_a_folder_is_counted(folder, tmp_path, data_dir, mon
   )
   assert identity.told(data).startswith(f'sha256 {data.fingerprint[:12]}; 2 classes: cat, dog; left out: other')
   described = identity.describe(data)
-  assert described['class_names'] == ['cat', 'dog'] and described['notes'] == list(data.notes)
+  assert described.class_names == ['cat', 'dog'] and described.notes == list(data.notes)
 
 
 def test_image_size_applies_to_tfds_images(data_dir):

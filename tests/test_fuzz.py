@@ -1,6 +1,6 @@
 """Five hundred command lines that are almost right: whatever a person types ends in an answer, never in a traceback.
 
-Everything runs in this process. What would take long is replaced after all checks: training, the engines of sweeps,
+Everything runs in this process. What would take long is replaced after all checks: training, the launchers of sweeps,
 tracing, sampling and judging; what the commands read is one tiny recorded run beside runs that are records alone.
 """
 
@@ -19,12 +19,14 @@ import numpy as np
 import pytest
 import tiny
 
-from gen_ai import checkpoint, distributed, engine, evaluation, external, judge, program, sweep_command
+from gen_ai import checkpoint, distributed, engine, evaluation, external, generation, judge, record
 from gen_ai import config as config_lib
 from gen_ai.data import dataset, mnist_5k
-from gen_ai.engines import local, packed, ray, slurm
 from gen_ai.errors import DONE, FAILED, UserError
-from gen_ai.metrics.quality import Found
+from gen_ai.metrics.metric import Found
+from gen_ai.sweep import plan
+from gen_ai.sweep.launchers import lanes
+from gen_ai.sweep.launchers.registry import LAUNCHERS
 
 CASES, PARTS = 500, 10
 COMMON = '--config=configs/gan.py --tiny --config.run.writers='
@@ -35,16 +37,20 @@ LINES = {  # valid as they are, with the stubs below
     f'{COMMON} --runs_dir=r --config.loss.constraint=r1 --config.loss.penalty=2 --config.optim.schedule=cosine',
     '--config=configs/lm.py --tiny --print_config --config.model.width=32',
     '--config=configs/hvae.py --tiny --print_config --config.model.widths=(8,8) --config.loss.draws=2',
-    f'{COMMON} --runs_dir=r --axis=optim.lr=1e-4,1e-3 --axis=run.seed=0:2 --engine=packed --dry_run',
-    f'{COMMON} --runs_dir=r --sweep=lr,seed --engine=local --per_device=2',
-    f'{COMMON} --runs_dir=r --sample=3 --sample_seed=1 --engine=slurm --sbatch=--time=60',
-    f'{COMMON} --runs_dir=r --sweep=loss --halving=logit_gap:max,eta=2,first=4 --engine=print',
-    '--resume=run', '--resume=stopped --lease_wait=0', '--resume=SWEEP --engine=local --retry_failed', '--status=SWEEP',
-    '--stop=SWEEP --point=1', '--list', '--help',
+    f'{COMMON} --runs_dir=r --axis=optim.lr=1e-4,1e-3 --axis=run.seed=0:2 --launcher=packed --dry_run',
+    f'{COMMON} --runs_dir=r --sweep=lr,seed --launcher=local --per_device=2',
+    f'{COMMON} --runs_dir=r --sample=3 --sample_seed=1 --launcher=slurm --sbatch=--time=60',
+    f'{COMMON} --runs_dir=r --sweep=loss --halving=logit_gap:max,eta=2,first=4 --launcher=print',
+    '--resume=run', '--resume=stopped --lease_wait=0', '--resume=SWEEP --launcher=local --retry_failed',
+    '--status=SWEEP', '--stop=SWEEP --trial=1', '--list', '--help',
   ],
   'gen_ai.sample': ['run --n=4 --out=x.png --seed=1 --step=latest', 'run --n=2 --out=x.npy --step=8', 'run'],
+  'gen_ai.generate': [
+    'run --task=generate --n=3 --latent=latent.npy --out=x.npz', 'run --input=latent=latent.npy --out=x.png',
+  ],
   'gen_ai.evaluate': [
     'run --split=test --metrics=fd,kid --samples=16 --extractor=random --out=e.json', 'run --config.eval.seed=3',
+    'run --metrics=fd --task=generate --samples=16',
     '--samples_file=images.npy --data=mnist_5k --run_dir=theirs --metrics=fd --samples=16',
   ],
   'gen_ai.complete': ['inpaint --images=images.npy --mask=half --n=2 --out=c.png --seed=2 --step=latest'],
@@ -65,6 +71,7 @@ VALUES = [
   'configs/vae.py', 'mine.py', 'min', 'fd', 'nll', 'memorisation', 'random', 'classifier:run', 'inception:x',
   'train[:5]|train[5:9]|test', '1:0', '0:3', 'optim.lr=1,2', 'run.steps', 'sgd', 'stylegan2', 'cosine',
 ]  # fmt: skip
+LATENT = tiny.config('gan').model.latent
 FIELDS = {path: type(value) for path, value in sorted(config_lib.flatten(config_lib.load('configs/gan.py')).items())}
 FITTING = {  # by type of the field: what parses, and may yet be out of range
   bool: ['true', 'false'], int: ['0', '1', '2', '3', '7', '48', '1000000000'], list: ['()', '(1,)', '(3,5)', '(0,)'],
@@ -119,6 +126,7 @@ def place(tmp_path_factory):
       made_runs.make(f'runs/{name}', run__seed=seed)
     made_runs.start('inpaint', tiny.config('inpaint_gan'))
     np.save('images.npy', np.random.default_rng(0).integers(0, 256, (20, 28, 28, 1), np.uint8))
+    np.save('latent.npy', np.zeros((3, LATENT), np.float32))
     Path('torn.npy').write_bytes(Path('images.npy').read_bytes()[:100])
     Path('text.txt').write_text('def f(x): return x\n' * 4000)
     Path('mine.py').write_text('def get_config(): return 3\n')
@@ -139,14 +147,19 @@ def train(trainer, restored=None):
 class Judged:
   """In place of `judge.Judge`."""
 
+  generation = None
+
   def __init__(self, *arguments):
     pass
 
   def lanes(self, state):
     return [Found({}, [], {}, {})]
 
-  def likelihoods(self, state):
+  def own(self, state):
     return {}
+
+  def use(self, config):
+    pass
 
 
 def no_network(*arguments, **options):
@@ -176,9 +189,15 @@ def stubs(place, monkeypatch, tmp_path):
       raise UserError(f'data set mnist_5k: cannot write under {folder}.')
     return mnist(folder)
 
-  def sampler(self, state, n, seed=None):
-    assert self.draws
-    return lambda state: np.zeros((min(n, 8), *self.spec.shape), np.float32)
+  def outputs(self, state, index):
+    """In place of `Generation.outputs` of a run of configs/gan.py."""
+    return [{'sample': np.zeros((min(len(index), 8), 28, 28, 1), np.uint8)}]
+
+  def end_all(sweep, trials, options):
+    """In place of a launcher: every trial is done at once."""
+    for trial in trials:
+      sweep.run_dir(trial).mkdir(exist_ok=True)
+      record.RunDir(sweep.run_dir(trial)).status('done', trial.config.run.steps, trial.config.run.steps)
 
   shutil.copytree(place, tmp_path / 'here')
   monkeypatch.chdir(tmp_path / 'here')
@@ -187,13 +206,13 @@ def stubs(place, monkeypatch, tmp_path):
   monkeypatch.setattr(mnist_5k, 'prepare', prepare_here)
   monkeypatch.setattr(engine, 'train', train)
   monkeypatch.setattr(evaluation.Evaluator, 'metric_names', lambda self: ['logit_fake', 'logit_gap', 'logit_real'])
-  monkeypatch.setattr(program.Program, 'sampler', sampler)
+  monkeypatch.setattr(generation.Generation, 'outputs', outputs)
   monkeypatch.setattr(judge, 'Judge', Judged)
   monkeypatch.setattr(external, 'judge', lambda *arguments: (Found({}, [], {}, {}), 'ab' * 32))
-  monkeypatch.setattr(sweep_command, '_check_group', lambda *arguments: None)
-  monkeypatch.setattr(packed, 'lane_bytes', lambda point: 1)
-  for module in (packed, local, slurm, ray):
-    monkeypatch.setattr(module, 'launch', lambda sweep, points, options: DONE)
+  monkeypatch.setattr(plan, '_check_group', lambda *arguments: None)
+  monkeypatch.setattr(lanes, 'lane_bytes', lambda trial: 1)
+  for name in ('packed', 'local', 'slurm', 'ray'):
+    monkeypatch.setattr(LAUNCHERS[name], 'launch', end_all)
   monkeypatch.setattr(jax.distributed, 'initialize', no_network)
   monkeypatch.setattr(distributed, 'PATIENCE', 0.0)
   cache = jax.config.jax_compilation_cache_dir

@@ -8,9 +8,9 @@ import tiny
 
 from experiments import gan
 from gen_ai import config as config_lib
-from gen_ai import sweep
 from gen_ai.errors import UserError
 from gen_ai.maths import adversarial
+from gen_ai.sweep import trials
 from gen_ai.types import identity
 
 GANS = [name for name in tiny.CONFIGS if tiny.config(name).experiment == 'gan']
@@ -48,8 +48,8 @@ def test_each_update_leaves_the_other_player_untouched(name):
 
 def test_the_founding_notes_setting_is_a_sweep():
   base = config_lib.load('configs/gan.py')
-  (point,) = sweep.resolve(base, sweep.declared('configs/gan.py', 'note'))
-  config = point.config
+  (trial,) = trials.resolve(base, trials.declared('configs/gan.py', 'note'))
+  config = trial.config
   assert (config.model.g_widths, config.model.d_widths) == ((256, 512, 1024), (1024, 512, 256))
   assert (config.model.latent, config.model.g_activation, config.model.d_activation) == (100, 'relu', 'relu')
   assert (config.loss.kind, config.loss.constraint, config.loss.n_critic) == ('non_saturating', 'none', 1)
@@ -76,8 +76,11 @@ def test_weights_are_clipped():
   assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(state.params['g'])) > 0.01
 
 
+CONSTRAINTS = config_lib.declared('gan')['loss.constraint'].choices
+
+
 @pytest.mark.parametrize(('kind', 'constraint'), [
-  *((kind, 'r1') for kind in adversarial.KINDS), *(('hinge', constraint) for constraint in gan.CONSTRAINTS),
+  *((kind, 'r1') for kind in adversarial.KINDS), *(('hinge', constraint) for constraint in CONSTRAINTS),
 ])  # fmt: skip
 def test_every_loss_and_every_constraint_trains(kind, constraint):
   _, metrics = tiny.train(tiny.config('gan', loss__kind=kind, loss__constraint=constraint, run__steps=4))
@@ -138,14 +141,12 @@ def test_the_half_life_of_the_average_is_in_images():
 @pytest.mark.parametrize('network', ['mlp', 'dcgan', 'stylegan2'])
 def test_every_condition_trains_with_every_kind_of_network(condition, network):
   small = {
-    'model__g_widths': (8,),
-    'model__d_widths': (8,),
-    'model__style': 4,
-    'model__mapping_layers': 1,
-    'model__max_width': 4,
-    'loss__constraint': 'none',  # a second derivative of every network would be compiled
-  }
-  config = tiny.config('gan', model__condition=condition, model__network=network, model__width=4, run__steps=2, **small)
+    'mlp': {'model__g_widths': (8,), 'model__d_widths': (8,)},
+    'dcgan': {'model__width': 4},
+    'stylegan2': {'model__style': 4, 'model__mapping_layers': 1, 'model__width': 4, 'model__max_width': 4},
+  }[network]
+  small |= {'loss__constraint': 'none'}  # a second derivative of every network would be compiled
+  config = tiny.config('gan', model__condition=condition, model__network=network, run__steps=2, **small)
   state, metrics = tiny.train(config)
   assert all(np.isfinite(value).all() for value in metrics.values())
   assert ('class_nats_real' in metrics) == (condition == 'auxiliary')
@@ -187,27 +188,28 @@ def test_singular_values_are_recorded_and_used():
 
 @pytest.mark.parametrize(('overrides', 'message'), [
   ({'model.network': 'stylegan2', 'model.g_output': 'relu'}, "g_output='relu' is none of linear, tanh"),
-  ({'loss.path_length': 1.0}, 'penalty on styles'),
+  ({'loss.path_length': 1.0}, "no field 'loss.path_length': it is for config.model.network 'stylegan2'"),
   ({'loss.penalty_every': 0}, 'at least 1'),
   ({'optim.ema_halflife': 10.0, 'optim.ema_decay': 0.9}, 'ema_halflife.*ema_decay'),
   ({'augment.kind': 'ada', 'loss.kind': 'least_squares'}, "ada goes by the sign.*kind='least_squares'"),
-  ({'model.network': 'stylegan2', 'model.mapping_lr': 0.0}, 'mapping_lr=0.0 leaves no mapping'),
-  ({'model.network': 'stylegan2', 'model.mapping_lr': -0.1}, 'mapping_lr=-0.1 leaves no mapping'),
+  ({'model.network': 'stylegan2', 'model.mapping_lr': 0.0}, 'mapping_lr=0.0 must be more than 0'),
+  ({'model.network': 'stylegan2', 'model.mapping_lr': -0.1}, 'mapping_lr=-0.1 must be more than 0'),
   ({'model.network': 'stylegan2', 'model.mixing': 1.5}, 'mixing=1.5 must be from 0 to 1'),
-  ({'sample.truncation': 0.5}, "truncation=0.5 .*network='mlp' has none"),
+  ({'sample.truncation': 0.5}, "no field 'sample.truncation'.*network='mlp'"),
   ({'loss.constraint': 'clip', 'loss.clip': 0.0}, 'clip=0.0 .*positive'),
   ({'loss.constraint': 'clip', 'loss.clip': -0.1}, 'clip=-0.1 .*positive'),
   ({'loss.penalty': -1.0}, 'penalty=-1.0 must be at least 0'),
   ({'loss.d_lr_factor': -1.0}, 'd_lr_factor=-1.0 must be at least 0'),
   ({'augment.kind': 'flip'}, 'none of none, diffaugment, ada'),
-  ({'augment.policy': 'color,colour'}, "'colour' is none of"),
+  ({'augment.policy': 'color,colour'}, "has 'colour', which is none of color"),
   ({'model.network': 'stylegan2', 'data.image_size': 30}, '30x30 images.*multiples of 4'),
 ])  # fmt: skip
 def test_what_does_not_fit_is_refused_by_name(overrides, message):
-  config = config_lib.override(tiny.config('gan'), overrides)
-  size = config.data.image_size or 28
+  size = overrides.get('data.image_size', 28)
   spec = tiny.dataset(tiny.config('gan')).spec._replace(shape=(size, size, 1))
   with pytest.raises(UserError, match=message):
+    config = config_lib.override(tiny.config('gan'), overrides)
+    config_lib.validate(config)
     jax.eval_shape(gan.build(config, spec).init, jax.random.key(0))
 
 
@@ -216,7 +218,7 @@ def test_samples_come_from_averaged_weights_and_their_moments():
   state, _ = tiny.train(config)
   method = gan.build(config, tiny.dataset(config).spec)
   state = jax.tree.map(jnp.asarray, state)
-  sample = lambda method, state: jax.jit(method.sample, static_argnums=2)(state, jax.random.key(0), 4)  # noqa: E731
+  sample = lambda method, state: tiny.sample(method, state, jax.random.key(0), 4)  # noqa: E731
   drawn = sample(method, state)
   swapped = state._replace(
     params={**state.params, 'g': state.ema['params']}, stats={**state.stats, 'g': state.ema['stats']}
@@ -230,4 +232,5 @@ def test_samples_come_from_averaged_weights_and_their_moments():
 def test_an_unknown_choice_is_refused_with_the_known_ones(field):
   config = config_lib.override(tiny.config('gan'), {field: 'nonsense'})
   with pytest.raises(UserError, match='nonsense.*(none of|choose one of)'):
+    config_lib.validate(config)
     gan.build(config, tiny.dataset(config).spec).init(jax.random.key(0))

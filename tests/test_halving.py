@@ -1,6 +1,5 @@
 """Early stopping: the rule, its rungs, who goes on, what is read from the runs and what is written down."""
 
-import json
 import math
 import random
 import subprocess
@@ -9,9 +8,13 @@ import sys
 import pytest
 import tiny
 
-from gen_ai import halving, record
+from gen_ai import config as config_lib
+from gen_ai import record
 from gen_ai.errors import UserError
-from gen_ai.halving import Rule, parse, promotes, rungs, survivors
+from gen_ai.sweep import halving
+from gen_ai.sweep.directory import Sweep
+from gen_ai.sweep.halving import Rule, parse, promotes, rungs, survivors
+from gen_ai.sweep.trials import Trial
 
 NAN = float('nan')
 
@@ -91,7 +94,7 @@ def test_ties_go_to_the_lower_number_whatever_the_order():
 
 @pytest.mark.parametrize('mode', ['min', 'max'])
 @pytest.mark.parametrize('bad', [NAN, math.inf, -math.inf])
-def test_diverged_points_come_last(mode, bad):
+def test_diverged_trials_come_last(mode, bad):
   values = {0: bad, 1: 5.0, 2: bad, 3: -5.0, 4: 1e30, 5: -1e30}
   assert survivors(values, 2, mode) < {1, 3, 4, 5}
   assert survivors({0: bad, 1: bad, 2: 3.0}, 2, mode) == {2, 0}
@@ -99,7 +102,7 @@ def test_diverged_points_come_last(mode, bad):
   assert promotes(1.0, [bad, bad, bad], 2, mode)
 
 
-def test_without_waiting_a_point_is_judged_by_those_before_it():
+def test_without_waiting_a_trial_is_judged_by_those_before_it():
   assert promotes(9.0, [], 3, 'min')
   assert promotes(9.0, [1.0], 3, 'min'), 'fewer than eta: nothing to go by'
   assert not promotes(9.0, [1.0, 2.0], 3, 'min')
@@ -111,7 +114,7 @@ def test_without_waiting_a_point_is_judged_by_those_before_it():
   assert not promotes(1.5, [1.0, 2.0, 3.0, 4.0], 3, 'min')
 
 
-def test_about_one_of_eta_goes_on_when_points_come_in_any_order():
+def test_about_one_of_eta_goes_on_when_trials_come_in_any_order():
   rng, eta, n, orders = random.Random(0), 3, 90, 100
   going, kept = 0, 0
   for _ in range(orders):
@@ -125,12 +128,12 @@ def test_about_one_of_eta_goes_on_when_points_come_in_any_order():
   assert kept / orders > 0.8 * n / eta, 'most of those that waiting would have kept'
 
 
-def sweep(path, points):
-  """A sweep directory whose points hold `points`: {number: (state, [(step, kind, metrics)])}; None: not started."""
-  path.mkdir()
-  numbered = [{'number': n, 'dir': f'optim.lr={n}', 'overrides': {'optim.lr': n}} for n in points]
-  (path / 'sweep.json').write_text(json.dumps({'points': numbered}))
-  for number, content in points.items():
+def sweep(runs_dir, trials):
+  """A sweep whose trials hold `trials`: {number: (state, [(step, kind, metrics)])}; None: not started."""
+  base = config_lib.load('configs/gan.py')
+  made = Sweep.create(str(runs_dir), 's', base, [Trial(n, {'optim.lr': n}, base, f'optim.lr={n}') for n in trials], {})
+  path = made.path
+  for number, content in trials.items():
     if content is None:
       continue
     run = record.RunDir.make(path / f'optim.lr={number}')
@@ -139,12 +142,12 @@ def sweep(path, points):
     for step, kind, metrics in rows:
       run.append_metrics({'step': step, 'kind': kind, **metrics})
     run.status(state, rows[-1][0] if rows else 0, 100)
-  return path
+  return made
 
 
 def test_values_at_a_rung_are_read_from_the_runs(tmp_path):
   rows = [(20, 'train', {'loss': 9.0}), (20, 'eval', {'nll_bpd': 1.25}), (40, 'eval', {'nll_bpd': 7.0})]
-  path = sweep(tmp_path / 's', {
+  found = sweep(tmp_path, {
     0: ('running', rows),
     1: ('running', rows[:1]),  # has trained to the rung and not been evaluated yet
     2: None,
@@ -156,66 +159,57 @@ def test_values_at_a_rung_are_read_from_the_runs(tmp_path):
     8: ('running', [(40, 'eval', {'nll_bpd': 4.0})]),  # evaluated less often
     9: ('diverged', [(40, 'train', {'loss': 1.0})]),
   })  # fmt: skip
-  found = halving.rung_values(path, 20, 'nll_bpd')
-  assert found.keys() == {0, 3, 4, 5, 7}
-  assert (found[0], found[4], found[7]) == (1.25, 1.25, math.inf)
-  assert math.isnan(found[3]) and math.isnan(found[5])
+  values = halving.rung_values(found, 20, 'nll_bpd')
+  assert values.keys() == {0, 3, 4, 5, 7}
+  assert (values[0], values[4], values[7]) == (1.25, 1.25, math.inf)
+  assert math.isnan(values[3]) and math.isnan(values[5])
   with pytest.raises(UserError, match=r"evaluates no metric 'nll'.*it has nll_bpd"):
-    halving.rung_values(path, 20, 'nll')
+    halving.rung_values(found, 20, 'nll')
 
 
 def test_rows_that_a_resume_computed_again_do_not_count(tmp_path):
-  path = sweep(tmp_path / 's', {0: ('running', [(20, 'eval', {'nll_bpd': 5.0}), (25, 'diverged', {'loss': NAN})])})
-  run = record.RunDir(path / 'optim.lr=0')
+  found = sweep(tmp_path, {0: ('running', [(20, 'eval', {'nll_bpd': 5.0}), (25, 'diverged', {'loss': NAN})])})
+  run = record.RunDir(found.path / 'optim.lr=0')
   run.begin_attempt(10)
-  assert halving.rung_values(path, 20, 'nll_bpd') == {}
+  assert halving.rung_values(found, 20, 'nll_bpd') == {}
   run.append_metrics({'step': 20, 'kind': 'eval', 'nll_bpd': 6.0})
-  with (path / 'optim.lr=0' / 'metrics.jsonl').open('a') as file:
+  with (found.path / 'optim.lr=0' / 'metrics.jsonl').open('a') as file:
     file.write('{"step": 30, "kind": "ev')  # killed while it wrote
-  assert halving.rung_values(path, 20, 'nll_bpd') == {0: 6.0}
-
-
-def test_what_is_no_sweep_is_refused(tmp_path):
-  with pytest.raises(UserError, match='is not a sweep directory'):
-    halving.rung_values(tmp_path, 20, 'nll_bpd')
-  for text in ('{"points": [', '[]', '{}', '{"points": [{"dir": "a"}]}'):
-    (tmp_path / 'sweep.json').write_text(text)
-    with pytest.raises(UserError, match='sweep.json is damaged'):
-      halving.rung_values(tmp_path, 20, 'nll_bpd')
+  assert halving.rung_values(found, 20, 'nll_bpd') == {0: 6.0}
 
 
 def test_decisions_are_made_from_the_record_written_down_and_stand(tmp_path):
   values = {0: 3.0, 1: 2.0, 2: 5.0, 3: NAN}
-  path = sweep(tmp_path / 's', {n: ('running', [(20, 'eval', {'nll_bpd': v})]) for n, v in values.items()})
+  found = sweep(tmp_path, {n: ('running', [(20, 'eval', {'nll_bpd': v})]) for n, v in values.items()})
   rule = parse('nll_bpd:min,eta=2,first=20')
-  assert [bool(halving.decide(path, rule, 20, [point])) for point in (1, 0, 2, 3)] == [True, True, False, False]
-  made = halving.read_decisions(path)
+  assert [bool(halving.decide(found, rule, 20, [trial])) for trial in (1, 0, 2, 3)] == [True, True, False, False]
+  made = halving.read_decisions(found.path)
   assert [(d['point'], d['decision']) for d in made] == [(1, 'continue'), (0, 'continue'), (2, 'stop'), (3, 'stop')]
   assert made[0].keys() == {'time', 'rung', 'point', 'value', 'decision', 'compared', 'rule'}
   assert (made[2]['rung'], made[2]['value'], parse(made[2]['rule'])) == (20, 5.0, rule)
   assert {n: v for n, v in made[2]['compared'].items() if n != 3} == {0: 3.0, 1: 2.0, 2: 5.0}
   assert math.isnan(made[2]['compared'][3]) and math.isnan(made[3]['value'])
   # A worker that was killed and comes to the rung again is told the same, though the others have changed.
-  record.RunDir(path / 'optim.lr=1').begin_attempt(0)
-  assert not halving.decide(path, rule, 20, [2])
-  assert len(halving.read_decisions(path)) == 4
+  record.RunDir(found.path / 'optim.lr=1').begin_attempt(0)
+  assert not halving.decide(found, rule, 20, [2])
+  assert len(halving.read_decisions(found.path)) == 4
   with pytest.raises(ValueError, match='no evaluation at step 20'):
-    halving.decide(path, rule, 20, [9])
+    halving.decide(found, rule, 20, [9])
 
 
-def test_points_that_come_together_are_judged_together(tmp_path):
+def test_trials_that_come_together_are_judged_together(tmp_path):
   values = {0: 3.0, 1: 2.0, 2: 5.0, 3: NAN, 4: 2.5}
-  path = sweep(tmp_path / 's', {n: ('running', [(20, 'eval', {'nll_bpd': v})]) for n, v in values.items()})
+  found = sweep(tmp_path, {n: ('running', [(20, 'eval', {'nll_bpd': v})]) for n, v in values.items()})
   rule = parse('nll_bpd:min,eta=2,first=20')
-  assert halving.decide(path, rule, 20, [0, 1, 2, 3, 4]) == {0, 1, 4}, 'the best ceil(5 / 2)'
-  assert {d['point']: d['decision'] for d in halving.read_decisions(path)}[2] == 'stop'
-  assert halving.decide(path, rule, 20, [2, 4]) == {4}
-  assert len(halving.read_decisions(path)) == 5
+  assert halving.decide(found, rule, 20, [0, 1, 2, 3, 4]) == {0, 1, 4}, 'the best ceil(5 / 2)'
+  assert {d['point']: d['decision'] for d in halving.read_decisions(found.path)}[2] == 'stop'
+  assert halving.decide(found, rule, 20, [2, 4]) == {4}
+  assert len(halving.read_decisions(found.path)) == 5
 
 
-def test_a_point_is_not_compared_with_itself(tmp_path):
-  path = sweep(tmp_path / 's', {n: ('running', [(20, 'eval', {'nll_bpd': float(n)})]) for n in range(2)})
-  assert halving.decide(path, parse('nll_bpd:min,eta=3,first=20'), 20, [1]), 'two are fewer than eta'
+def test_a_trial_is_not_compared_with_itself(tmp_path):
+  found = sweep(tmp_path, {n: ('running', [(20, 'eval', {'nll_bpd': float(n)})]) for n in range(2)})
+  assert halving.decide(found, parse('nll_bpd:min,eta=3,first=20'), 20, [1]), 'two are fewer than eta'
 
 
 def test_a_line_cut_short_costs_no_other_decision(tmp_path):
@@ -233,7 +227,7 @@ def test_a_line_cut_short_costs_no_other_decision(tmp_path):
 
 WRITER = """
 import sys
-from gen_ai import halving
+from gen_ai.sweep import halving
 rule = halving.parse('nll_bpd:min,first=20')
 for rung in range(60):
   halving.record_decision(sys.argv[1], rule, rung, int(sys.argv[2]), True, {n: float(n) for n in range(40)})

@@ -12,9 +12,11 @@ import tiny
 from ml_collections import ConfigDict
 
 from gen_ai import config as config_lib
-from gen_ai import gan_fields, idle, sweep, vae_fields
-from gen_ai.engines import Options
+from gen_ai.config import idle
 from gen_ai.errors import UserError
+from gen_ai.sweep import trials as trials_lib
+from gen_ai.sweep.launchers.base import Options
+from gen_ai.sweep.launchers.registry import LAUNCHERS
 from gen_ai.types import Spec
 
 GAN, VAE = 'configs/gan.py', 'configs/vae.py'
@@ -28,10 +30,10 @@ def launch(*words):
 
 
 @pytest.mark.parametrize(('reference', 'given', 'says'), [
-  (GAN, {'model.width': '64'}, "config.model.width=64 would do nothing: it is for config.model.network 'dcgan' or"),
-  (GAN, {'model.width': '32'}, 'config.model.width=32 would do nothing'),  # the usual value, set by hand
+  (GAN, {'model.width': '64'}, "no field 'model.width': it is for config.model.network 'dcgan', 'resnet' or"),
   (GAN, {'model.attention': 'true'}, "for config.model.network 'resnet', and here config.model.network='mlp'"),
-  (GAN, {'model.mixing': '0.5'}, 'config.model.mixing=0.5'),
+  (GAN, {'model.mixing': '0.5'}, "no field 'model.mixing'"),
+  (GAN, {'loss.penalty': '10', 'loss.constraint': 'none'}, 'config.loss.penalty=10.0'),  # the usual value, set by hand
   (GAN, {'loss.penalty': '3', 'loss.constraint': 'none'},
    "config.loss.penalty=3.0 would do nothing: it is for config.loss.constraint '"),
   (GAN, {'augment.target': '0.5', 'augment.kind': 'diffaugment'}, 'config.augment.target=0.5'),
@@ -41,20 +43,18 @@ def launch(*words):
   (GAN, {'data.block_size': '32'}, 'config.data.name that holds text'),
   (GAN, {'data.on_bad_image': 'skip'}, "config.data.name 'folder:PATH'"),
   ('configs/lm.py', {'data.grey': 'true'}, 'config.data.name that holds images'),
-  ('configs/sngan.py', {'model.network': 'mlp'}, "config.model.g_norm='batch' would do nothing"),  # the file's own
   (VAE, {'model.widths': '(8,)'}, "config.model.network 'mlp'"),
   (VAE, {'model.top_widths': '(8,)'}, 'config.model.latents of several layers'),
   (VAE, {'loss.likelihood': 'gaussian', 'loss.binarise': 'static'}, "config.loss.binarise='static'"),
 ])  # fmt: skip
 def test_fields_that_nothing_would_read_are_refused(reference, given, says):
-  config = config_lib.override(config_lib.load(reference), given)
   with pytest.raises(UserError) as error:
-    idle.refuse(config, given)
+    idle.refuse(config_lib.override(config_lib.load(reference), given), given)
   assert says in str(error.value)
 
 
 @pytest.mark.parametrize(('reference', 'given'), [
-  (GAN, {'model.network': 'dcgan', 'model.width': '8'}), (GAN, {'model.attention': 'false'}),
+  (GAN, {'model.network': 'dcgan', 'model.width': '8'}), ('configs/sngan.py', {'model.network': 'mlp'}),
   ('configs/iwae.py', {'loss.bound': 'elbo', 'loss.gradient': 'plain'}),
   ('configs/stylegan2.py', {'model.style': '8'}), ('configs/wgan.py', {'loss.penalty': '3'}),
   (GAN, {'data.name': 'cifar10', 'data.grey': 'true'}),
@@ -72,12 +72,12 @@ def test_every_config_passes_as_it_is_and_tiny(name):
 
 def test_what_one_point_of_a_sweep_reads_is_not_idle():
   base = config_lib.override(config_lib.load(GAN), {'loss.penalty': '3', 'loss.constraint': 'none'})
-  points = [{'loss.constraint': 'none'}, {'loss.constraint': 'r1'}]
-  assert len(sweep.resolve(base, points, ['loss.penalty'])) == 2
+  trials = [{'loss.constraint': 'none'}, {'loss.constraint': 'r1'}]
+  assert len(trials_lib.resolve(base, trials, ['loss.penalty'])) == 2
   with pytest.raises(UserError, match='config.loss.penalty=3.0 would do nothing'):
-    sweep.resolve(base, points[:1], ['loss.penalty'])
-  with pytest.raises(UserError, match='point 1 .*config.model.width=9 would do nothing'):
-    sweep.resolve(config_lib.load(GAN), [{}, {'model.width': 9}])
+    trials_lib.resolve(base, trials[:1], ['loss.penalty'])
+  with pytest.raises(UserError, match="trial 1 .*no field 'model.width': it is for config.model.network"):
+    trials_lib.resolve(config_lib.load(GAN), [{}, {'model.width': 9}])
 
 
 class _Recording(ConfigDict):
@@ -108,7 +108,7 @@ def reads_of(config):
   reads.clear()
   size = config.data.image_size or 28
   spec = Spec(kind='image', shape=(size, size, 1), num_classes=10)
-  method = config_lib.experiment(config).build(recording, spec)
+  method = config_lib.builder(config)(recording, spec)
   n = config.data.batch_size * method.batches_per_step
   batch = {'image': np.zeros((n, size, size, 1), np.uint8), 'label': np.zeros(n, np.int32), 'index': np.arange(n)}
   state = jax.eval_shape(method.init, jax.random.key(0))
@@ -129,7 +129,9 @@ CASES = {
 def test_the_tables_say_what_the_code_reads(case):
   name, changes = CASES[case]
   config = config_lib.override(tiny.config(name), changes)
-  table = (gan_fields if config.experiment == 'gan' else vae_fields).USED_WITH
+  fields, flat = config_lib.declared(config.experiment), config_lib.flatten(config)
+  own = {path: field for path, field in fields.items() if path in flat and path not in config_lib.COMMON}
+  table = {path for path, field in own.items() if field.used_with or field.networks}
   reads = reads_of(config)
   used = {path for path in table if not idle.reason(config, path)}
   assert used <= reads, 'declared to be read, and is not'
@@ -137,7 +139,7 @@ def test_the_tables_say_what_the_code_reads(case):
   looked_at = {'loss.penalty', 'loss.clip', 'loss.auxiliary', 'loss.penalty_every', 'loss.path_every', 'model.mixing',
                'augment.policy', 'augment.groups', 'augment.speed', 'augment.interval', 'model.d_norm',
                'model.top_widths', 'loss.binarise', 'loss.gradient', 'model.mapping_lr'}  # fmt: skip
-  assert reads & set(table) - used <= looked_at, 'declared to be idle, and is read'
+  assert reads & table - used <= looked_at, 'declared to be idle, and is read'
 
 
 # Flags.
@@ -155,7 +157,7 @@ def places(tmp_path, monkeypatch):
 @pytest.mark.parametrize(('words', 'flag'), [
   ('--resume=RUN --tiny', 'tiny'), ('--resume=RUN --runs_dir=x', 'runs_dir'), ('--resume=RUN --run_dir=x', 'run_dir'),
   ('--resume=RUN --print_config', 'print_config'), ('--resume=RUN --axis=run.seed=0,1', 'axis'),
-  ('--resume=RUN --retry_failed', 'retry_failed'), ('--resume=RUN --point=1', 'point'),
+  ('--resume=RUN --retry_failed', 'retry_failed'), ('--resume=RUN --trial=1', 'trial'),
   ('--config=configs/gan.py --run_dir=x --runs_dir=y', 'runs_dir'), ('--config=configs/gan.py --dry_run', 'dry_run'),
   ('--config=configs/gan.py --sample_seed=1', 'sample_seed'), ('--run_dir=x --tiny', 'tiny'),
   ('--config=configs/gan.py --axis=run.seed=0,1 --print_config', 'print_config'),
@@ -163,13 +165,13 @@ def places(tmp_path, monkeypatch):
   ('--config=configs/gan.py --axis=run.seed=0,1 --sample_seed=3', 'sample_seed'),
   ('--config=configs/gan.py --tiny --axis=run.seed=0,1 --per_device=2', 'per_device'),
   ('--config=configs/gan.py --tiny --axis=run.seed=0,1 --sbatch=--time=1', 'sbatch'),
-  ('--config=configs/gan.py --tiny --axis=run.seed=0,1 --engine=local --ray_address=h:1', 'ray_address'),
-  ('--config=configs/gan.py --tiny --axis=run.seed=0,1 --engine=ray --devices=0', 'devices'),
+  ('--config=configs/gan.py --tiny --axis=run.seed=0,1 --launcher=local --ray_address=h:1', 'ray_address'),
+  ('--config=configs/gan.py --tiny --axis=run.seed=0,1 --launcher=ray --devices=0', 'devices'),
   ('--resume=SWEEP --tiny', 'tiny'), ('--resume=SWEEP --runs_dir=x', 'runs_dir'),
   ('--resume=SWEEP --sample=2', 'sample'),
-  ('--resume=SWEEP --point=1', 'point'), ('--resume=SWEEP --sbatch=--time=1', 'sbatch'),
-  ('--resume=SWEEP --engine=slurm --devices=0', 'devices'), ('--resume=SWEEP --config.run.seed=1', 'config.run.seed'),
-  ('--status=SWEEP --point=1', 'point'), ('--status=SWEEP --config=configs/gan.py', 'config'),
+  ('--resume=SWEEP --trial=1', 'trial'), ('--resume=SWEEP --sbatch=--time=1', 'sbatch'),
+  ('--resume=SWEEP --launcher=slurm --devices=0', 'devices'), ('--resume=SWEEP --config.run.seed=1', 'config.run.seed'),
+  ('--status=SWEEP --trial=1', 'trial'), ('--status=SWEEP --config=configs/gan.py', 'config'),
   ('--status=SWEEP --stop=SWEEP', 'stop'), ('--stop=SWEEP --resume=SWEEP', 'resume'), ('--stop=SWEEP --tiny', 'tiny'),
   ('--list --tiny', 'tiny'), ('--list --config=configs/gan.py', 'config'),
   ('--list --config.run.seed=1', 'config.run.seed'),
@@ -186,13 +188,14 @@ def test_every_flag_of_launch_is_in_a_table_or_always_read():
   defined = {node.args[0].value for node in ast.walk(tree) if isinstance(node, ast.Call)
              and isinstance(node.func, ast.Attribute) and node.func.attr.startswith('DEFINE_')}  # fmt: skip
   [table] = [node.value for node in tree.body if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict)]
-  assert {key.value for key in table.keys} == defined - {'compilation_cache'}
+  older = {'engine', 'point'}  # aliases
+  assert {key.value for key in table.keys} == defined - {'compilation_cache'} - older
   assert {field.name for field in Options.__dataclass_fields__.values()} - {'cache'} <= defined
 
 
-def test_an_option_of_engines_says_which_read_it():
+def test_an_option_of_launchers_says_which_read_it():
   for name, field in Options.__dataclass_fields__.items():
     if name != 'cache':
-      for engine in field.metadata['engines']:
-        source = inspect.getsource(__import__(f'gen_ai.engines.{engine}', fromlist=['launch']))
+      for launcher in field.metadata['launchers']:
+        source = inspect.getsource(inspect.getmodule(type(LAUNCHERS[launcher])))
         assert f'options.{name}' in source

@@ -13,15 +13,16 @@ HEAVY = ('jax', 'flax', 'optax', 'orbax', 'tensorflow', 'tensorflow_datasets', '
 @pytest.mark.parametrize('code', [
   'import gen_ai',
   'import gen_ai.config, gen_ai.errors',
+  'import gen_ai.__main__, gen_ai.installation',
   'import gen_ai.compare',
-  'import gen_ai.sweep, gen_ai.halving, gen_ai.agreement, gen_ai.sweep_table',
+  'import gen_ai.sweep.command, gen_ai.sweep.halving, gen_ai.agreement',
   'import runpy; run = lambda: runpy.run_path("launch.py", run_name="__main__")\n'
   'sys.argv = ["launch.py", "--help"]\ntry: run()\nexcept SystemExit: pass',
   'import runpy; run = lambda: runpy.run_path("launch.py", run_name="__main__")\n'
   'sys.argv = ["launch.py", "--list"]\ntry: run()\nexcept SystemExit: pass',
   'import runpy; run = lambda: runpy.run_path("launch.py", run_name="__main__")\n'
   'sys.argv = ["launch.py", "--config=configs/wgan.py", "--print_config"]\ntry: run()\nexcept SystemExit: pass',
-], ids=['gen_ai', 'config', 'compare', 'sweep', 'help', 'list', 'print_config'])  # fmt: skip
+], ids=['gen_ai', 'config', 'commands', 'compare', 'sweep', 'help', 'list', 'print_config'])  # fmt: skip
 def test_light_commands_import_nothing_heavy(code):
   probe = f'import sys\n{code}\nprint("heavy:", *sorted(set({HEAVY}) & set(sys.modules)))'
   done = tiny.command('-c', probe)
@@ -73,6 +74,7 @@ from gen_ai import config as config_lib
 from gen_ai import provenance, worker
 from gen_ai.data import dataset as dataset_lib
 from gen_ai.errors import DONE
+from gen_ai.info import Origin
 
 noise = np.random.default_rng(0)
 arrays = {'train': {'image': noise.integers(0, 256, (160, 28, 28, 1), np.uint8), 'label': np.arange(160) % 10}}
@@ -84,7 +86,7 @@ worker.use_cache(sys.argv[2])
 for name in ('gan', 'lm'):
   reference = f'configs/{name}.py'
   config = config_lib.override(config_lib.load(reference), {**config_lib.tiny(reference), 'data.split': 'auto'})
-  origin = {'argv': sys.argv, 'config_file': provenance.describe_file(reference), 'overrides': {}, 'cache': ''}
+  origin = Origin(sys.argv, provenance.describe_file(reference))
   assert worker.work(config, f'{sys.argv[1]}/{name}', '', origin) == DONE
 print('hidden but there:', *sorted(hidden & set(sys.modules) - started_with))
 """
@@ -103,7 +105,7 @@ def test_training_needs_the_core_packages_only(tmp_path):
 # Room: the rooms of ours that it may look into. A room is a module of gen_ai, a folder of it, or a folder beside it.
 FOUNDATION = {'types', 'errors'}
 MAY_IMPORT = {
-  'types': set(), 'errors': set(),
+  'types': {'errors'}, 'errors': set(),
   'keys': {'types'},
   'maths': {*FOUNDATION, 'maths'},
   'nets': {*FOUNDATION, 'maths', 'nets'},
@@ -111,24 +113,26 @@ MAY_IMPORT = {
   'mesh': FOUNDATION,
   'flops': set(),
   'experiments': {*FOUNDATION, 'keys', 'maths', 'nets', 'optim'},
-  'configs': {'config', 'errors', 'gan_fields', 'space', 'vae_fields'},
-  'gan_fields': {'config'},
-  'vae_fields': {'config'},
-  'space': {'errors'},
-  'idle': {'config', 'errors', 'gan_fields', 'vae_fields'},
-  'sweep': {'config', 'errors', 'idle', 'lease', 'older_runs', 'record', 'space'},
-  'older_runs': {'config', 'errors', 'record'},
-  'halving': {'errors', 'record'},
+  'configs': {'config', 'errors', 'sweep'},  # of sweep: space
+  'sweep': {*FOUNDATION, 'command', 'config', 'data', 'distributed', 'engine', 'evaluation', 'files', 'info',
+            'installation', 'judge', 'lane', 'layouts', 'lease', 'memory', 'older_runs', 'places', 'program',
+            'progress', 'provenance', 'record', 'resume', 'stop', 'surroundings', 'terminal', 'worker', 'writers'},
+  'older_runs': {'config', 'errors', 'info', 'record'},
   'layouts': {*FOUNDATION, 'flops', 'maths', 'mesh'},
-  'config': {'errors'},
+  'installation': {'errors'},
+  'commands': set(),
+  '__main__': {'commands', 'errors', 'installation'},
+  'config': {'errors', 'installation'},
   'terminal': {'errors'},
-  'data': {*FOUNDATION, 'command', 'data', 'places', 'terminal'},
+  # Kinds of data write their files and pictures.
+  'data': {*FOUNDATION, 'command', 'data', 'files', 'info', 'installation', 'maths', 'pictures', 'places',
+           'terminal'},
   'places': {'errors'},
-  'metrics': {*FOUNDATION, 'command', 'config', 'keys', 'maths', 'nets', 'record', 'restored', 'data', 'metrics'},
+  'metrics': {*FOUNDATION, 'command', 'config', 'data', 'info', 'keys', 'maths', 'metrics', 'nets', 'record',
+              'restored'},
   'program': {*FOUNDATION, 'config', 'keys', 'layouts', 'memory'},
   'memory': FOUNDATION,
-  'checkpoint': {*FOUNDATION, 'record'},
-  'spread': {'data', 'maths'},
+  'checkpoint': {*FOUNDATION, 'files', 'record'},
 }  # fmt: skip
 # The loop and all below it know no method: experiments are found by the name in a config (gen_ai.config.experiment).
 NEVER = {'engine': {'experiments', 'nets', 'maths', 'configs', 'optim', 'metrics', 'judge'},
@@ -142,23 +146,56 @@ def room(path):
   return (parts[1] if len(parts) > 1 else '') if parts[0] == 'gen_ai' else parts[0]
 
 
+def by_string(call):
+  """The module that `call` imports by its name in a string, if it is such a call: [name], or as much of it as is fixed.
+
+  Experiments are found by the name in a config, which no code fixes.
+  """
+  function = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, 'id', '')
+  if function not in ('import_module', '__import__', 'run_module') or not call.args:
+    return []
+  name = call.args[0].values[0] if isinstance(call.args[0], ast.JoinedStr) else call.args[0]
+  if not (isinstance(name, ast.Constant) and isinstance(name.value, str)):
+    return []
+  return [name.value] if name.value.startswith('gen_ai') else []
+
+
 def looked_into(file):
-  """Rooms of ours that `file` imports from, anywhere in it."""
-  rooms = set()
+  """Rooms of ours that `file` imports from, anywhere in it, by a statement or by a name in a string."""
+  return {room(name) for name in imported(file)}
+
+
+def imported(file):
+  """Dotted names of ours that `file` imports."""
+  found = set()
   for node in ast.walk(ast.parse(file.read_text())):
     if isinstance(node, ast.Import):
       names = [alias.name for alias in node.names]
     elif isinstance(node, ast.ImportFrom):
       assert not node.level, f'{file}: relative import'
       names = [f'{node.module}.{alias.name}' for alias in node.names]
+    elif isinstance(node, ast.Call):
+      names = by_string(node)
     else:
       continue
-    rooms |= {room(name) for name in names if name.split('.')[0] in ('gen_ai', 'experiments', 'configs', 'launch')}
-  return rooms
+    found |= {name for name in names if name.split('.')[0] in ('gen_ai', 'experiments', 'configs', 'launch')}
+  return found
 
 
 FILES = sorted(path.relative_to(tiny.ROOT) for folder in ('gen_ai', 'experiments', 'configs')
                for path in (tiny.ROOT / folder).rglob('*.py'))  # fmt: skip
+
+
+@pytest.mark.parametrize(('text', 'rooms'), [
+  ('from importlib import import_module\nimport_module("gen_ai.sweep.board")', {'sweep'}),
+  ('import importlib\ndef later(name):\n  return importlib.import_module(f"gen_ai.compare.{name}")', {'compare'}),
+  ('__import__("gen_ai.engine", fromlist=["Trainer"])', {'engine'}),
+  ('import_module(name)\nimport_module("numpy")\nprint("gen_ai.compare")\nimport_module(f"experiments.{name}")', set()),
+])  # fmt: skip
+def test_imports_by_a_string_are_seen(tmp_path, text, rooms):
+  file = tmp_path / 'module.py'
+  file.write_text(text)
+  assert looked_into(file) == rooms
 
 
 def test_imports_point_one_way():
@@ -176,6 +213,23 @@ def test_no_two_rooms_import_each_other():
   graph = {}
   for path in FILES:
     graph.setdefault(room(path), set()).update(looked_into(tiny.ROOT / path) - {room(path), ''})
+  assert_no_circle(graph)
+
+
+def test_no_two_modules_of_the_sweep_room_import_each_other():
+  files = {'.'.join(path.with_suffix('').parts): path for path in FILES if path.parts[:2] == ('gen_ai', 'sweep')}
+  graph = {}
+  for name, path in files.items():
+    there = imported(tiny.ROOT / path)
+    graph[name] = {other for other in files if other in there or other in {n.rpartition('.')[0] for n in there}} - {
+      name
+    }
+  assert 'gen_ai.sweep.directory' in graph['gen_ai.sweep.halving']
+  assert_no_circle({name: others - {'gen_ai.sweep', 'gen_ai.sweep.launchers'} for name, others in graph.items()})
+
+
+def assert_no_circle(graph):
+  """Fails with a circle of `graph`, {name: names it leads to}."""
   seen, done = [], set()
 
   def walk(name):
@@ -192,8 +246,18 @@ def test_no_two_rooms_import_each_other():
     walk(name)
 
 
+def test_flax_is_imported_by_the_networks_alone():
+  importing = set()
+  for path in FILES:
+    for node in ast.walk(ast.parse((tiny.ROOT / path).read_text())):
+      names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+      names += [node.module] if isinstance(node, ast.ImportFrom) else []
+      importing |= {room(path) for name in names if name.split('.')[0] == 'flax'}
+  assert importing == {'nets'}
+
+
 def test_heavy_optional_packages_are_imported_where_they_are_needed():
-  optional = {'tensorflow', 'tensorflow_datasets', 'grain', 'PIL', 'matplotlib', 'mlxtend', 'tensorboardX', 'wandb'}
+  optional = {'tensorflow', 'tensorflow_datasets', 'grain', 'PIL', 'matplotlib', 'tensorboardX', 'wandb'}
   wrong = []
   for path in FILES:
     for node in ast.parse((tiny.ROOT / path).read_text()).body:

@@ -9,9 +9,9 @@ import tiny
 
 from experiments import inpaint_gan
 from gen_ai import config as config_lib
-from gen_ai import judge
-from gen_ai.draws import Given, Samples
+from gen_ai import judge, metrics
 from gen_ai.errors import DONE, UserError
+from gen_ai.generation import Generation, SplitInputs
 from gen_ai.layouts import LaneLayout, make_layout
 from gen_ai.maths import masks
 from gen_ai.maths.pixels import to_signed
@@ -33,6 +33,17 @@ def built(**overrides):
 
 def examples(config, index, split='validation'):
   return jax.tree.map(jnp.asarray, tiny.dataset(config).splits[split].read(np.asarray(index)))
+
+
+def complete(method):
+  """(state, batch, keys [B], what else the task takes) -> completions [B, H, W, C]."""
+  run = method.tasks['complete'].run
+  return jax.jit(lambda state, batch, own, **given: run(state, {'image': batch['image'], **given}, own)['sample'])
+
+
+def numbered(key, batch):
+  """Keys [B] by the numbers of the examples."""
+  return inpaint_gan.keys.per_example(key, batch['index'])
 
 
 def test_boxes_are_boxes_of_a_quarter_to_three_quarters():
@@ -60,9 +71,9 @@ def test_halves_and_the_centre():
 
 def test_a_mask_depends_on_its_example_alone():
   config, method, state = built()
-  draw = jax.jit(method.conditional)
-  whole = draw(state, examples(config, [4, 9, 2, 7]), jax.random.key(3))
-  some = draw(state, examples(config, [2, 9]), jax.random.key(3))
+  draw, key = complete(method), jax.random.key(3)
+  whole, some = (draw(state, batch, numbered(key, batch))
+                 for batch in (examples(config, [4, 9, 2, 7]), examples(config, [2, 9])))  # fmt: skip
   np.testing.assert_allclose(some, whole[jnp.array([2, 1])], atol=1e-4)
 
 
@@ -76,26 +87,24 @@ def test_known_pixels_are_kept_exactly_and_hidden_ones_are_not_looked_at():
   config, method, state = built()
   batch = examples(config, np.arange(6))
   mask = masks.draw('box', keys(6), (28, 28))
-  complete = jax.jit(lambda image, seed: method.conditional(
-    state, {'image': image, 'index': jnp.arange(6), 'hole': mask}, jax.random.key(seed)
-  ))  # fmt: skip
-  found = complete(batch['image'], 0)
+  draw = complete(method)
+  found = draw(state, batch, keys(6), mask=mask)
   known = np.asarray(mask[..., 0]) == 0
   x = np.asarray(to_signed(batch['image']))
   np.testing.assert_array_equal(np.asarray(found)[known], x[known])
   assert not np.array_equal(found, x)
   # What is hidden cannot leak: other hidden pixels, the same completion.
   other = jnp.where(mask > 0, 255 - batch['image'], batch['image'])
-  np.testing.assert_array_equal(complete(other, 0), found)
-  assert not np.array_equal(complete(batch['image'], 1), found)
+  np.testing.assert_array_equal(draw(state, {'image': other}, keys(6), mask=mask), found)
+  assert not np.array_equal(draw(state, batch, keys(6, 1), mask=mask), found)
 
 
 @pytest.mark.parametrize('shape', [(6, 28, 28), (6, 14, 14, 1), (1, 28, 28, 1)])
 def test_a_mask_of_the_wrong_shape_is_refused(shape):
   config, method, state = built()
-  batch = examples(config, np.arange(6)) | {'hole': jnp.ones(shape)}
+  batch = examples(config, np.arange(6))
   with pytest.raises(UserError, match=r'mask of shape .* does not fit images of shape \[6, 28, 28, 1\].*must be'):
-    method.conditional(state, batch, jax.random.key(0))
+    complete(method)(state, batch, keys(6), mask=jnp.ones(shape))
 
 
 @pytest.mark.parametrize(('overrides', 'message'), [
@@ -108,6 +117,7 @@ def test_what_does_not_fit_is_refused_by_name(overrides, message):
   size = config.data.image_size or 28
   spec = tiny.dataset(tiny.config('inpaint_gan')).spec._replace(shape=(size, size, 1))
   with pytest.raises(UserError, match=message):
+    config_lib.validate(config)
     jax.eval_shape(inpaint_gan.build(config, spec).init, jax.random.key(0))
 
 
@@ -128,10 +138,11 @@ def test_the_reconstruction_error_by_hand():
   config, method, state = built(optim__ema_decay=0.0)
   batch, key = examples(config, np.arange(16), 'train'), jax.random.key(1)
   _, metrics = jax.jit(method.train_step)(state, batch, key)
-  # The same example has the same hole and the same latent in a completion under the same key.
-  own = inpaint_gan.keys.per_example(inpaint_gan.keys.stream(key, 'mask'), batch['index'])
-  mask = np.asarray(masks.draw(config.model.mask, own, (28, 28)))
-  completed = np.asarray(jax.jit(method.conditional)(state, batch, key))
+  # The same holes and the same latents.
+  mask = masks.draw(config.model.mask, numbered(inpaint_gan.keys.stream(key, 'mask'), batch), (28, 28))
+  z = inpaint_gan.keys.normal(numbered(inpaint_gan.keys.stream(key, 'z'), batch), (config.model.latent,))
+  completed = np.asarray(complete(method)(state, batch, keys(16), mask=mask, latent=z))
+  mask = np.asarray(mask)
   error = np.abs(completed - np.asarray(to_signed(batch['image'])))
   expected = ((error * mask).sum((1, 2, 3)) / mask.sum((1, 2, 3))).mean()
   assert float(metrics['l1_hidden']) == pytest.approx(float(expected), rel=1e-4)
@@ -140,12 +151,12 @@ def test_the_reconstruction_error_by_hand():
 def test_the_spread_of_completions_by_hand():
   config, method, state = built(optim__ema_decay=0.0)
   batch, key = examples(config, np.arange(16), 'train'), jax.random.key(1)
-  own = inpaint_gan.keys.per_example(inpaint_gan.keys.stream(key, 'mask'), batch['index'])
+  own = numbered(inpaint_gan.keys.stream(key, 'mask'), batch)
   batch['hole'], batch['mask'] = masks.draw(config.model.mask, own, (28, 28)), np.ones(16, np.float32)
   total, count = jax.jit(method.eval_step)(state, batch, key)['spread_hidden']
   # Many completions of the same holes: few of them are not low for being few.
-  conditional = jax.jit(method.conditional)
-  drawn = np.stack([conditional(state, batch, jax.random.key(seed)) for seed in range(50)])
+  draw = complete(method)
+  drawn = np.stack([draw(state, batch, keys(16, seed), mask=batch['hole']) for seed in range(50)])
   pairs = zip(drawn[..., 0].std(0, ddof=1), np.asarray(batch['hole'][..., 0]) > 0.5, strict=True)
   expected = np.mean([std[hole].mean() for std, hole in pairs])
   assert float(total / count) == pytest.approx(expected, rel=0.1) and expected > 1e-4
@@ -170,13 +181,14 @@ def few_replicates(monkeypatch):
   monkeypatch.setattr(quality, 'REPLICATES', 10)
 
 
-def judged(names=('fd', 'prdc', 'memorisation'), devices=1, seeds=(), **overrides):
+def judged(names='fd,prdc,memorisation', devices=1, seeds=(), **overrides):
   config = tiny.config('inpaint_gan', **{'eval__samples': N, **overrides})
   data = tiny.dataset(config)
   lanes = [tiny.config('inpaint_gan', eval__samples=N, run__seed=seed) for seed in seeds]
   layout = LaneLayout(jax.devices()[:1]) if seeds else make_layout(config, jax.devices()[:devices])
-  program = Program(config, config_lib.experiment(config).build, data.spec, layout, lanes)
-  return judge.Judge(program, config, data, judge.protocol(config, data, 'test', names)), program.init()
+  program = Program(config, config_lib.builder(config), data.spec, layout, lanes)
+  asked = judge.protocol(config, data, 'test', metrics.parse(names, 'image'))
+  return judge.Judge(program, config, data, asked), program.init()
 
 
 def values(found):
@@ -193,14 +205,14 @@ def alone():
 
 def test_figures_of_completions_say_what_they_were_given(alone):
   for name, figure in alone.figures.items():
-    assert figure.stamp['conditioned_on'] == 'test', name
+    assert (figure.stamp['conditioned_on'], figure.stamp['task']) == ('test', 'complete'), name
     assert figure.stamp['measure'] == 'completion of masks of kind box'
   samples = tiny.config('gan', eval__samples=N)
   program = tiny.program(samples)
   data = tiny.dataset(samples)
-  of_gan = judge.Judge(program, samples, data, judge.protocol(samples, data, 'test', ('fd',)))
+  of_gan = judge.Judge(program, samples, data, judge.protocol(samples, data, 'test', metrics.parse('fd', 'image')))
   (found,) = of_gan.lanes(program.init())
-  assert 'conditioned_on' not in found.figures['fd'].stamp  # so that the two are never compared unseen
+  assert not {'conditioned_on', 'task'} & found.figures['fd'].stamp.keys()  # so that the two are never compared unseen
 
 
 @pytest.mark.parametrize(('devices', 'overrides'), [(8, {}), (8, {'parallel': 'pmap'}), (1, {'eval__batch_size': 24})])
@@ -210,9 +222,9 @@ def test_figures_of_completions_do_not_depend_on_devices(alone, devices, overrid
 
 
 def test_lanes_complete_as_runs_alone():
-  together, state = judged(('fd',), seeds=(0, 3))
+  together, state = judged('fd', seeds=(0, 3))
   found = together.measured(state, [0, 1])
-  one, own = judged(('fd',))
+  one, own = judged('fd')
   assert found[0][0] == pytest.approx(values(one.lanes(own)[0]), rel=1e-3)
   assert found[0][0] != pytest.approx(found[1][0], rel=1e-3)
 
@@ -222,7 +234,7 @@ def test_a_completion_is_of_the_example_of_its_number():
   program = tiny.program(config)
   source = tiny.dataset(config).splits['test']
   state = program.init()
-  drawn = Samples(program, 0, Given(config, source))
+  drawn = Generation(program, 0, 'complete', SplitInputs(config, source, program.task('complete')))
   numbers = np.array([0, 3, len(source) + 3])
   (found,) = drawn.read(state, numbers)
   images = source.read(source.eval_index(np.array([0, 3, 3])))['image']
@@ -244,11 +256,19 @@ def run_dir(tmp_path_factory):
   return path
 
 
-def test_a_run_tells_how_to_complete_and_not_how_to_sample(tmp_path):
+def test_a_run_tells_how_to_draw_more_and_the_command_completes_test_images(tmp_path, monkeypatch):
   done = cli.launch('--config=configs/inpaint_gan.py', '--tiny', '--config.run.writers=', f'--run_dir={tmp_path}/run')
   assert done.returncode == DONE, done
-  assert f'  python -m gen_ai.complete {tmp_path}/run --mask=half --out=completed.png\n' in done.stdout
-  assert 'gen_ai.sample' not in done.stdout
+  assert f'  python -m gen_ai.generate {tmp_path}/run --task=complete --n=16 --out=grid.png\n' in done.stdout
+  monkeypatch.chdir(tmp_path)
+  done = cli.command('gen_ai.sample', f'{tmp_path}/run', '--n=3', '--out=x.npz')
+  assert (done.returncode, done.stdout) == (DONE, '3 samples of step 8: x.npz\n'), done
+  with np.load('x.npz') as found:
+    completed, mask = found['sample'], found['mask'][..., 0]
+  source = tiny.dataset(tiny.config('inpaint_gan')).splits['test']
+  images = source.read(source.eval_index(np.arange(3)))['image']
+  np.testing.assert_array_equal(completed[mask == 0], images[mask == 0])
+  assert set(np.unique(mask)) == {0.0, 1.0} and not np.array_equal(completed, images)
 
 
 @pytest.fixture(scope='module')
@@ -278,7 +298,7 @@ def test_images_of_ones_own_are_completed(run_dir, files):
   np.testing.assert_array_equal(completed[:, ~mask], images[:9][:, ~mask])
   assert not np.array_equal(completed, images[:9])
   done = cli.command('gen_ai.complete', *words, '--n=9', f'--out={folder}/y.png')
-  assert done.stdout == f'9 images completed by step 8: {folder}/y.png\n'
+  assert done.stdout == f'9 samples of step 8: {folder}/y.png\n'
   from PIL import Image
 
   with Image.open(folder / 'y.png') as sheet:
@@ -289,15 +309,15 @@ def test_images_of_ones_own_are_completed(run_dir, files):
 
 
 @pytest.mark.parametrize(('words', 'says'), [
-  (['--mask={}/small.npy'], ['small.npy has the shape [14, 28]', 'for 10 images of 28x28 it must be [28, 28]']),
-  (['--mask={}/few.npy'], ['few.npy has the shape [3, 28, 28]', '[10, 28, 28]']),
-  (['--mask={}/two.npz'], ['two.npz must be one NumPy array [28, 28]']),
-  (['--mask={}/torn.npz'], ['torn.npz', 'cannot be read as a NumPy array']),
+  (['--mask={}/small.npy'], ['small.npy has the shape [14, 28]', 'for images of 28x28 it must be [28, 28]']),
+  (['--mask={}/few.npy'], ["the input 'mask' has 3 rows and 'image' has 10", 'give one for all, or as many']),
+  (['--mask={}/two.npz'], ['two.npz holds no samples', 'one NumPy array']),
+  (['--mask={}/torn.npz'], ['torn.npz holds no samples', 'one NumPy array, saved by np.save']),
   (['--images={}/torn.npz'], ['torn.npz holds no samples', 'one NumPy array, saved by np.save']),
-  (['--mask={}/point.npy'], ['point.npy must be one NumPy array']),
-  (['--mask=star'], ['--mask=star is none of box, half, centre']),
-  (['--images={}/m.npy'], ['--images=', 'm.npy holds bool [28, 28]']),
-  (['--out=x.jpg'], ['must end in .png or .npy']),
+  (['--mask={}/point.npy'], ['point.npy has the shape []', '[28, 28]']),
+  (['--mask=star'], ['--mask=star', 'It is none of box, half, centre either']),
+  (['--images={}/m.npy'], ['--image=', 'm.npy holds bool [28, 28]']),
+  (['--out=x.jpg'], ['must end in .png, .npy or .npz']),
 ])  # fmt: skip
 def test_what_cannot_be_completed_is_refused(run_dir, files, words, says):
   folder = files[0]
@@ -308,4 +328,4 @@ def test_what_cannot_be_completed_is_refused(run_dir, files, words, says):
 def test_only_completing_methods_complete(tmp_path, files):
   assert tiny.run(tiny.config('vae'), tmp_path / 'vae')[0] == DONE
   done = cli.command('gen_ai.complete', tmp_path / 'vae', f'--images={files[0]}/x.npy')
-  cli.refused(done, "config.experiment='vae' completes no images", 'configs/inpaint_gan.py')
+  cli.refused(done, f"{tmp_path}/vae does not 'complete': it can generate, reconstruct, encode")

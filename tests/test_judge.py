@@ -10,15 +10,16 @@ import pytest
 import tiny
 
 from gen_ai import config as config_lib
-from gen_ai import external, judge, record
-from gen_ai.draws import Samples
+from gen_ai import judge, metrics, record
+from gen_ai.data import kinds
 from gen_ai.errors import DONE, UserError
+from gen_ai.generation import Generation
 from gen_ai.layouts import LaneLayout, make_layout
 from gen_ai.metrics import features, quality
 from gen_ai.program import Program
 from gen_ai.types import Spec
 
-NAMES = ('fd', 'kid', 'prdc', 'ms_ssim', 'memorisation')
+NAMES = 'fd,kid,prdc,ms_ssim,memorisation'
 N = 300  # more than the features of the random extractor have
 
 
@@ -35,8 +36,8 @@ def judged(config, names=NAMES, devices=1, lanes=(), layout=None):
   """(the judge of the initial states of `config`, those states)."""
   data = tiny.dataset(config)
   layout = layout or make_layout(config, jax.devices()[:devices])
-  program = Program(config, config_lib.experiment(config).build, data.spec, layout, lanes)
-  asked = judge.protocol(config, data, 'test', names)
+  program = Program(config, config_lib.builder(config), data.spec, layout, lanes)
+  asked = judge.protocol(config, data, 'test', metrics.parse(names, 'image'))
   return judge.Judge(program, config, data, asked), program.init()
 
 
@@ -92,11 +93,11 @@ def test_intervals_of_shares_are_those_of_scipy(value, n):
 def test_lanes_are_judged_as_runs_alone_and_a_broken_one_stops_no_other():
   configs = [gan(run__seed=seed) for seed in (0, 5)]
   layout = LaneLayout(jax.devices()[:1])
-  together, state = judged(configs[0], ('fd', 'prdc'), lanes=configs, layout=layout)
+  together, state = judged(configs[0], 'fd,prdc', lanes=configs, layout=layout)
   broken = jax.tree.map(lambda leaf: leaf.at[1].set(np.nan) if leaf.dtype == np.float32 else leaf, state)
   found = together.measured(broken, [0, 1])
   for lane in (0,):
-    one, own = judged(configs[lane], ('fd', 'prdc'))
+    one, own = judged(configs[lane], 'fd,prdc')
     assert found[lane][0] == pytest.approx(values(one.lanes(own)[0]), rel=1e-3, abs=1e-4)
     assert found[lane][1] == ''
   assert found[1][0] == {} and 'NaN' in found[1][1]
@@ -105,18 +106,19 @@ def test_lanes_are_judged_as_runs_alone_and_a_broken_one_stops_no_other():
 
 
 def test_any_sample_can_be_drawn_again_by_its_number():
-  one, state = judged(gan(), ('fd',))
-  drawn = Samples(one._program, 0)
+  one, state = judged(gan(), 'fd')
+  drawn = Generation(one._program, 0)
   (whole,) = drawn.read(state, np.arange(70))
   (some,) = drawn.read(state, np.array([69, 3, 3]))
   np.testing.assert_array_equal(some, whole[[69, 3, 3]])
-  assert not np.array_equal(whole, Samples(one._program, 1).read(state, np.arange(70))[0])
+  assert not np.array_equal(whole, Generation(one._program, 1).read(state, np.arange(70))[0])
 
 
 def test_features_of_the_data_are_computed_once(tmp_path, monkeypatch):
   config = gan()
   monkeypatch.setattr(judge, 'data_folder', lambda data_dir: tmp_path)
-  data, extractor = tiny.dataset(config), judge.protocol(config, tiny.dataset(config), 'test', ('fd',)).extractor
+  data = tiny.dataset(config)
+  extractor = judge.protocol(config, data, 'test', metrics.parse('fd', 'image')).extractor
   first = judge.References(data, extractor, '')['test']
   (file,) = (tmp_path / 'features').iterdir()
 
@@ -144,8 +146,8 @@ def test_figures_in_training_are_those_of_the_checkpoint(tmp_path):
   assert [row['step'] for row in rows] == [4, 8] and all({'fd', 'kid'} <= row.keys() for row in rows)
   about = record.read_run(run)['evaluation']
   assert about['samples'] == N and 'random (weak)' in about['extractor'] and about['measure'] == ''
-  assert about['data_spread'] == pytest.approx(0.384, abs=5e-4)  # for the samples' own to be read beside
-  assert 'spread     0.384 in the training images; evaluations tell that of 8 samples\n' in done.stdout
+  assert about['data_figures']['spread'] == pytest.approx(0.384, abs=5e-4)  # for the samples' own to be read beside
+  assert 'spread     0.384 in the training data; evaluations tell that of 8 samples\n' in done.stdout
   assert record.read_summary(run)['best']['value'] == min(row['fd'] for row in rows)
   # An evaluation afterwards, on the split that training is judged on, finds the same, and adds it to the record.
   done = cli.command('gen_ai.evaluate', run, '--split=validation', '--metrics=fd,kid', '--step=4')
@@ -191,8 +193,8 @@ def test_texts_are_audited_for_verbatim_copies(tmp_path):
 
 
 def test_samples_made_elsewhere_are_judged_as_ours(tmp_path, alone):
-  one, state = judged(gan(), ('fd', 'prdc'))
-  (images,) = Samples(one._program, 0).read(state, np.arange(N))
+  one, state = judged(gan(), 'fd,prdc')
+  (images,) = Generation(one._program, 0).read(state, np.arange(N))
   np.save(tmp_path / 'x.npy', images[..., 0])
   words = [f'--samples_file={tmp_path}/x.npy', '--data=mnist_5k', f'--run_dir={tmp_path}/theirs',
            '--metrics=fd,fd_infinity,prdc,sliced_wasserstein',
@@ -264,7 +266,7 @@ GREY, COLOUR = Spec('image', (4, 4, 1)), Spec('image', (4, 4, 3))
 def test_the_advice_fits_what_is_wrong_with_an_array(array, spec, says, tmp_path):
   np.save(tmp_path / 'x.npy', array)
   with pytest.raises(UserError) as error:
-    external.read_samples(str(tmp_path / 'x.npy'), spec, None)
+    kinds.of(spec).load(str(tmp_path / 'x.npy'), spec, None, 'samples_file')
   assert all(text in str(error.value) for text in says), error.value
   assert '\n' not in str(error.value)
 
@@ -272,8 +274,8 @@ def test_the_advice_fits_what_is_wrong_with_an_array(array, spec, says, tmp_path
 def test_a_run_has_its_own_data_so_the_advice_is_for_the_images_alone(tmp_path):
   for array in (floats((9, 8, 8, 3)), floats((9, 4, 4))):
     np.save(tmp_path / 'x.npy', array)
-    with pytest.raises(UserError, match='--images=') as error:
-      external.read_samples(str(tmp_path / 'x.npy'), COLOUR, None, 'images')
+    with pytest.raises(UserError, match='--image=') as error:
+      kinds.of(COLOUR).load(str(tmp_path / 'x.npy'), COLOUR, None, 'image')
     assert 'config.data' not in str(error.value)
 
 
@@ -286,7 +288,7 @@ def run(tmp_path_factory):
 
 @pytest.mark.parametrize(('words', 'says'), [
   (['--metrics=fid'], "metric 'fid' is unknown"),
-  (['--metrics=nll'], "'gan' has no likelihood"),
+  (['--metrics=nll'], "'gan' has no 'log_weights': leave 'nll' out of the metrics"),
   (['--metrics=is'], "extractor 'random' has none"),
   (['--metrics=modes'], "leave 'modes' out"),
   (['--metrics=prdc', '--samples=4'], '5th nearest neighbour: 4 samples are too few'),
@@ -329,7 +331,7 @@ def test_fewer_samples_than_features_say_so(run, tmp_path):
 
 @pytest.mark.parametrize(('words', 'says'), [
   (['--config.eval.metrics=fid'], "metric 'fid' is unknown"),
-  (['--config.eval.metrics=nll'], "'gan' has no likelihood"),
+  (['--config.eval.metrics=nll'], "'gan' has no 'log_weights': leave 'nll' out of the metrics"),
   (['--config.eval.metrics=fd', '--config.eval.metrics_every=3'], 'not a multiple of config.run.eval_every'),
   (['--config.eval.best=fd:min'], 'config.eval.metrics adds figures of samples'),
   (['--config.eval.metrics=fd', '--axis=run.seed=0:2', '--config.eval.extractor=what'], 'what'),

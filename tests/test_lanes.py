@@ -1,4 +1,4 @@
-"""A lane of a packed program is the run alone: for every config, with schedules, averages and clipping."""
+"""A lane of a packed program is the run alone: for every structure, with schedules, averages and clipping."""
 
 import jax
 import numpy as np
@@ -7,19 +7,17 @@ import tiny
 
 from gen_ai import config as config_lib
 from gen_ai.data.feed import LaneFeed
-from gen_ai.effect import trace
 from gen_ai.evaluation import Evaluator
 from gen_ai.layouts import LaneLayout
 from gen_ai.nets import conv
 from gen_ai.program import Program
 
-every_config = pytest.mark.parametrize('name', tiny.CONFIGS)
+every_structure = pytest.mark.parametrize('name', tiny.STRUCTURES)
 
-VARIED = (
-  {},
-  {'optim__lr': 0.01, 'optim__clip_norm': 0.3, 'data__seed': 3, 'optim__ema_decay': 0.5, 'optim__end_factor': 0.7,
-   'run__seed': 9, 'optim__b1': 0.2},
-)  # fmt: skip
+VARIED = {
+  'optim__lr': 0.01, 'optim__clip_norm': 0.3, 'data__seed': 3, 'optim__ema_decay': 0.5, 'optim__end_factor': 0.7,
+  'run__seed': 9, 'optim__b1': 0.2,
+}  # fmt: skip
 
 
 def close(a, b, tolerance=2e-4):
@@ -34,7 +32,7 @@ def train(configs, devices=1, steps=None, mapping='vmap'):
   base = configs[0]
   data = tiny.dataset(base)
   layout = LaneLayout(jax.devices()[:devices], mapping)
-  program = Program(base, config_lib.experiment(base).build, data.spec, layout, configs)
+  program = Program(base, config_lib.builder(base), data.spec, layout, configs)
   seeds = sorted({config.data.seed for config in configs})
   feeds = [tiny.feed(next(c for c in configs if c.data.seed == seed), program) for seed in seeds]
   feed = LaneFeed(feeds, [seeds.index(c.data.seed) for c in configs]) if len(feeds) > 1 else feeds[0]
@@ -50,7 +48,7 @@ def train(configs, devices=1, steps=None, mapping='vmap'):
   return states, metrics, (program, state)
 
 
-@every_config
+@every_structure
 def test_a_lane_equals_the_run_alone(name):
   assert_lanes_equal_runs(name, 'vmap')
 
@@ -61,10 +59,12 @@ def test_a_lane_that_takes_turns_equals_the_run_alone(name):
 
 
 def assert_lanes_equal_runs(name, mapping):
-  configs = [tiny.exact(name, **changes) for changes in VARIED]
+  plain = tiny.exact(name)
+  others = {path: 0.8 * value for path, value in tiny.floats(plain).items() if not path.startswith('optim.')}
+  configs = [plain, config_lib.override(tiny.exact(name, **VARIED), others)]
   states, metrics, (program, state) = train(configs, mapping=mapping)
   evaluations = Evaluator(program, configs[0], tiny.dataset(configs[0]).splits['validation']).lanes(state)
-  drawn = program.layout.per_lane(program.sampler(state, 4)(state)) if program.draws else None
+  drawn = tiny.samples(program, state, 4) if program.drawing_task() == 'generate' else None
   for lane, config in enumerate(configs):
     alone, one = tiny.train(config)
     close(alone, states[lane])
@@ -75,11 +75,11 @@ def assert_lanes_equal_runs(name, mapping):
       expected = Evaluator(solo, config, tiny.dataset(config).splits['validation'])(restored)
       for metric, value in expected.items():
         assert evaluations[lane][metric] == pytest.approx(value, rel=1e-3, abs=1e-3), metric
-      if not program.draws:
+      if drawn is None:
         continue
-      sample = np.asarray(solo.sampler(restored, 4)(restored))
+      (sample,) = tiny.samples(solo, restored, 4)
       if program.spec.kind == 'image':
-        np.testing.assert_allclose(sample, drawn[lane], atol=2e-3)
+        np.testing.assert_allclose(sample.astype(int), drawn[lane], atol=1)  # levels
       else:
         assert sample.shape == drawn[lane].shape
 
@@ -92,32 +92,6 @@ def test_lanes_over_eight_devices_equal_lanes_on_one(name, mapping):
   close(one, eight)
   close(first, second)
   assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(state)} == {8}
-
-
-@every_config
-def test_every_traced_float_changes_what_its_lane_computes_or_is_known_to_do_nothing(name):
-  config = tiny.config(name)
-  data = tiny.dataset(config)
-  floats = config_lib.traced(config)
-  # Lanes that go apart after a few updates only: the end of a schedule, Adam's epsilon.
-  changed = {
-    path: value * (0.5 if path.endswith(('b1', 'b2', 'decay', 'factor')) else 3.0) for path, value in floats.items()
-  }
-  changed['optim.eps'] = 1e-2
-  changed |= {'optim.clip_norm': 1e-3} if 'optim.clip_norm' in floats else {}
-  changed |= {'optim.ema_decay': 0.1} if 'optim.ema_decay' in floats else {}  # a short run's average is bounded by 0.5
-  changed |= {'optim.ema_halflife': 1.0} if 'optim.ema_halflife' in floats else {}
-  configs = [config, *(config_lib.override(config, {path: value}) for path, value in changed.items())]
-  states, metrics, (program, state) = train(configs, 1, config.run.steps)
-  samples = program.layout.per_lane(program.sampler(state, 4)(state)) if program.draws else [()] * len(configs)
-  batch = data.splits['train'].read(np.arange(program.batch_size))
-  known, _ = trace(config, config_lib.experiment(config).build, data.spec, batch)
-  for lane, path in enumerate(changed, 1):
-    leaves = zip(jax.tree.leaves((states[0], metrics[0], samples[0])),
-                 jax.tree.leaves((states[lane], metrics[lane], samples[lane])), strict=True)  # fmt: skip
-    # The last lanes of many round in another way: 2e-7 was seen, and 4e-5 of the float that changes least.
-    differs = any(not np.allclose(a, b, rtol=1e-6, atol=1e-6) for a, b in leaves)
-    assert differs == (path in known), f'{path}: changes something: {differs}, known to: {path in known}'
 
 
 def test_a_cpu_takes_turns():

@@ -7,9 +7,10 @@ import pytest
 import tiny
 
 from gen_ai import config as config_lib
-from gen_ai import memory, sweep
-from gen_ai.engines import packed
+from gen_ai import memory
 from gen_ai.program import chunk
+from gen_ai.sweep import trials as trials_lib
+from gen_ai.sweep.launchers import lanes
 
 A = jax.ShapeDtypeStruct((256, 256), jnp.float32)
 SIZE = 256 * 256 * 4
@@ -44,15 +45,15 @@ def test_the_estimate_of_a_lane_is_no_less_than_xla_takes(name):
 
 
 def test_lanes_by_memory_and_by_hand(monkeypatch):
-  points = sweep.resolve(tiny.config('gan'), [{'run.seed': seed} for seed in range(10)])
-  need, resident = packed.lane_bytes(points[0]), packed._resident(points[0])
+  trials = trials_lib.resolve(tiny.config('gan'), [{'run.seed': seed} for seed in range(10)])
+  need, resident = lanes.lane_bytes(trials[0]), lanes._resident(trials[0])
   devices = len(jax.devices())
   monkeypatch.setattr(memory, 'available', lambda device: resident + need * 3 + 1)
-  assert packed.most_lanes(points[0]) == 3 * devices
+  assert lanes.most_lanes(trials[0]) == 3 * devices
   monkeypatch.setattr(memory, 'available', lambda device: resident)
-  assert packed.most_lanes(points[0]) == devices, 'one lane a device is the least'
-  by_hand = [sweep.Point(p.number, {}, config_lib.override(p.config, {'sweep.lanes': 4}), p.name) for p in points]
-  assert [len(part) for part in packed.split(by_hand)] == [4, 4, 2]
+  assert lanes.most_lanes(trials[0]) == devices, 'one lane a device is the least'
+  by_hand = [trials_lib.Trial(p.number, {}, config_lib.override(p.config, {'sweep.lanes': 4}), p.name) for p in trials]
+  assert [len(part) for part in lanes.split(by_hand)] == [4, 4, 2]
   assert np.isfinite(need) and need > 26_593 * 3 * 4, 'parameters and two moments at least'
 
 

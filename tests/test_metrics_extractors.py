@@ -11,10 +11,11 @@ import tiny
 from test_nets_inception import torch_weights
 
 from gen_ai import config as config_lib
-from gen_ai import record
+from gen_ai import files, record
 from gen_ai.checkpoint import Checkpoints
 from gen_ai.data import identity
 from gen_ai.errors import UserError
+from gen_ai.info import RunInfo
 from gen_ai.metrics import extractors, inception_weights
 from gen_ai.types import Spec
 
@@ -38,7 +39,7 @@ def test_unknown_texts_are_refused_with_the_forms(text):
 
 
 def test_text_has_no_image_features():
-  refuses('random', Spec('text', (64,)), 'takes images')
+  refuses('random', Spec('text', (64,)), 'not shaped as images are')
 
 
 # Random.
@@ -184,7 +185,7 @@ def converted(published, out, *words):
 def test_other_weights_are_converted_only_when_asked_and_stamped_by_their_own_hash(tmp_path, weights):
   published, out = tmp_path / 'w.pth', tmp_path / 'folder' / 'w.npz'
   published.write_bytes(b'weights')
-  digest = record.sha256(b'weights')
+  digest = files.sha256(b'weights')
   cli.refused(converted(published, out), f'{published} is not the published file', digest, '6726825d', '--any_weights')
   assert not out.exists()
   done = converted(published, out, '--any_weights')
@@ -199,7 +200,7 @@ def test_other_weights_are_converted_only_when_asked_and_stamped_by_their_own_ha
 def test_the_published_file_is_known_by_its_hash(tmp_path, monkeypatch):
   published = tmp_path / 'w.pth'
   published.write_bytes(b'weights')
-  monkeypatch.setattr(inception_weights, 'PUBLISHED', record.sha256(b'weights'))
+  monkeypatch.setattr(inception_weights, 'PUBLISHED', files.sha256(b'weights'))
   done = converted(published, tmp_path / 'w.npz')
   assert done.returncode == 0, done.stderr
   assert f'{tmp_path}/w.npz: the published weights' in done.stdout
@@ -235,7 +236,7 @@ def finished(path, **overrides):
   config = tiny.config('classifier', **overrides)
   run = record.RunDir.make(path)
   run.write_config(config_lib.to_json(config))
-  run.write_run({'data': identity.describe(tiny.dataset(config))})
+  run.write_run(RunInfo(data=identity.describe(tiny.dataset(config))).to_json())
   run.status('done', 8, 8)
   state = tiny.program(config).init()
   state = state._replace(step=state.step + 8, ema=jax.tree.map(lambda x: 1.5 * x, state.ema))
@@ -248,7 +249,10 @@ def finished(path, **overrides):
 def features_of(state):
   """(features, logits) of `images()` by the tiny classifier in full precision, from the parameters it settled on."""
   config = tiny.config('classifier', optim__ema_decay=0.9 if state.ema else 0.0)
-  return jax.jit(config_lib.experiment(config).build(config, GREY).features)(state, images())
+  task = config_lib.builder(config)(config, GREY).tasks['features']
+  keys = jax.random.split(jax.random.key(0), len(images()))
+  outputs = jax.jit(lambda state, image: task.run(state, {'image': image}, keys))(state, images())
+  return outputs['features'], outputs['logits']
 
 
 def close(got, want):
@@ -289,5 +293,5 @@ def test_a_run_that_is_no_finished_classifier_of_such_images_is_refused(tmp_path
   refuses(text, GREY, 'has not finished its training (stopped)', f'--resume={tmp_path}/run')
   vae = record.RunDir.make(tmp_path / 'vae')
   vae.write_config(config_lib.to_json(tiny.config('vae')))
-  vae.write_run({'data': identity.describe(tiny.dataset(tiny.config('vae')))})
+  vae.write_run(RunInfo(data=identity.describe(tiny.dataset(tiny.config('vae')))).to_json())
   refuses(f'classifier:{vae.path}', GREY, "config.experiment='vae' has no features", 'configs/classifier.py')

@@ -140,9 +140,10 @@ def test_no_draws_are_refused(k, chunk):
 @functools.cache
 def vae(likelihood_name, **overrides):
   """(config, method, state); the encoder is moved away from its start, where q is almost the prior."""
-  fields = {'model__network': 'mlp', 'model__widths': (16, 8), 'optim__ema_decay': 0.0, **overrides}
+  fields = {'model__network': 'mlp', 'optim__ema_decay': 0.0, **overrides}
+  fields |= {'model__widths': (16, 8)} if fields['model__network'] == 'mlp' else {}
   config = tiny.config('vae', loss__likelihood=likelihood_name, **fields)
-  method = config_lib.experiment(config).build(config, tiny.dataset(config).spec)
+  method = config_lib.builder(config)(config, tiny.dataset(config).spec)
 
   @jax.jit
   def start():
@@ -159,6 +160,11 @@ def examples(config, index):
   return {**tiny.dataset(config).splits['validation'].read(np.asarray(index)), 'mask': np.ones(len(index), np.float32)}
 
 
+def weights_of(method):
+  """(state, batch, key, draws [k]) -> log-weights [k, B] by the method's task."""
+  return functools.partial(likelihood.log_weights, method.tasks['log_weights'])
+
+
 every_likelihood = pytest.mark.parametrize('name', ['bernoulli', 'gaussian', 'discretised_logistic'])
 
 
@@ -170,7 +176,7 @@ def test_the_weights_of_the_vae_have_its_elbo_as_their_mean(name):
   @jax.jit
   @jax.vmap
   def differences(key):  # of one key, so of the same observation
-    log_w = method.log_weights(state, batch, key, jnp.arange(10))
+    log_w = weights_of(method)(state, batch, key, jnp.arange(10))
     elbo = likelihood.per_example(method.eval_step, state, batch, key)['elbo_nats'][0]
     return log_w[0] - elbo, log_w.mean(0) - elbo, log_w.std(0)
 
@@ -201,7 +207,7 @@ def test_draw_0_of_the_vae_is_the_one_that_it_evaluates(name):
   z = mean + np.exp(log_std) * eps
   prior, q = stats.norm.logpdf(z).sum(-1), stats.norm.logpdf(z, mean, np.exp(log_std)).sum(-1)
   assert np.abs(prior - q).max() > 1
-  found = jax.jit(method.log_weights)(state, batch, key, jnp.arange(1))[0] - single['reconstruction_nats'][0]
+  found = jax.jit(weights_of(method))(state, batch, key, jnp.arange(1))[0] - single['reconstruction_nats'][0]
   np.testing.assert_allclose(found, prior - q, atol=5e-3)  # differences of thousands of nats in float32
 
 
@@ -211,7 +217,7 @@ def test_draw_0_of_the_vae_is_the_one_that_it_evaluates(name):
 )
 def test_the_noise_of_the_vae_is_addressed_by_example_and_draw(name, network):
   config, method, state = vae(name, model__network=network)
-  log_weights = jax.jit(method.log_weights)
+  log_weights = jax.jit(weights_of(method))
   key, draws, few = jax.random.key(2), jnp.arange(9), jnp.array([7, 0, 3], jnp.int32)
   whole = log_weights(state, examples(config, np.arange(8)), key, draws)
   assert whole.shape == (9, 8) and whole.dtype == np.float32
@@ -223,7 +229,7 @@ def test_the_noise_of_the_vae_is_addressed_by_example_and_draw(name, network):
 def test_the_vae_is_judged_by_its_averaged_parameters():
   config, method, state = vae('bernoulli', optim__ema_decay=0.9)
   batch, key, draws = examples(config, np.arange(4)), jax.random.key(2), jnp.arange(3)
-  log_weights = jax.jit(method.log_weights)
+  log_weights = jax.jit(weights_of(method))
   np.testing.assert_array_equal(
     log_weights(state, batch, key, draws), log_weights(state._replace(params=()), batch, key, draws)
   )
@@ -235,7 +241,7 @@ def test_a_mesh_of_eight_gives_the_bound_of_one_device():
 
   @jax.jit
   def run(state, batch):
-    return likelihood.importance_weighted(method.log_weights, state, batch, jax.random.key(0), 25, 10)
+    return likelihood.importance_weighted(weights_of(method), state, batch, jax.random.key(0), 25, 10)
 
   mesh = Mesh(np.asarray(jax.devices()), ('data',), axis_types=(AxisType.Auto,))
   rows = NamedSharding(mesh, PartitionSpec('data'))
@@ -248,14 +254,14 @@ def test_a_mesh_of_eight_gives_the_bound_of_one_device():
 def test_methods_without_a_latent_bound_have_no_weights():
   for name in ('gan', 'lm'):
     config = tiny.config(name)
-    assert config_lib.experiment(config).build(config, tiny.dataset(config).spec).log_weights is None
+    assert 'log_weights' not in config_lib.builder(config)(config, tiny.dataset(config).spec).tasks
 
 
 @pytest.mark.parametrize('name', tiny.CONFIGS)
 def test_single_examples_add_up_to_their_batch(name):
   config = tiny.config(name)
   source = tiny.dataset(config).splits['validation']
-  method = config_lib.experiment(config).build(config, tiny.dataset(config).spec)
+  method = config_lib.builder(config)(config, tiny.dataset(config).spec)
   state = jax.jit(method.init)(jax.random.key(0))
   index, mask = eval_plan(source, 8)[0][0], np.array([1, 1, 1, 1, 1, 0, 0, 1], np.float32)
   batch, key = {**source.read(index), 'mask': mask}, jax.random.key(0)
@@ -275,7 +281,7 @@ def test_a_language_models_figures_are_the_evaluators_with_errors():
   source, program = tiny.dataset(config).splits['validation'], tiny.program(config)
   state = program.init()
   expected = Evaluator(program, config, source)(state)
-  method = config_lib.experiment(config).build(config, program.spec)
+  method = config_lib.builder(config)(config, program.spec)
   key = keys.stream(keys.root(config.eval.seed), 'eval')
   run = jax.jit(lambda batch: likelihood.per_example(method.eval_step, state, batch, key))
   totals, one = likelihood.Totals(), []

@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 
+from gen_ai import metrics
 from gen_ai.errors import UserError
-from gen_ai.metrics import quality
+from gen_ai.metrics.metric import Asked
 from gen_ai.metrics.modes import modes
 
 
@@ -61,4 +62,4 @@ def test_an_extractor_without_classes_is_refused():
     name, dim, has_logits = 'random', 8, False
 
   with pytest.raises(UserError, match="mode coverage needs class probabilities.*leave 'modes' out"):
-    quality.check(('modes',), 100, 100, Plain())
+    metrics.of_kind('image')['modes'].check(Asked(100, 100, 'test', Plain()))

@@ -56,7 +56,8 @@ def test_incremental_decoding_equals_the_full_forward(variables):
 def test_greedy_generation_equals_repeated_full_forwards(variables):
   step_fn = partial(MODEL.apply, variables, method='decode_step')
   start = MODEL.init_cache(3)
-  tokens = jax.jit(lambda prompt: generate(step_fn, start, prompt, 8, jax.random.key(0), 0.0))(TOKENS[:, :2])
+  own = jax.random.split(jax.random.key(0), 3)
+  tokens = jax.jit(lambda prompt: generate(step_fn, start, prompt, 8, own, 0.0))(TOKENS[:, :2])
   expected = TOKENS[:, :2]
   for t in range(2, 8):
     logits = forward(variables, jnp.pad(expected, ((0, 0), (0, 8 - t))))[:, t - 1]

@@ -9,10 +9,11 @@ import tiny
 
 from gen_ai import config as config_lib
 from gen_ai import older_runs, record
-from gen_ai import sweep as sweep_lib
 from gen_ai.errors import DONE, REQUEUE, UserError
+from gen_ai.sweep import trials as trials_lib
+from gen_ai.sweep.directory import Sweep
 
-LACKING = ('augment.interval', 'augment.kind', 'eval.metrics', 'eval.metrics_every', 'sweep.lanes', 'sample.truncation')
+LACKING = ('augment.interval', 'augment.kind', 'eval.metrics', 'eval.metrics_every', 'sweep.lanes', 'model.d_spectral')
 
 # Fields of the configs when runs of each experiment were first recorded; '' stands for all experiments.
 FIRST = {
@@ -45,6 +46,7 @@ FIRST = {
 def test_a_field_that_is_added_says_what_runs_without_it_did(name):
   flat = config_lib.flatten(config_lib.load(f'configs/{name}.py'))
   first = {*FIRST[''].split(), *FIRST.get(flat['experiment'], ' '.join(flat)).split()}
+  first &= flat.keys()  # a network's own fields are in its configs alone
   new = sorted(flat.keys() - first - older_runs.ADDED.keys())
   assert not new, 'give gen_ai.older_runs.ADDED the value at which it changes nothing'
   tree = config_lib.to_json(config_lib.load(f'configs/{name}.py'))
@@ -53,8 +55,8 @@ def test_a_field_that_is_added_says_what_runs_without_it_did(name):
     del tree[section][field]
   config, added = older_runs.complete({section: value for section, value in tree.items() if value != {}}, 'it', {})
   assert added.keys() == older_runs.ADDED.keys() & flat.keys()
-  if 'model.g_output' in flat:
-    assert added['model.g_output'] == ('linear' if name == 'stylegan2' else 'tanh')
+  if name == 'stylegan2':
+    assert added['model.g_output'] == 'linear'
   config_lib.validate(config)
   for path, value in added.items():
     assert type(value) is type(config_lib.override(config, {path: flat[path]})[path.split('.')[0]][path.split('.')[1]])
@@ -114,18 +116,20 @@ def test_a_field_without_such_a_value_is_named_with_the_commit(older):
 
 def test_a_file_of_ones_own_says_which_fields_its_runs_need(older, tmp_path):
   file = tmp_path / 'mine.py'
-  file.write_text('from gen_ai.gan_fields import adversarial\n\n\ndef get_config():\n'
-                  '  config = adversarial("mnist_5k")\n  del config.model.d_norm\n  return config\n')  # fmt: skip
-  strip(older, 'model.d_norm')
+  file.write_text(
+    'from gen_ai.config import make_config\n\n\ndef get_config():\n  c = make_config("gan", "mnist_5k").unlock()\n'
+    '  del c.loss.d_lr_factor\n  return c\n'
+  )
+  strip(older, 'loss.d_lr_factor')
   about = json.loads((older / 'run.json').read_text())
-  with pytest.raises(UserError, match='whose config has no model.d_norm'):
+  with pytest.raises(UserError, match='whose config has no loss.d_lr_factor'):
     older_runs.read_config(older)
   (older / 'run.json').write_text(json.dumps({**about, 'config_file': {'path': str(file), 'argument': ''}}))
   config, added = older_runs.read_config(older)
-  assert sorted(added) == sorted(LACKING) and 'd_norm' not in config.model
+  assert sorted(added) == sorted(LACKING) and 'd_lr_factor' not in config.loss
   file.write_text('def get_config(: broken')
   older_runs._fields.cache_clear()
-  with pytest.raises(UserError, match='whose config has no model.d_norm'):
+  with pytest.raises(UserError, match='whose config has no loss.d_lr_factor'):
     older_runs.read_config(older)
 
 
@@ -146,17 +150,55 @@ def test_a_record_that_lacks_a_field_is_named_with_the_commit(stopped, tmp_path)
 
 def test_a_sweep_whose_base_lacks_fields(tmp_path):
   base = tiny.config('gan')
-  points = sweep_lib.resolve(base, [{'run.seed': 0}, {'run.seed': 1}])
-  sweep = sweep_lib.Sweep.create(str(tmp_path), 'seed', base, points, {'engine': 'local'})
+  trials = trials_lib.resolve(base, [{'run.seed': 0}, {'run.seed': 1}])
+  sweep = Sweep.create(str(tmp_path), 'seed', base, trials, {'engine': 'local'})
   file = sweep.path / 'sweep.json'
   tree = json.loads(file.read_text())
   for field in LACKING:
     section, _, name = field.partition('.')
     del tree['base'][section][name]
   file.write_text(json.dumps(tree))
-  again = sweep_lib.Sweep.open(sweep.path)
-  assert [point.config.to_dict() for point in again.points] == [point.config.to_dict() for point in points]
+  again = Sweep.open(sweep.path)
+  assert [trial.config.to_dict() for trial in again.trials] == [trial.config.to_dict() for trial in trials]
   del tree['base']['optim']['lr']
   file.write_text(json.dumps(tree))
   with pytest.raises(UserError, match='whose config has no optim.lr'):
-    sweep_lib.Sweep.open(sweep.path)
+    Sweep.open(sweep.path)
+
+
+def flat_fields(tree):
+  """Adds to `tree`, a config of experiment 'gan', what one recorded before every network had its own fields."""
+  for path, field in config_lib.declared('gan').items():
+    if field.networks:
+      section, _, name = path.partition('.')
+      value = list(field.default) if isinstance(field.default, tuple) else field.default
+      tree[section].setdefault(name, value)
+  return tree
+
+
+def test_a_run_that_recorded_the_fields_of_all_networks_goes_on_as_it_was(stopped, tmp_path):
+  older = strip(shutil.copytree(stopped, tmp_path / 'older'))
+  tree = flat_fields(record.read_config(older))
+  (older / 'config.json').write_text(json.dumps(tree))
+  assert len(tree['model']) > len(record.read_config(stopped)['model']) + 9
+  config, added = older_runs.read_config(older)
+  assert added == {} and config_lib.to_json(config) == record.read_config(stopped)
+  assert tiny.run(config, older)[0] == DONE
+  tiny.run(tiny.config('gan'), tmp_path / 'whole')
+  assert tiny.rows(older) == tiny.rows(tmp_path / 'whole')
+  assert record.read_config(older) == tree, 'the record stays as it was written'
+
+
+def test_a_sweep_over_networks_that_recorded_the_fields_of_all_keeps_its_points(tmp_path):
+  base = config_lib.to_json(tiny.config('gan'))
+  points = [{'model.network': 'dcgan'}, {'run.seed': 1, 'model.attention': False}, {'model.network': 'stylegan2'}]
+  tree = {
+    'base': flat_fields(base), 'name': 'old',
+    'points': [{'number': n, 'dir': str(n), 'overrides': point} for n, point in enumerate(points)],
+  }  # fmt: skip
+  tree['base']['model'] |= {'width': 24, 'style': 9}  # set by hand, for the points that read them
+  (tmp_path / 'sweep.json').write_text(json.dumps(tree))
+  dcgan, seed, style = (point.config for point in Sweep.open(tmp_path).trials)
+  assert dcgan.model.width == 24 and 'style' not in dcgan.model and 'g_widths' not in dcgan.model
+  assert seed.run.seed == 1 and seed.model.g_widths == (16, 16) and 'attention' not in seed.model
+  assert style.model.width == 24 and style.model.style == 9

@@ -164,7 +164,7 @@ CHANGES = {'lm': {'model__bias': True}, 'cgan': {'model__condition': 'auxiliary'
 def test_every_parameter_of_muon_is_in_the_group_of_its_name(name):
   spec = Spec('text', (16,), vocab=ByteVocab()) if name == 'lm' else DIGITS
   config = tiny.config(name, **CHANGES.get(name, {}))
-  state = jax.eval_shape(config_lib.experiment(config).build(config, spec).init, jax.random.key(0))
+  state = jax.eval_shape(config_lib.builder(config)(config, spec).init, jax.random.key(0))
   found = {'muon': set(), 'adam': set()}
   for path, group in jax.tree_util.tree_leaves_with_path(optim.groups(state.params)):
     parts = re.sub(r'_\d+', '_#', jax.tree_util.keystr(path, simple=True, separator='/')).split('/')
@@ -244,6 +244,52 @@ def test_average_by_hand():
     assert float(result['w'][0]) == pytest.approx(expected, rel=1e-5)
   mixed = optim.ema_update(average, {'w': jnp.array([5.0], jnp.bfloat16)}, 0.5, jnp.int32(100))
   assert mixed['w'].dtype == jnp.float32
+
+
+def update_of(parts=None, **options):
+  """An updater by plain gradient descent at learning rate 0.5, momentum off, with an average of decay 0.1."""
+  config = config_lib.common('lm', 'python_stdlib')
+  config.optim.update({'name': 'sgd', 'b1': 0.0, 'lr': 0.5, 'ema_decay': 0.1})
+  return optim.Updater(config, parts, **options)
+
+
+def test_an_updater_moves_all_parameters_or_one_part_and_counts_once_a_step():
+  params, grads = {'a': jnp.ones(2), 'b': jnp.ones(3)}, {'a': jnp.full(2, 0.2), 'b': jnp.full(3, 0.4)}
+  whole = update_of()
+  state = whole.advance(whole.update(whole.init(params, stats='kept'), grads))
+  np.testing.assert_allclose(state.params['a'], 0.9)
+  np.testing.assert_allclose(state.params['b'], 0.8)
+  assert (int(state.step), state.stats) == (1, 'kept')
+  parts = update_of({'a': optim.Pace(), 'b': optim.Pace(lr_factor=2.0)})
+  start = parts.init(params)
+  assert start.opt_state.keys() == {'a', 'b'}
+  np.testing.assert_allclose(parts.update(start, grads).params['b'], 0.6)
+  one = parts.update(start, grads['b'], 'b')
+  assert one.params['a'] is params['a'] and one.opt_state['a'] is start.opt_state['a']
+  np.testing.assert_allclose(one.params['b'], 0.6)
+  assert int(one.step) == 0
+
+
+def test_an_updater_averages_what_it_is_told_and_evaluates_by_it():
+  params = {'a': jnp.ones(2), 'b': jnp.ones(3)}
+  averaged = update_of(average=lambda state: {'a': state.params['a'], 'stats': state.stats})
+  state = averaged.init(params, jnp.zeros(4))
+  assert state.ema['a'] is not params['a'], 'a donated buffer cannot be given away twice'
+  moved = averaged.advance(state._replace(params={**params, 'a': jnp.zeros(2)}, stats=jnp.ones(4)))
+  np.testing.assert_allclose(averaged.eval_params(moved)['a'], 0.1, rtol=1e-6)
+  np.testing.assert_allclose(averaged.eval_params(moved)['stats'], 0.9, rtol=1e-6)
+  config = config_lib.common('lm', 'python_stdlib')
+  plain = optim.Updater(config)
+  state = plain.advance(plain.init(params))
+  assert state.ema == () and plain.eval_params(state) is state.params
+
+
+def test_a_half_life_counts_the_images_of_a_whole_step():
+  config = config_lib.common('lm', 'python_stdlib')
+  config.optim.ema_halflife = 640.0
+  updater = optim.Updater(config, batches_per_step=5)  # 320 images: half of the half-life
+  state = updater.init(jnp.ones(1))._replace(params=jnp.zeros(1), step=jnp.int32(1000))
+  np.testing.assert_allclose(updater.advance(state).ema, 0.5**0.5, rtol=1e-6)
 
 
 def test_micro_batches_partition_the_batch():

@@ -14,7 +14,7 @@ from gen_ai import compare, record
 from gen_ai.checkpoint import Checkpoints
 from gen_ai.compare.find import find
 from gen_ai.errors import DONE, REQUEUE, UserError
-from gen_ai.sweep import Sweep
+from gen_ai.sweep.directory import Sweep
 
 NAME = '~a [1]*?{b,c}\'"#%&$d;:(|)<!>^`=@ -é漢字 '  # as one folder: every one of these is legal
 STATE = {'w': jnp.arange(12.0).reshape(3, 4)}
@@ -40,12 +40,12 @@ def test_train_resume_sample_and_move_a_run_of_any_name(tmp_path):
 
 def test_lanes_of_a_sweep_in_a_folder_of_any_name(tmp_path):
   done = cli.launch('--config=configs/gan.py', '--tiny', f'--runs_dir={tmp_path / NAME}', '--axis=run.seed=0:2',
-                    '--engine=packed')  # fmt: skip
+                    '--launcher=packed')  # fmt: skip
   assert done.returncode == DONE, done.stderr
   [path] = (tmp_path / NAME / 'gan').iterdir()
   abstract = tiny.program(tiny.config('gan')).abstract_state()
-  for point in Sweep.open(path).points:
-    assert Checkpoints(path / point.name / 'checkpoints', read_only=True).restore(abstract)[0] == 8
+  for trial in Sweep.open(path).trials:
+    assert Checkpoints(path / trial.name / 'checkpoints', read_only=True).restore(abstract)[0] == 8
   assert cli.launch(f'--status={path}').stdout.count('done') >= 2
   assert len(compare.load(path).runs) == 2
 

@@ -64,13 +64,13 @@ def test_what_follows_a_sweep(sweep, folder):
   assert ['gen_ai.compare', str(path)] in [shlex.split(text)[-2:] for text in done]
   assert all('so all are shown: --metric=NAME:min' in found.stdout.replace('\n  ', ' ') for found in done.values())
   stopped = cli.launch(f'--stop={path}')
-  assert 'no point is left to start' in ''.join(end.stdout for end in printed.run_all(stopped.stdout, folder).values())
-  refused = cli.launch(f'--stop={path}', '--point=9')
+  assert 'no trial is left to start' in ''.join(end.stdout for end in printed.run_all(stopped.stdout, folder).values())
+  refused = cli.launch(f'--stop={path}', '--trial=9')
   assert 'done' in ''.join(end.stdout for end in printed.run_all(refused.stderr, folder).values())
 
 
 def test_commands_of_a_sweep_for_another_scheduler(folder):
-  said = cli.launch(*WORDS, '--axis=run.seed=0:1', '--engine=print', f'--runs_dir={folder}/listed')
+  said = cli.launch(*WORDS, '--axis=run.seed=0:1', '--launcher=print', f'--runs_dir={folder}/listed')
   [done] = printed.run_all(said.stdout, folder).values()
   assert 'done       8 steps' in done.stdout
 

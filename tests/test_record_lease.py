@@ -1,11 +1,15 @@
 """One writer a run directory."""
 
+import errno
+import fcntl
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -45,9 +49,11 @@ def holder(tmp_path):
 
 
 def forge(path, age=0.0, **changes):
-  """A lease file as another process would have left it, `age` seconds after its last heartbeat."""
-  lease = Lease(path)
-  (path / 'lease.json').write_text(json.dumps({**lease._identity(), **changes}))
+  """A lease file as a process of this machine that was killed leaves it, `age` seconds after its last heartbeat."""
+  (path / 'lease.json').unlink(missing_ok=True)
+  with Lease(path, beat=0):
+    left = json.loads((path / 'lease.json').read_text())
+  (path / 'lease.json').write_text(json.dumps({**left, **changes}))
   os.utime(path / 'lease.json', (time.time() - age,) * 2)
 
 
@@ -79,23 +85,127 @@ def test_the_lease_of_a_killed_process_is_taken_over_at_once(tmp_path, holder):
     lease.refresh()
 
 
-def test_a_reused_process_id_is_not_taken_for_the_holder(tmp_path):
-  forge(tmp_path)
-  with pytest.raises(UserError, match='in use'):
-    Lease(tmp_path).acquire()
-  forge(tmp_path, started='1')  # our process id, but a process that started at another time
-  with Lease(tmp_path):
-    pass
+OLDER = {'machine': '0f1e boot pid:[4026531836]', 'started': '1'}  # as written before the lock was kept
 
 
-@pytest.mark.parametrize('other', [{'host': 'elsewhere'}, {'machine': 'the same name in another container'}])
-def test_a_holder_elsewhere_is_judged_by_its_heartbeat(tmp_path, other):
-  forge(tmp_path, age=50, started='1', **other)
+@pytest.mark.parametrize('other', [{'host': 'elsewhere', 'machine': 'elsewhere 0f1e'}, {'machine': ''}, OLDER],
+                         ids=['host', 'no locks', 'older version'])  # fmt: skip
+def test_a_holder_that_no_lock_tells_of_is_judged_by_its_heartbeat(tmp_path, other):
+  forge(tmp_path, age=50, **other)
+  assert Lease(tmp_path).held()
   with pytest.raises(UserError, match=r'last sign of life 50 s ago.*try again in 70 s'):
     Lease(tmp_path, stale_after=120).acquire()
-  forge(tmp_path, age=121, started='1', **other)
+  forge(tmp_path, age=121, **other)
+  assert not Lease(tmp_path).held()
   with Lease(tmp_path, stale_after=120):
     pass
+
+
+def test_a_process_that_died_here_is_dead_at_once_whoever_has_its_id_now(tmp_path):
+  forge(tmp_path, pid=os.getpid())
+  assert not Lease(tmp_path).held()
+  with Lease(tmp_path) as lease:
+    assert Lease(tmp_path).held()
+    lease.refresh()
+    (tmp_path / '.lease.lock').unlink()
+    assert Lease(tmp_path).held(), 'the heartbeat is there for whoever cannot look at the lock'
+  assert not Lease(tmp_path).held()
+
+
+def test_asking_writes_nothing(tmp_path, holder):
+  before = {path.name: path.read_text() for path in tmp_path.iterdir()}
+  assert Lease(tmp_path).held()
+  assert {path.name: path.read_text() for path in tmp_path.iterdir()} == before
+  holder.kill()
+  holder.wait()
+  assert not Lease(tmp_path).held()
+  assert {path.name: path.read_text() for path in tmp_path.iterdir()} == before
+  (tmp_path / '.lease.lock').unlink()
+  (tmp_path / 'lease.json').unlink()
+  assert not Lease(tmp_path).held() and not list(tmp_path.iterdir())
+
+
+def test_who_only_asks_is_not_in_the_way_of_a_contender(tmp_path, monkeypatch):
+  forge(tmp_path)
+  asking = os.open(tmp_path / '.lease.lock', os.O_RDONLY)
+  fcntl.flock(asking, fcntl.LOCK_SH)  # as `held` of another process does for an instant
+  threading.Timer(0.05, os.close, [asking]).start()
+  with Lease(tmp_path, beat=0):
+    pass
+  forge(tmp_path)
+  free = []
+
+  def look(lease, real=Lease._holder):
+    with (tmp_path / '.lease.lock').open('r+') as other:
+      fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    free.append(True)
+    return real(lease)
+
+  monkeypatch.setattr(Lease, '_holder', look)
+  assert not Lease(tmp_path).held()
+  assert free, 'the lock is free again while the record is read'
+
+
+@pytest.mark.parametrize('way', ['fork', 'spawn'])
+def test_a_child_that_outlives_the_holder_does_not_keep_the_lease(tmp_path, way):
+  child = {
+    'fork': 'os.fork() and time.sleep(60)',  # the child speaks, once it is one
+    'spawn': 'subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], close_fds=False)',
+  }[way]
+  script = f"""
+    import os, subprocess, sys, time
+    from gen_ai.lease import Lease
+    Lease(sys.argv[1]).acquire()
+    {child}
+    print('held', flush=True)
+    time.sleep(60)
+  """
+  command = [sys.executable, '-c', textwrap.dedent(script), tmp_path]
+  process = subprocess.Popen(command, stdout=subprocess.PIPE, env=ENV, text=True, start_new_session=True)
+  try:
+    assert process.stdout.readline() == 'held\n'
+    assert Lease(tmp_path).held()
+    process.kill()
+    process.wait()
+    assert not Lease(tmp_path).held()
+    with Lease(tmp_path):
+      pass
+  finally:
+    os.killpg(process.pid, signal.SIGKILL)
+    process.stdout.close()
+
+
+def test_a_forked_child_that_ends_takes_nothing_from_its_parent(tmp_path):
+  script = """
+    import os, sys
+    from gen_ai.lease import Lease
+    with Lease(sys.argv[1], beat=0) as lease:
+      child = os.fork()
+      if child:
+        os.waitpid(child, 0)
+        lease.refresh()
+        print('still held:', Lease(sys.argv[1]).held())
+  """
+  assert python(script, tmp_path).communicate()[0].strip() == 'still held: True'
+
+
+@pytest.mark.parametrize('code', [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_without_locks_the_heartbeat_judges_and_that_is_said(tmp_path, monkeypatch, caplog, code):
+  def no_locks(fd, kind):
+    raise OSError(code, os.strerror(code))
+
+  monkeypatch.setattr(fcntl, 'flock', no_locks)
+  with caplog.at_level('WARNING', logger='absl'), Lease(tmp_path, beat=0) as lease:
+    assert 'file system without locks' in caplog.text
+    assert Lease(tmp_path).held()
+    with pytest.raises(UserError, match='in use by process .*try again in 1'):
+      Lease(tmp_path).acquire()
+    lease.refresh()
+    os.utime(tmp_path / 'lease.json', (0, 0))
+    with Lease(tmp_path, beat=0) as other:
+      other.refresh()
+      with pytest.raises(UserError, match='has taken it over'):
+        lease.refresh()
 
 
 def test_a_lease_cut_short_is_judged_by_its_age(tmp_path):
@@ -152,7 +262,7 @@ CONTEND = """
 
 
 def test_of_many_contenders_for_a_dead_lease_one_wins(tmp_path):
-  forge(tmp_path, started='1')
+  forge(tmp_path)
   contenders = [python(CONTEND, tmp_path) for _ in range(6)]
   for process in contenders:
     assert process.stdout.readline() == 'ready\n'
@@ -165,18 +275,18 @@ def test_of_many_contenders_for_a_dead_lease_one_wins(tmp_path):
 
 def test_a_slow_contender_does_not_remove_the_lease_of_a_faster_one(tmp_path, monkeypatch):
   """The classic race: judged dead, then taken over by another, then removed. The other must not get in between."""
-  forge(tmp_path, started='1')
+  forge(tmp_path)
   rival = python(CONTEND, tmp_path)
   assert rival.stdout.readline() == 'ready\n'
 
-  def slow(pid, real=lease_lib._started):
+  def slow(real=lease_lib._machine):
+    monkeypatch.setattr(lease_lib, '_machine', real)
     rival.stdin.write('\n')
     rival.stdin.flush()
-    monkeypatch.setattr(lease_lib, '_started', real)
     time.sleep(0.3)  # the rival goes for it now
-    return real(pid)
+    return real()
 
-  monkeypatch.setattr(lease_lib, '_started', slow)
+  monkeypatch.setattr(lease_lib, '_machine', slow)
   with Lease(tmp_path) as ours:
     assert rival.communicate()[0].strip() == 'in use'
     ours.refresh()

@@ -13,6 +13,7 @@ from gen_ai import agreement, record, worker
 from gen_ai import config as config_lib
 from gen_ai.agreement import DIFFERENT, IDENTICAL, WITHIN, Tolerance, compare_rows
 from gen_ai.errors import DONE, REQUEUE, Diverged
+from gen_ai.info import ConfigFile, Origin, RunInfo
 
 TOLERANCE = Tolerance(1e-3, 1e-5)
 NAN = float('nan')
@@ -82,10 +83,14 @@ def test_the_table_joins_neighbours_and_stays_short():
 
 
 def test_what_differs_in_origin_is_told():
-  there = {'git': {'commit': 'abc', 'dirty': True, 'patch_sha256': '12'}, 'versions': {'jax': '0.10.2', 'old': '1'},
-           'devices': ['cuda:0'], 'lanes': 16, 'host': {'cpus': 2}, 'environment': {'XLA_FLAGS': '--x'}}  # fmt: skip
-  here = {'git': {'commit': 'abc', 'dirty': False}, 'versions': {'jax': '0.12.0'}, 'devices': ['TFRT_CPU_0'],
-          'host': {'cpus': 2}, 'environment': {}}  # fmt: skip
+  there = RunInfo.from_json({
+    'git': {'commit': 'abc', 'dirty': True, 'patch_sha256': '12'}, 'versions': {'jax': '0.10.2', 'old': '1'},
+    'devices': ['cuda:0'], 'lanes': 16, 'host': {'cpus': 2}, 'environment': {'XLA_FLAGS': '--x'},
+  })  # fmt: skip
+  here = RunInfo.from_json({
+    'git': {'commit': 'abc', 'dirty': False}, 'versions': {'jax': '0.12.0'}, 'devices': ['TFRT_CPU_0'],
+    'host': {'cpus': 2}, 'environment': {},
+  })  # fmt: skip
   assert agreement.origin_differences(there, here) == {
     'version of jax': ('0.10.2', '0.12.0'), 'version of old': ('1', '(absent)'), 'uncommitted changes': ('12', 'none'),
     'devices': ('cuda:0', 'TFRT_CPU_0'), 'lanes of its program': (16, 1), 'environment XLA_FLAGS': ('--x', '(absent)'),
@@ -134,8 +139,7 @@ def train(folder, **overrides):
   (text / 'a.txt').write_text('how to say a thing twice\n' * 400)
   config = tiny.config('lm', data__name=f'text:{text}/*.txt', data__split='auto', **overrides)
   config = config_lib.override(config, {'run.name': 'lm'})
-  origin = {'argv': ['launch.py'], 'config_file': {'path': 'configs/lm.py', 'argument': '', 'sha256': '', 'text': ''},
-            'overrides': {}, 'cache': ''}  # fmt: skip
+  origin = Origin(['launch.py'], ConfigFile('configs/lm.py'))
   path = record.RunDir.create(folder / 'runs', 'lm').path
   try:
     return path, worker.work(config, str(path), '', origin)

@@ -17,10 +17,11 @@ import tiny
 
 from gen_ai import compare, provenance, record, resume
 from gen_ai import config as config_lib
-from gen_ai import sweep as sweep_lib
 from gen_ai.checkpoint import Checkpoints
 from gen_ai.errors import DONE, REQUEUE, UserError
 from gen_ai.progress import Display
+from gen_ai.sweep import trials as trials_lib
+from gen_ai.sweep.directory import Sweep
 
 every_config = pytest.mark.parametrize('name', tiny.CONFIGS)
 
@@ -64,10 +65,13 @@ def test_every_family_has_a_config_of_its_name():
 
 
 @every_config
-def test_stopped_or_killed_and_resumed_runs_equal_an_undisturbed_one(name, tmp_path):
+def test_runs_that_are_stopped_or_killed_and_resumed_equal_an_undisturbed_one(name, tmp_path):
   config = tiny.config(name)
   whole, halved, killed = (tmp_path / name for name in ('whole', 'halved', 'killed'))
   assert tiny.run(config, whole)[0] == DONE
+  assert len(record.read_metrics(whole)) == config.run.steps // config.run.log_every + 2
+  if name not in tiny.STRUCTURES:
+    return
   code, trainer = tiny.run(config, halved, stop=tiny.StopAt(3))
   assert (code, trainer.step) == (REQUEUE, 3 * config.run.log_every)
   assert record.read_status(halved)['state'] == 'stopped'
@@ -98,8 +102,8 @@ def kill(name, path):
 
 def start(path, name, *overrides):
   words = [sys.executable, 'launch.py', f'--compilation_cache={os.environ["GEN_AI_TEST_XLA"]}',
-           f'--config=configs/{name}.py', '--tiny', f'--run_dir={path}', '--config.run.steps=800',
-           '--config.run.eval_every=200', '--config.run.sample_every=400', '--config.run.save_every=40',
+           f'--config=configs/{name}.py', '--tiny', f'--run_dir={path}', '--config.run.steps=400',
+           '--config.run.eval_every=100', '--config.run.sample_every=200', '--config.run.save_every=20',
            '--config.run.writers=', *overrides]  # fmt: skip
   with log(path).open('a') as output:
     variables = {**os.environ, 'XLA_FLAGS': os.environ['GEN_AI_TEST_FLAGS']}
@@ -121,23 +125,23 @@ def wait_for_rows(path, count, process):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', ['gan'])  # one: what a kill leaves depends on the record, not on the family
+@pytest.mark.parametrize('name', ['gan'])  # one: a process of every family is killed above
 def test_sigterm_and_sigkill_at_random_moments_lose_nothing(name, tmp_path):
   whole, broken = tmp_path / 'whole', tmp_path / 'broken'
   process = start(whole, name)
   assert process.wait(timeout=300) == DONE, log(whole).read_text()
   moments = random.Random(name)  # random, and the same in every run of the test
-  for number, sign in enumerate((signal.SIGTERM, signal.SIGKILL, signal.SIGKILL)):
+  for number, sign in enumerate((signal.SIGTERM, signal.SIGKILL)):
     process = start(broken, name)
     rows = len((broken / 'metrics.jsonl').read_text().splitlines()) if (broken / 'metrics.jsonl').exists() else 0
-    wait_for_rows(broken, rows + moments.randint(5, 100), process)
+    wait_for_rows(broken, rows + moments.randint(5, 80), process)
     process.send_signal(sign)
     code = process.wait(timeout=120)
     assert code == (REQUEUE if sign == signal.SIGTERM else -signal.SIGKILL), (number, log(broken).read_text())
   process = start(broken, name)
   assert process.wait(timeout=300) == DONE, log(broken).read_text()
-  assert len(record.read_attempts(broken)) >= 5
-  config_overrides = {'run__steps': 800, 'run__eval_every': 200, 'run__sample_every': 400, 'run__save_every': 40}
+  assert len(record.read_attempts(broken)) >= 4
+  config_overrides = {'run__steps': 400, 'run__eval_every': 100, 'run__sample_every': 200, 'run__save_every': 20}
   assert_same_run(tiny.config(name, **config_overrides), whole, broken)
 
 
@@ -261,11 +265,11 @@ def test_data_that_moved_is_named_to_evaluate(short, tmp_path):
 
 def test_data_of_a_sweep_that_moved_is_named_once_for_all_points(short, tmp_path):
   base = config_lib.from_json(record.read_config(short))
-  points = sweep_lib.resolve(base, [{'run.seed': 0}, {'run.seed': 1}])
-  sweep = sweep_lib.Sweep.create(str(tmp_path / 'runs'), 'seed', base, points, {'engine': 'local', 'halving': ''})
-  run = short.rename(sweep.run_dir(points[0]))
+  trials = trials_lib.resolve(base, [{'run.seed': 0}, {'run.seed': 1}])
+  sweep = Sweep.create(str(tmp_path / 'runs'), 'seed', base, trials, {'launcher': 'local', 'halving': ''})
+  run = short.rename(sweep.run_dir(trials[0]))
   place, before = f'text:{tmp_path / "moved"}/*.txt', (sweep.path / 'sweep.json').read_text()
-  resumed = f'--resume={sweep.path}', '--engine=print'
+  resumed = f'--resume={sweep.path}', '--launcher=print'
   (tmp_path / 'b.txt').write_text('another thing\n' * 400)
   for word, says in (
     ('--config.optim.lr=1', 'keeps what it was started with: leave --config.optim.lr out'),
@@ -273,13 +277,13 @@ def test_data_of_a_sweep_that_moved_is_named_once_for_all_points(short, tmp_path
     ('--config.data.name=text:/no/such', f'If the data of {run} moved'),
   ):
     cli.refused(cli.launch(*resumed, word), says)
-  cli.refused(cli.launch(f'--resume={run}', f'--config.data.name={place}'), 'is a point of the sweep', 'moves them')
-  cli.refused(cli.launch(f'--resume={run}', '--config.run.steps=8'), 'is a point of the sweep', 'copy the directory')
+  cli.refused(cli.launch(f'--resume={run}', f'--config.data.name={place}'), 'is a trial of the sweep', 'moves them')
+  cli.refused(cli.launch(f'--resume={run}', '--config.run.steps=8'), 'is a trial of the sweep', 'copy the directory')
   assert (sweep.path / 'sweep.json').read_text() == before
   done = cli.launch(*resumed, f'--config.data.name={place}')
   assert done.returncode == DONE, done.stderr
-  again = sweep_lib.Sweep.open(sweep.path)
-  assert {point.config.data.name for point in again.points} == {place}
+  again = Sweep.open(sweep.path)
+  assert {trial.config.data.name for trial in again.trials} == {place}
   assert record.read_config(run)['data']['name'] == record.read_run(run)['data']['name'] == place
   assert again.about['changed'] == [{'data.name': [base.data.name, place]}]
 

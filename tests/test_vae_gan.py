@@ -112,4 +112,5 @@ def test_what_does_not_fit_is_refused_by_name(overrides, message):
   size = config.data.image_size or 28
   spec = tiny.dataset(tiny.config('vae_gan')).spec._replace(shape=(size, size, 1))
   with pytest.raises(UserError, match=message):
+    config_lib.validate(config)
     jax.eval_shape(vae_gan.build(config, spec).init, jax.random.key(0))

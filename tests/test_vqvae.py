@@ -111,7 +111,8 @@ def test_what_is_drawn_are_codes_and_never_the_first_token(monkeypatch):
     return tokens
 
   monkeypatch.setattr(vqvae, 'generate', spy)
-  x = method.sample(state, jax.random.key(0), 6)
+  own = jax.random.split(jax.random.key(0), 6)
+  x = method.tasks['generate'].run(state, {}, own)['sample']
   (tokens,) = seen
   assert tokens.shape == (6, 50) and (np.asarray(tokens[:, 0]) == config.model.codes).all()
   assert np.asarray(tokens[:, 1:]).max() < config.model.codes
@@ -141,7 +142,7 @@ def test_the_prior_samples_what_it_has_learnt():
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(vqvae, 'Transformer', Counting)
     counting = vqvae.build(config, tiny.dataset(config).spec)
-    x = counting.sample(state, jax.random.key(0), 2)
+    x = counting.tasks['generate'].run(state, {}, jax.random.split(jax.random.key(0), 2))['sample']
   grid = (np.arange(49) % codes).reshape(7, 7)
   model = config.model
   decoder = GridDecoder(1, width=model.width, halvings=model.halvings, blocks=model.blocks, activation=model.activation)
@@ -159,8 +160,8 @@ def test_averaged_weights_come_with_the_codes_that_belong_to_them(trained):
     params=state.ema['params'], stats=state.stats._replace(vectors=state.ema['codebook'])
   )  # fmt: skip
   plain = vqvae.build(tiny.config('vqvae', optim__ema_decay=0.0), spec)
-  drawn = [jax.jit(method.sample, static_argnums=2)(one, jax.random.key(0), 4)
-           for method, one in ((vqvae.build(config, spec), state), (plain, swapped))]  # fmt: skip
+  pairs = ((vqvae.build(config, spec), state), (plain, swapped))
+  drawn = [tiny.sample(method, one, jax.random.key(0), 4) for method, one in pairs]
   np.testing.assert_array_equal(*drawn)
 
 
@@ -193,16 +194,18 @@ def test_dead_codes_start_again_while_training(monkeypatch):
   ({'model.codes': 1000}, r'codes=1000 are more codes than data: an update sees 784 vectors \(16 images of 7x7\)'),
   ({'model.halvings': 3}, 'multiples of 8; the images are 28x28'),
   ({'model.prior_width': 9}, 'prior_width=9 does not divide into 2 heads'),
-  ({'sample.top_k': -1}, 'top_k=-1 must'), ({'sample.temperature': -1.0}, 'temperature=-1.0 must be at least 0'),
+  ({'sample.top_k': -1}, 'top_k=-1 must be at least 0'),
+  ({'sample.temperature': -1.0}, 'temperature=-1.0 must be at least 0'),
   ({'loss.codebook_decay': 1.0}, 'codebook_decay=1.0 must be at least 0 and less than 1'),
 ])  # fmt: skip
 def test_what_does_not_fit_is_refused_by_name(overrides, message):
   config = config_lib.override(tiny.config('vqvae'), overrides)
   with pytest.raises(UserError, match=message):
+    config_lib.validate(config)
     vqvae.build(config, tiny.dataset(tiny.config('vqvae')).spec)
 
 
 def test_texts_are_refused():
   config, text = tiny.config('vqvae'), tiny.config('lm')
-  with pytest.raises(UserError, match='models images'):
-    vqvae.build(config, tiny.dataset(text).spec)
+  with pytest.raises(UserError, match='models data of the kind image'):
+    config_lib.builder(config)(config, tiny.dataset(text).spec)

@@ -1,10 +1,17 @@
-"""Tiny runs of every config, for the tests that hold for all of them."""
+"""Tiny runs of every config, for the tests that hold for all of them, and of one config a structure.
 
+A structure is what is the same for all configs that may be lanes of one program: all but traced floats and seeds. What
+a process has traced and compiled for a structure it keeps, and every config of it is served by that.
+"""
+
+import copy
 import functools
 import json
 import os
 import subprocess
 import sys
+import types
+from collections import OrderedDict
 from pathlib import Path
 
 import jax
@@ -12,15 +19,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from gen_ai import config as config_lib
-from gen_ai import engine, record, worker
+from gen_ai import engine, files, keys, record, worker
+from gen_ai.config import idle
 from gen_ai.data import dataset as dataset_lib
 from gen_ai.data import identity
-from gen_ai.data.feed import make_feed
+from gen_ai.data.feed import Feed, make_feed
+from gen_ai.evaluation import Evaluator
+from gen_ai.generation import CallInputs, Generation, SplitInputs
+from gen_ai.info import RunInfo
 from gen_ai.lane import Lane
 from gen_ai.layouts import make_layout
 from gen_ai.program import Program
 from gen_ai.progress import Display
 from gen_ai.stop import Stop
+from gen_ai.sweep import unused_floats
+from gen_ai.sweep.trials import signature
 from gen_ai.writers import open_writers
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,7 +45,8 @@ def config(name, **overrides):
   """configs/NAME.py with its tiny() and `overrides`, whose names have __ for the dot."""
   reference = f'configs/{name}.py'
   flat = {path.replace('__', '.'): value for path, value in overrides.items()}
-  return config_lib.override(config_lib.load(reference), {**config_lib.tiny(reference), 'run.writers': '', **flat})
+  small = config_lib.override(config_lib.load(reference), {**config_lib.tiny(reference), 'run.writers': ''})
+  return config_lib.override(small, flat)
 
 
 # For two programs that must agree, with everything that one could get wrong. Gradient descent, as Adam turns the
@@ -51,73 +65,175 @@ def exact(name, **overrides):
   return config(name, **(_EXACT | halflife | overrides))
 
 
+def kinds(config):
+  """The settings of a config that make another graph: {('section.field', kind of value)}.
+
+  A choice counts by its value, a number by whether it is on, a count by whether it is more than one, a list by its
+  length; what nothing reads here does not count, nor what acts on one number at a time.
+  """
+  found = set()
+  for path, value in config_lib.flatten(config).items():
+    section, _, field = path.partition('.')
+    if section not in ('model', 'loss', 'augment') or field.endswith(POINTWISE) or idle.reason(config, path):
+      continue
+    if isinstance(value, str | bool):
+      found.add((path, value))
+    else:
+      found.add((path, len(value) if isinstance(value, list) else value > isinstance(value, int)))
+  return found
+
+
+POINTWISE = ('activation', 'output', 'weight_init')
+
+
+def _structures():
+  """Configs without those that show no kind of setting that others of their family do not show.
+
+  So a new network, norm, loss or penalty is tested by existing. A family's config of the same name is always there.
+  """
+  chosen = {}
+  for name in CONFIGS:
+    one = config(name)
+    chosen.setdefault(one.experiment, {})[name] = kinds(one)
+  for family, shown in chosen.items():
+    for name in sorted(shown, reverse=True):
+      others = set().union(*(shown[other] for other in shown if other != name))
+      if name != family and shown[name] <= others:
+        del shown[name]
+  return sorted(name for shown in chosen.values() for name in shown)
+
+
+STRUCTURES = _structures()
+
+
 def dataset(config):
-  """The config's data set, loaded once a process."""
-  key = config.data.to_json()
+  """The config's data set, loaded once a process: seed, batches and feed are no part of it."""
+  key = files.dumps({path: value for path, value in config.data.items() if path not in ('seed', 'batch_size', 'feed')})
   if key not in _DATASETS:
     _DATASETS[key] = dataset_lib.load(config.data)
   return _DATASETS[key]
 
 
-class _Compiled(Program):
-  """A program that compiles everything once, however often an engine or a test begins anew with it.
+class _Itself:
+  """Equal to itself alone, and kept, so that nothing else gets its place in memory."""
 
-  `traces` counts how often JAX called its train_step.
-  """
+  def __init__(self, value):
+    self.value = value
 
-  def __init__(self, config, build, spec, layout):
-    self.traces, self._made = 0, {}
+  def __eq__(self, other):
+    return isinstance(other, _Itself) and self.value is other.value
 
-    def counted(*args):
-      method = build(*args)
+  def __hash__(self):
+    return id(self.value)
 
-      def train_step(state, batch, key):
-        self.traces += 1
-        return method.train_step(state, batch, key)
 
-      return method._replace(train_step=train_step)
+def _told(value):
+  """What of a function that is compiled tells it from others of one structure: its name and what it closes over."""
+  if value is None or isinstance(value, str | int | float):
+    return value
+  if isinstance(value, types.FunctionType):
+    return value.__module__, value.__qualname__, *(_told(cell.cell_contents) for cell in value.__closure__ or ())
+  if isinstance(value, types.MethodType):
+    return value.__func__.__qualname__, _told(value.__self__)
+  if isinstance(value, Evaluator):
+    return 'Evaluator', _told(value._fn), _told(value._feed)
+  if isinstance(value, Generation):
+    return 'Generation', value._name, _told(value._inputs)
+  if isinstance(value, SplitInputs | CallInputs):  # what they give is in the rows
+    return type(value).__name__
+  if isinstance(value, Feed):  # of one structure they gather alike
+    return type(value).__name__
+  return _Itself(value)
 
-    super().__init__(config, counted, spec, layout)
 
-  def _once(self, name, rows, make):
-    about = name, str(jax.tree.map(lambda x: (np.shape(x), np.asarray(x).dtype), rows))
-    if about not in self._made:
-      self._made[about] = make()
-    return self._made[about]
+def _like(tree):
+  """Arrays for which one compilation serves."""
+  leaves, structure = jax.tree.flatten(tree)
+  return structure, *((np.shape(leaf), str(leaf.dtype), getattr(leaf, 'sharding', None)) for leaf in leaves)
+
+
+class _Shared(Program):
+  """The program of a structure, which compiles everything once, however often a trainer or a test begins anew."""
+
+  def __init__(self, config, devices):
+    self._made, self._traced, layout = {}, [], make_layout(config, jax.devices()[:devices])
+    self._compile_anew, layout.compile = layout.compile, self._compile_once
+    super().__init__(config, config_lib.builder(config), dataset(config).spec, layout)
+    self._begin = jax.jit(self._init)
+
+  @property
+  def traces(self):
+    """How often anything of the structure was traced to be compiled."""
+    return len(self._traced)
+
+  def of(self, config):
+    """The program of another config of the structure: with floats and seeds of its own, as a lane has them."""
+    other = copy.copy(self)
+    other.floats = other._one = {path: np.float32(value) for path, value in config_lib.traced(config).items()}
+    other.key, other.compile_stats = keys.root(config.run.seed), {}
+    other._init_keys = keys.stream(other.key, 'init')
+    return other
 
   def init(self):
-    state = self._once('init', (), super().init)
-    return jax.tree.map(jnp.copy, state)  # training donates its state
+    about = 'init', tuple(self.floats.values()), np.asarray(jax.random.key_data(self.key)).tobytes()
+    if about not in self._made:
+      self._made[about] = self.layout.init(self._begin, self.floats, self._init_keys)
+    return jax.tree.map(jnp.copy, self._made[about])  # training donates its state
 
-  def trainer(self, feed, state, rows, name='train'):
-    return self._once(name, rows, lambda: super(_Compiled, self).trainer(feed, state, rows, name))
+  def _compile_once(self, fn, *arguments):
+    about = _told(fn), *map(_like, arguments[:5]), *arguments[5:]
+    if about not in self._made:
 
-  def evaluator(self, feed, state, rows):
-    return self._once('eval', rows, lambda: super(_Compiled, self).evaluator(feed, state, rows))
+      def counted(*traced):
+        self._traced.append(about)
+        return fn(*traced)
 
-  def sampler(self, state, n, seed=None):
-    return self._once(f'sample {n} {seed}', (), lambda: super(_Compiled, self).sampler(state, n, seed))
-
-  def viewers(self, state, batch):
-    return self._once('views', batch, lambda: super(_Compiled, self).viewers(state, batch))
+      self._made[about] = self._compile_anew(counted, *arguments)
+    return self._made[about]
 
 
 def program(config, devices=1):
-  """The config's program on the first `devices` fake devices, compiled once a process."""
-  return _program(config.to_json(), devices)
+  """The config's program on the first `devices` fake devices; what it compiles is kept for all of its structure."""
+  about = signature(config), devices
+  shared = _SHARED.pop(about, None) or _Shared(config, devices)
+  _SHARED[about] = shared  # the last one used is forgotten last
+  while len(_SHARED) > 8:
+    _SHARED.popitem(last=False)
+  return shared.of(config)
 
 
-@functools.lru_cache(maxsize=6)
-def _program(text, devices):
-  config = config_lib.from_json(json.loads(text))
-  build = config_lib.experiment(config).build
-  return _Compiled(config, build, dataset(config).spec, make_layout(config, jax.devices()[:devices]))
+_SHARED: OrderedDict = OrderedDict()
 
 
 def placed(program, state):
   """A run's state on one device as `program`, of another layout, takes it."""
   where = jax.tree.map(lambda leaf: leaf.sharding, program.abstract_state())
   return program.layout.join([jax.device_put(state, where)])
+
+
+def samples(program, state, n, seed=0):
+  """The first `n` samples of every lane, as files hold them."""
+  return Generation(program, seed, program.drawing_task()).read(state, np.arange(n))
+
+
+def sample(method, state, key, n, task='generate', **inputs):
+  """What a task of a method returns as its samples, by the noise of `key`."""
+  run = jax.jit(lambda state, keys: method.tasks[task].run(state, inputs, keys))
+  return run(state, jax.random.split(key, n))['sample']
+
+
+def floats(config):
+  """The traced floats of a config that something depends on."""
+  known = _known(config.to_json())
+  return {path: value for path, value in config_lib.traced(config).items() if path in known}
+
+
+@functools.lru_cache(maxsize=8)
+def _known(text):
+  config = config_lib.from_json(json.loads(text))
+  data = dataset(config)
+  batch = data.splits['train'].read(np.arange(program(config).batch_size))
+  return unused_floats.trace(config, config_lib.builder(config), data.spec, batch)[0]
 
 
 def feed(config, program):
@@ -179,7 +295,7 @@ def run(config, path, devices=1, stop=None):
   rec = record.RunDir(path) if resumed else record.RunDir.make(path)
   if not resumed:
     rec.write_config(config_lib.to_json(config))
-    rec.write_run({'data': identity.describe(dataset(config))})
+    rec.write_run(RunInfo(data=identity.describe(dataset(config))).to_json())
   with Stop() as signals, rec.lease():
     lane = Lane(config, rec, path / 'checkpoints', lambda step: open_writers('', path, '', step))
     display = Display(config.run.steps, quiet=True)

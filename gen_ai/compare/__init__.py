@@ -1,4 +1,4 @@
-"""Runs compared: read from their directories alone, so that any engine, machine or day may have made them.
+"""Runs compared: read from their directories alone, so that any launcher, machine or day may have made them.
 
 `load('runs/**')` gives tidy pandas frames; `python -m gen_ai.compare` shows tables, differences between two runs, SQL
 and one offline HTML file.

@@ -21,6 +21,7 @@ from gen_ai.compare import (
   protocol,
   search,
   select,
+  settings,
   table,
 )
 from gen_ai.compare.records import Runs, load
@@ -127,6 +128,7 @@ def _compare(console: Console, runs: Runs) -> None:
     lines.show(console, view)
   else:
     table.show(console, view, found, baseline)
+  settings.show(console, settings.collect(list(frame.index)), list(frame.index), [metric.name for metric in metrics])
   if FLAGS.budget:
     search.show(console, groups.make(frame, None, FLAGS.by or ['experiment']), metrics[0])
   written = [name for name in (FLAGS.csv, FLAGS.html) if name]

@@ -1,13 +1,14 @@
 """Two runs side by side: config, code, data, evaluation and environment, only what differs."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from gen_ai import config as config_lib
-from gen_ai import record
+from gen_ai import info, record
 from gen_ai.compare import layout
 from gen_ai.compare.find import is_run
 from gen_ai.compare.layout import Column
@@ -26,19 +27,18 @@ def sections(path: Path) -> dict[str, dict[str, Any]]:
   """
   if not is_run(path):
     raise UserError(f'--diff compares two run directories, and {path} is none: it has no config.json.')
-  about = record.read_run(path) if (path / 'run.json').is_file() else {}
-  file, git, host = (about.get(name) or {} for name in ('config_file', 'git', 'host'))
-  data = {name: value for name, value in (about.get('data') or {}).items() if name != 'location'}
-  code = {name: value for name, value in git.items() if name not in ('patch', 'untracked')}
-  places = {'host': host.get('name'), 'platform': host.get('platform'), 'cpus': host.get('cpus'),
-            'devices': about.get('devices'), 'lanes': about.get('lanes')}  # fmt: skip
+  run = info.read_if_any(path) or info.RunInfo()
+  data = {name: value for name, value in asdict(run.data).items() if name != 'location'}
+  code = {name: value for name, value in asdict(run.git).items() if name not in ('patch', 'untracked')}
+  places = {'host': run.host.name, 'platform': run.host.platform, 'cpus': run.host.cpus, 'devices': run.devices,
+            'lanes': run.lanes}  # fmt: skip
   return {
     'config': config_lib.flatten(record.read_config(path)),
-    'code': {**code, 'config file': file.get('path'), 'config file sha256': file.get('sha256')},
+    'code': {**code, 'config file': run.config_file.path, 'config file sha256': run.config_file.sha256},
     'data': config_lib.flatten(data),
-    'evaluation': config_lib.flatten(about.get('evaluation') or {}),
-    'environment': {**places, **(about.get('versions') or {})},
-    'variables': about.get('environment') or {},
+    'evaluation': config_lib.flatten(asdict(run.evaluation) if run.evaluation else {}),
+    'environment': {**places, **run.versions},
+    'variables': dict(run.environment),
   }
 
 
@@ -93,6 +93,5 @@ def _patches(console: Console, a: Path, b: Path, fields: Mapping[str, tuple[str,
   if 'patch_sha256' not in fields and 'dirty' not in fields:
     return
   for side, path in zip('AB', (a, b), strict=True):
-    about = record.read_run(path) if (path / 'run.json').is_file() else {}
-    patch = (about.get('git') or {}).get('patch')
+    patch = (info.read_if_any(path) or info.RunInfo()).git.patch
     layout.line(console, f'uncommitted changes of {side}: ', str(path / patch) if patch else 'none recorded')

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from gen_ai import record
+from gen_ai import config as config_lib
+from gen_ai import files, record
 from gen_ai.compare.statistics import Interval, Mode
 
 if TYPE_CHECKING:
@@ -25,11 +26,13 @@ COLUMNS = {  # of `runs`, for each figure m of the evaluations on a split
   'split/m/error': 'its standard error',
   'split/m/step': 'completed updates of the checkpoint', 'split/m/time': 'of the evaluation, UTC, ISO 8601',
   'split/m/stamp': 'how it was measured, as JSON; split/m/stamp.FIELD names one field of it in --where and --by',
+  'split/m/better': "'min' or 'max', the way that is better; '' where neither is",
   'split/m/notes': "what the evaluation said, several notes with ' | ' between them",
 }  # fmt: skip
 CIRCUMSTANCES = ('versions', 'devices', 'step', 'seconds')  # of a stamp: may differ between figures that are compared
 _MEMORISATION = r'.*(cop(y|ies|ied)|duplicate|repeated|overlap|verbatim|memori[sz]).*'
-# Which way a figure is better, by its name without the split; the first that fits. None: nothing to order by.
+# Which way a figure is better, by its name without the split, of evaluations that were recorded before metrics said so
+# themselves; the first that fits. None: nothing to order by.
 DIRECTIONS: dict[str, Mode | None] = {
   r'c_t(_.*)?': None,  # near 0: below it samples copy, above it they stay away from the data
   r'.*_p(_value)?': None,  # of a test
@@ -43,6 +46,7 @@ DIRECTIONS: dict[str, Mode | None] = {
 BETWEEN = ' | '  # notes
 _FIELD = re.compile(r'(?P<column>.+/stamp)\.(?P<field>[^/]+)')
 _STAMP = '/stamp'
+_BETTER = '/better'
 _ENDS = ('low', 'high', 'error')
 _Z = 1.959963984540054  # of the two-sided 95% interval of a normal distribution
 
@@ -56,8 +60,19 @@ class Evaluation(NamedTuple):
   texts: Mapping[str, Sequence[str]]
 
 
-def direction(name: str) -> Mode | None:
-  """Which way the figure 'split/m' or m is better; None where it is unknown or neither way is."""
+def direction(frame: 'pd.DataFrame', name: str) -> Mode | None:
+  """Which way the figure 'split/m' is better: as its metric said when it was measured, of older records by its name.
+
+  None where it is unknown or neither way is.
+  """
+  told = frame[name + _BETTER].dropna().tolist() if name + _BETTER in frame.columns else []
+  if told:
+    return told[-1] or None
+  return by_name(name)
+
+
+def by_name(name: str) -> Mode | None:
+  """Which way the figure 'split/m' or m is better, by `DIRECTIONS`; None where it is unknown or neither way is."""
   figure = name.rpartition('/')[2]
   return next((mode for pattern, mode in DIRECTIONS.items() if re.fullmatch(pattern, figure)), None)
 
@@ -70,6 +85,8 @@ def tells_of_copies(name: str) -> bool:
 def columns(run_dir: str | os.PathLike) -> dict[str, Any]:
   """`COLUMNS` of every figure of a run. A later evaluation adds its figures and replaces earlier ones.
 
+  Of a curve over settings (`gen_ai.compare.settings`) the point at the settings of the run's own config counts.
+
   Raises:
     UserError: the record is damaged.
   """
@@ -79,8 +96,8 @@ def columns(run_dir: str | os.PathLike) -> dict[str, Any]:
       name = f'{row["split"]}/{figure}'
       stamp = {**(row.get('stamp') or {}), **(told.get('stamp') or {})}
       found |= {name: _number(told.get('value')), **{f'{name}/{end}': _number(told.get(end)) for end in _ENDS}}
-      found |= {f'{name}/step': row['step'], f'{name}/time': row['time'], name + _STAMP: record.dumps(stamp),
-                f'{name}/notes': BETWEEN.join(map(str, row.get('notes') or []))}  # fmt: skip
+      found |= {f'{name}/step': row['step'], f'{name}/time': row['time'], name + _STAMP: files.dumps(stamp)}
+      found |= {name + _BETTER: told.get('better'), f'{name}/notes': BETWEEN.join(map(str, row.get('notes') or []))}
   return found
 
 
@@ -92,7 +109,11 @@ def left(run_dir: str | os.PathLike) -> list[Evaluation]:
 
 
 def _in_order(run_dir: str | os.PathLike) -> list[dict[str, Any]]:
-  return sorted(record.read_evaluations(run_dir), key=lambda row: (row['step'], row['time']))
+  rows = record.read_evaluations(run_dir)
+  if any(row.get('axis') for row in rows):
+    own = config_lib.flatten(record.read_config(run_dir))
+    rows = [row for row in rows if all(own.get(path) == value for path, value in (row.get('axis') or {}).items())]
+  return sorted(rows, key=lambda row: (row['step'], row['time']))
 
 
 def _number(value: Any) -> float:

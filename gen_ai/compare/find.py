@@ -6,22 +6,25 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from gen_ai import sweep as sweep_lib
 from gen_ai.errors import UserError
+from gen_ai.installation import LAUNCH
+from gen_ai.sweep import directory
+from gen_ai.sweep.directory import Sweep
+from gen_ai.sweep.trials import Trial
 
 
 class Place(NamedTuple):
-  """A run directory, or the place of a sweep's point that has not started."""
+  """A run directory, or the place of a sweep's trial that has not started."""
 
   path: Path
   sweep: str = ''  # path of the sweep's directory; '' for a run of its own
-  point: sweep_lib.Point | None = None
+  trial: Trial | None = None
 
 
 class Found(NamedTuple):
   """What the patterns lead to."""
 
-  places: list[Place]  # each once; points of a sweep in their order
+  places: list[Place]  # each once; trials of a sweep in their order
   root: Path  # folder that holds all of them
   left: list[str]  # sweeps that cannot be read, and why: their runs are taken for runs of their own
 
@@ -32,7 +35,7 @@ def is_run(path: str | os.PathLike) -> bool:
 
 
 def find(patterns: Sequence[str | os.PathLike]) -> Found:
-  """All runs in, below or matched by `patterns`, with the points of the sweeps there that have not started.
+  """All runs in, below or matched by `patterns`, with the trials of the sweeps there that have not started.
 
   Raises:
     UserError: a folder that is not there, or no run at all, as where the only sweep.json is damaged.
@@ -40,7 +43,7 @@ def find(patterns: Sequence[str | os.PathLike]) -> Found:
   left: list[str] = []
   places: dict[str, Place] = {}
   roots: list[str] = []
-  sweeps: dict[Path, sweep_lib.Sweep | None] = {}
+  sweeps: dict[Path, Sweep | None] = {}
   for pattern in [os.fspath(pattern) for pattern in patterns]:
     for match in _matches(pattern):
       for folder in _walk(match):
@@ -51,7 +54,7 @@ def find(patterns: Sequence[str | os.PathLike]) -> Found:
     raise UserError(left[0])
   if not places:
     raise UserError(f'no run found in {", ".join(map(str, patterns))}: a run is a directory with a config.json, '
-                    'such as `python launch.py --config=configs/vae.py` writes below runs/.')  # fmt: skip
+                    f'such as `{LAUNCH} --config=configs/vae.py` writes below runs/.')  # fmt: skip
   root = Path(os.path.commonpath([Path(root).resolve() for root in roots]))
   here = Path.cwd().resolve()
   root = root.relative_to(here) if root.is_relative_to(here) else root
@@ -59,7 +62,7 @@ def find(patterns: Sequence[str | os.PathLike]) -> Found:
 
 
 def _order(place: Place) -> tuple[str, int, str]:
-  number = place.point.number if place.point else -1
+  number = place.trial.number if place.trial else -1
   return place.sweep or str(place.path), number, str(place.path)
 
 
@@ -97,22 +100,22 @@ def _walk(top: str) -> Iterator[Path]:
     if 'config.json' in files:
       inner.clear()
     inner[:] = sorted(name for name in inner if not name.startswith('.'))
-    if 'config.json' in files or sweep_lib.FILE in files:
+    if 'config.json' in files or directory.FILE in files:
       yield Path(os.path.normpath(folder))
 
 
-def _places(folder: Path, sweeps: dict[Path, sweep_lib.Sweep | None], left: list[str]) -> list[Place]:
+def _places(folder: Path, sweeps: dict[Path, Sweep | None], left: list[str]) -> list[Place]:
   """The run in `folder`, or what has not started of the sweep there. `sweeps` and `left` keep what was read."""
   home = folder.parent if is_run(folder) else folder
   if home not in sweeps:
     try:
-      sweeps[home] = sweep_lib.Sweep.open(home) if sweep_lib.is_sweep(home) else None
+      sweeps[home] = Sweep.open(home) if directory.is_sweep(home) else None
     except UserError as error:
       sweeps[home] = None
       left.append(str(error))
   sweep = sweeps[home]
   if not is_run(folder):
-    points = sweep.points if sweep else []
-    return [Place(home / p.name, str(home), p) for p in points if not is_run(home / p.name)]
-  point = next((p for p in sweep.points if p.name == folder.name), None) if sweep else None
-  return [Place(folder, str(home) if point else '', point)]
+    trials = sweep.trials if sweep else []
+    return [Place(home / p.name, str(home), p) for p in trials if not is_run(home / p.name)]
+  trial = next((p for p in sweep.trials if p.name == folder.name), None) if sweep else None
+  return [Place(folder, str(home) if trial else '', trial)]

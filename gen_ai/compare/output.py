@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from gen_ai.errors import UserError
-from gen_ai.record import write_atomic
+from gen_ai.files import write_atomic
 
 if TYPE_CHECKING:
   import pandas as pd

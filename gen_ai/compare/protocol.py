@@ -53,7 +53,7 @@ def count(n: int, noun: str = 'run') -> str:
 
 
 def unlike(frame: 'pd.DataFrame', fields: Sequence[str] = tuple(PROTOCOL)) -> list[Unlike]:
-  """The protocol fields in which the runs of `frame` differ; points that have not started have none yet."""
+  """The protocol fields in which the runs of `frame` differ; trials that have not started have none yet."""
   frame = frame[(frame['state'] != 'waiting') | (frame['data_hash'] != '')]
   found = []
   for field in fields:

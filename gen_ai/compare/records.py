@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gen_ai import command, provenance, record, surroundings
+from gen_ai import command, info, provenance, record, surroundings
 from gen_ai import config as config_lib
 from gen_ai.compare import evaluations
 from gen_ai.compare.find import Place, find, is_run
 from gen_ai.errors import UserError
+from gen_ai.info import EvalProtocol, RunInfo
 from gen_ai.lease import Lease
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ class Runs:
 def load(*patterns: str | os.PathLike, last_k: int = 5) -> Runs:
   """Reads all runs in, below or matched by `patterns`: folders, sweeps, run directories, globs such as 'runs/**'.
 
-  Reads running and killed runs too; points of a sweep that have not started are rows in state 'waiting'.
+  Reads running and killed runs too; trials of a sweep that have not started are rows in state 'waiting'.
 
   Args:
     patterns: where to look.
@@ -155,7 +156,7 @@ def _read(place: Place, last_k: int) -> tuple[dict[str, Any], dict[str, np.ndarr
   """The columns of one run, and its curves as {column: [steps]}."""
   path = place.path
   config = config_lib.flatten(record.read_config(path))
-  about = record.read_run(path) if (path / 'run.json').is_file() else {}
+  about = info.read_if_any(path)
   summary = record.read_summary(path) if (path / 'summary.json').is_file() else {}
   attempts, rows = record.read_attempts(path), record.read_metrics(path)
   row = {**_identity(place, config, about, attempts), **_state(path, config)}
@@ -170,10 +171,10 @@ def _read(place: Place, last_k: int) -> tuple[dict[str, Any], dict[str, np.ndarr
 
 
 def _waiting(place: Place) -> dict[str, Any]:
-  """The columns of a point that has not started: what its config says."""
-  assert place.point is not None
-  tree = config_lib.to_json(place.point.config)
-  about = {'group_hash': provenance.group_hash(tree), 'config_hash': provenance.config_hash(tree)}
+  """The columns of a trial that has not started: what its config says."""
+  assert place.trial is not None
+  tree = config_lib.to_json(place.trial.config)
+  about = RunInfo(group_hash=provenance.group_hash(tree), config_hash=provenance.config_hash(tree))
   config = config_lib.flatten(tree)
   row = _identity(place, config, about)
   row |= {'state': 'waiting', 'step': 0, 'message': '', 'attempts': 0}
@@ -184,35 +185,49 @@ def _config_columns(config: Mapping[str, Any]) -> dict[str, Any]:
   return {f'config.{path}': tuple(v) if isinstance(v, list) else v for path, v in config.items()}
 
 
-def _identity(place: Place, config: Mapping[str, Any], about: Mapping[str, Any],
+def _identity(place: Place, config: Mapping[str, Any], about: RunInfo | None,
               attempts: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:  # fmt: skip
   """What the run is, and under which protocol it is evaluated; '' and NaN where its record does not say."""
-  data, git, protocol = (about.get(name) or {} for name in ('data', 'git', 'evaluation'))
-  versions = about.get('versions', {})
-  environments = [about.get('environment', {}), *(a['environment'] for a in attempts if 'environment' in a)]
+  run = about or RunInfo()
+  protocol, told = run.evaluation or EvalProtocol(), run.evaluation is not None
+  environments = [run.environment, *(a['environment'] for a in attempts if 'environment' in a)]
   arithmetic = dict.fromkeys(surroundings.arithmetic(each) or 'as usual' for each in environments)
   compiler = dict.fromkeys(map(surroundings.compiler, environments))
   return {
-    'name': config.get('run.name', ''), 'experiment': config.get('experiment', ''),
-    'sweep': place.sweep, 'point': place.point.number if place.point else -1,
-    'steps': config.get('run.steps', np.nan), 'seed': config.get('run.seed', np.nan),
+    'name': config.get('run.name', ''),
+    'experiment': config.get('experiment', ''),
+    'sweep': place.sweep,
+    'point': place.trial.number if place.trial else -1,
+    'steps': config.get('run.steps', np.nan),
+    'seed': config.get('run.seed', np.nan),
     'data_seed': config.get('data.seed', np.nan),
-    'group': about.get('group_hash', ''), 'config_hash': about.get('config_hash', ''),
-    'created': about.get('created', ''), 'host': about.get('host', {}).get('name', ''),
-    'devices': _devices(about.get('devices', [])),
-    'commit': git.get('commit', ''), 'dirty': git.get('dirty'), 'patch': git.get('patch_sha256', ''),
-    'arithmetic': ' then '.join(arithmetic) if about else '',
+    'group': run.group_hash,
+    'config_hash': run.config_hash,
+    'created': run.created,
+    'host': run.host.name,
+    'devices': _devices(run.devices),
+    'commit': run.git.commit,
+    'dirty': run.git.dirty,
+    'patch': run.git.patch_sha256,
+    'arithmetic': ' then '.join(arithmetic) if about is not None else '',
     'compiler': ' then '.join(filter(None, compiler)),
-    'versions': ', '.join(f'{name} {version}' for name, version in versions.items()),
-    'data': data.get('name', ''), 'data_version': data.get('version', ''),
-    'data_hash': data.get('fingerprint', ''), 'data_spec': _spec(data.get('spec') or {}),
-    'split_rule': data.get('split_rule', ''), 'lanes': about.get('lanes', 1),
-    'eval_split': protocol.get('split', ''), 'eval_examples': protocol.get('examples', np.nan),
-    'eval_seed': protocol.get('seed', np.nan), 'ema': protocol.get('averaged'),
-    'measure': protocol.get('measure', ''), 'extractor': protocol.get('extractor', ''),
-    'eval_samples': protocol.get('samples', np.nan), 'data_spread': protocol.get('data_spread', np.nan),
-    'leading': ' '.join(about.get('leading', [])),
-  }  # fmt: skip
+    'versions': ', '.join(f'{name} {version}' for name, version in run.versions.items()),
+    'data': run.data.name,
+    'data_version': run.data.version,
+    'data_hash': run.data.fingerprint,
+    'data_spec': _spec(run.data.spec),
+    'split_rule': run.data.split_rule,
+    'lanes': run.lanes,
+    'eval_split': protocol.split,
+    'eval_examples': protocol.examples if told else np.nan,
+    'eval_seed': np.nan if protocol.seed is None else protocol.seed,
+    'ema': protocol.averaged,
+    'measure': protocol.measure,
+    'extractor': protocol.extractor,
+    'eval_samples': protocol.samples if told else np.nan,
+    'data_spread': protocol.data_figures.get('spread', np.nan),
+    'leading': ' '.join(run.leading),
+  }
 
 
 def _devices(devices: Sequence[str]) -> str:
@@ -241,17 +256,18 @@ def _state(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _costs(
-  row: Mapping[str, Any], about: Mapping[str, Any], summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
+  row: Mapping[str, Any], about: RunInfo | None, summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
   """What the run took; of a run without a summary, what its rows and run.json tell."""
   speeds = [r['examples_per_second'] for r in rows if 'examples_per_second' in r]
   flops = summary.get('flops_per_step') or np.nan
+  parameters, examples = (np.nan, np.nan) if about is None else (about.parameters, about.examples_per_step)
   return {
-    'parameters': summary.get('parameters', about.get('parameters', np.nan)),
+    'parameters': summary.get('parameters', np.nan if parameters is None else parameters),
     'wall_seconds': summary.get('seconds', rows[-1]['seconds'] if rows else np.nan),
     'compile_seconds': summary.get('compile_seconds', np.nan),
     'examples_per_second': summary.get('examples_per_second') or (float(np.median(speeds)) if speeds else np.nan),
-    'examples_per_step': about.get('examples_per_step', np.nan),
+    'examples_per_step': np.nan if examples is None else examples,
     'flops_per_step': flops, 'flops': flops * row['step'],
     'peak_memory_bytes': summary.get('peak_memory_bytes', np.nan),
   }  # fmt: skip

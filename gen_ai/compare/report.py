@@ -9,15 +9,16 @@ import json
 import math
 import re
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gen_ai.compare import budget, curves, evaluations, groups, protocol, report_rows, report_samples
+from gen_ai.compare import budget, curves, evaluations, groups, protocol, report_rows, report_samples, settings
 from gen_ai.compare.select import Metric
 from gen_ai.compare.statistics import Mode
 from gen_ai.errors import UserError
-from gen_ai.record import write_atomic
+from gen_ai.files import write_atomic
 
 if TYPE_CHECKING:
   import pandas as pd
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 _ASSETS = Path(__file__).resolve().parent / 'assets'
 _SCRIPTS = ('page.js', 'stamps.js', 'table.js', 'differences.js', 'plots.js', 'quality.js', 'curves.js', 'fields.js',
-            'samples.js', 'report.js')  # fmt: skip
+            'settings.js', 'samples.js', 'report.js')  # fmt: skip
 _FEWEST = 3  # configurations that make a search-budget curve
 
 
@@ -78,7 +79,10 @@ def _data(runs: 'Runs', metrics: Sequence[Metric], warnings: Sequence[str], base
   figures, unlike = protocol.alike(frame)
   given = {metric.name for metric in metrics}
   others = [name for name in figures if name not in given]
-  modes = {**{name: evaluations.direction(name) for name in others}, **{metric.name: metric.mode for metric in metrics}}
+  modes = {
+    **{name: evaluations.direction(frame, name) for name in others},
+    **{metric.name: metric.mode for metric in metrics},
+  }
   shown = [*metrics, *(Metric(name, modes[name] or 'min') for name in others)]
   return {
     'made': datetime.now(UTC).strftime('%Y-%m-%d %H:%M UTC'),
@@ -96,6 +100,7 @@ def _data(runs: 'Runs', metrics: Sequence[Metric], warnings: Sequence[str], base
     'last_k': runs.last_k,
     **report_rows.describe(frame, shown, metrics, baseline),
     'curves': curves.thin(runs.metrics, frame['group']),
+    'settings': [asdict(curve) for curve in settings.collect(list(frame.index))],
     'samples': report_samples.collect(list(frame.index)),
     'budget': _budget(frame, metrics[0]) if metrics[0].mode else [],
   }

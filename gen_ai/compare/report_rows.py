@@ -1,12 +1,13 @@
 """Rows of the HTML report: what runs and groups are called, where they differ, their figures, where they come from."""
 
 from collections.abc import Collection, Hashable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from gen_ai import command, record
+from gen_ai import command, info
 from gen_ai.compare import evaluations, groups
 from gen_ai.compare.curves import figure, figures
 from gen_ai.compare.report_stamps import Stamps
@@ -256,15 +257,16 @@ def _figures(row: 'pd.Series', metric: Metric) -> dict[str, Any]:
 def _provenance(row: 'pd.Series') -> list[list[str]]:
   """[what, text] of where a run comes from; what its record does not tell is left out."""
   path = str(row.name)
-  about = record.read_run(path) if (Path(path) / 'run.json').is_file() else {}
-  argv = command.started(about['argv']) if about.get('argv') else ''
-  evaluation = about.get('evaluation') or {}
-  names = ('split', 'examples', 'averaged', 'seed', 'measure', 'extractor', 'samples', 'data_spread')
-  protocol = ', '.join(f'{name} {shown(evaluation[name])}' for name in names if evaluation.get(name, '') != '')
+  about = info.read_if_any(path) or info.RunInfo()
+  argv = command.started(about.argv) if about.argv else ''
+  evaluation = asdict(about.evaluation) if about.evaluation is not None else {}
+  evaluation |= {f'data_{name}': value for name, value in evaluation.pop('data_figures', {}).items()}
+  protocol = ', '.join(f'{name} {shown(value)}' for name, value in evaluation.items()
+                       if value not in ('', None) and name not in ('split_rule', 'data'))  # fmt: skip
   attempts = f'{row["attempts"]} (resumed)' if row['attempts'] > 1 else str(row['attempts'])
   pairs = [
     ('reproduce', command.printed('gen_ai.reproduce', path)), ('started as', argv), ('directory', path),
-    ('sweep', f'{row["sweep"]}, point {row["point"]}' if row['sweep'] else ''), ('created', row['created']),
+    ('sweep', f'{row["sweep"]}, trial {row["point"]}' if row['sweep'] else ''), ('created', row['created']),
     ('message', row['message']), ('attempts', attempts), ('code', row['code']), ('versions', row['versions']),
     ('devices', row['devices']), ('host', row['host']), ('data', f'{row["data"]} {row["data_version"]}'.strip()),
     ('data sha256', row['data_hash']), ('split rule', row['split_rule']), ('evaluation', protocol),

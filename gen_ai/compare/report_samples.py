@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gen_ai import record
+from gen_ai import info
 from gen_ai.compare import evaluations
 
 STEPS = 16  # of one run and view
@@ -55,8 +55,8 @@ def collect(runs: Sequence[str], steps: int = STEPS, room: int = BYTES) -> dict[
 
 def _class_names(run: Path) -> list[str]:
   """Recorded names of the classes that a run was trained on; none of older runs."""
-  about = record.read_run(run) if (run / 'run.json').is_file() else {}
-  return (about.get('data') or {}).get('class_names') or []
+  about = info.read_if_any(run)
+  return list(about.data.class_names) if about is not None else []
 
 
 def _files(folder: Path) -> _Files:

@@ -175,7 +175,7 @@ def metrics(names: Sequence[str], frame: 'pd.DataFrame', given: Sequence[str]) -
     name = (word[: -len(':min')] if directed else word).removeprefix('eval/')
     if name not in names:
       raise UserError(f"no run has the metric '{name}'.{_nearest(name, names)} {there}")
-    mode = None if name not in evaluations.names(frame) else evaluations.direction(name)
+    mode = None if name not in evaluations.names(frame) else evaluations.direction(frame, name)
     if not directed and name not in known and not mode:
       raise UserError(f'--metric={name} does not say what is better: --metric={name}:min or --metric={name}:max.')
     chosen.append(_metric(word.removeprefix('eval/')) if directed else known.get(name) or Metric(name, mode or 'min'))
@@ -209,7 +209,7 @@ def every(names: Sequence[str], frame: 'pd.DataFrame') -> list[Metric]:
   for text in dict.fromkeys(cells(frame, 'leading')):
     modes |= {metric.name: metric.mode for metric in map(_metric, (text or '').split())}
   ordered = dict.fromkeys([*(name for name in modes if name in names), *names])
-  modes |= {name: evaluations.direction(name) for name in evaluations.names(frame)}
+  modes |= {name: evaluations.direction(frame, name) for name in evaluations.names(frame)}
   return [Metric(name, modes.get(name)) for name in ordered]
 
 

@@ -120,7 +120,7 @@ def _not_counted(console: Console, found: Sequence[Group]) -> None:
       _left_out(console, group.label, str(run), row)
     if len(waiting):
       points = ', '.join(str(point) for point in cells(waiting, 'point') if point >= 0)
-      where = f', point {points}' if points else ''
+      where = f', trial {points}' if points else ''
       layout.paragraph(console, f'{group.label:<3}{len(waiting)} waiting, not started{where}', style='dim')
 
 

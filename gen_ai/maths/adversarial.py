@@ -180,3 +180,8 @@ def r2_penalty(critic_fn: CriticFn, fake: Array) -> Array:
 def clip_weights(params: PyTree, limit: float | Array) -> PyTree:
   """Every parameter clipped to [-limit, limit], biases too (WGAN, arXiv 1701.07875, algorithm 1, line 7)."""
   return jax.tree.map(lambda p: jnp.clip(p, -limit, limit), params)
+
+
+def pairs_won(real: Array, fake: Array) -> Array:
+  """Per pair [B], 1 where the real example has the higher logit; its mean is 0.5 where neither player is ahead."""
+  return (real > fake).astype(jnp.float32)

@@ -16,7 +16,7 @@ def sample_token(key: Key, logits: Array, temperature: float | Array = 1.0, top_
   """One token a row from softmax(logits / temperature), restricted to the `top_k` likeliest.
 
   Args:
-    key: one key.
+    key: keys [B], a row's own each.
     logits: float [B, V].
     temperature: a Python 0 takes the likeliest token; may be traced, and is then positive.
     top_k: static; exactly this many tokens keep a chance (all, where V is smaller), 0 keeps all.
@@ -33,9 +33,9 @@ def sample_token(key: Key, logits: Array, temperature: float | Array = 1.0, top_
   if is_off(temperature):
     return jnp.argmax(logits, -1).astype(jnp.int32)
   if top_k == 0:
-    return jax.random.categorical(key, logits / temperature).astype(jnp.int32)
+    return jax.vmap(jax.random.categorical)(key, logits / temperature).astype(jnp.int32)
   values, tokens = jax.lax.top_k(logits, min(top_k, logits.shape[-1]))
-  choice = jax.random.categorical(key, values / temperature)
+  choice = jax.vmap(jax.random.categorical)(key, values / temperature)
   return jnp.take_along_axis(tokens, choice[:, None], -1)[:, 0].astype(jnp.int32)
 
 
@@ -62,9 +62,10 @@ def generate(
   Args:
     step_fn: (cache, token int32 [B], position int32 []) -> (logits [B, V] of the next token, cache).
     cache: what `step_fn` starts from.
-    prompt: int32 [B, P], 1 <= P <= length; every row is kept as it is.
+    prompt: int32 [B, P], 1 <= P <= length; every row begins with its own. -1 stands for a token that is to be drawn:
+      a shorter prompt ends in them.
     length: static number of tokens in the result; the caller keeps it within the model's context.
-    key: one key; the token at position t has noise of its own whatever the length.
+    key: keys [B], a row's own each; its token at position t has noise of its own whatever the length.
     temperature: see `sample_token`.
     top_k: see `sample_token`.
 
@@ -77,13 +78,14 @@ def generate(
   P = prompt.shape[1]
   if not 1 <= P <= length:
     raise UserError(f'the prompt has {P} tokens; it needs at least 1 and at most the {length} to be returned')
-  given = jnp.pad(prompt, ((0, 0), (0, length - P))).astype(jnp.int32)
+  given = jnp.pad(prompt, ((0, 0), (0, length - P)), constant_values=-1).astype(jnp.int32)
 
   def step(carry: tuple[PyTree, Array], position: Array) -> tuple[tuple[PyTree, Array], Array]:
     cache, token = carry
     logits, cache = step_fn(cache, token, position)
-    drawn = sample_token(jax.random.fold_in(key, position), logits, temperature, top_k)
-    token = jnp.where(position + 1 < P, given[:, position + 1], drawn)
+    own = jax.vmap(lambda one: jax.random.fold_in(one, position))(key)
+    drawn = sample_token(own, logits, temperature, top_k)
+    token = jnp.where(given[:, position + 1] >= 0, given[:, position + 1], drawn)
     return (cache, token), token
 
   _, tokens = jax.lax.scan(step, (cache, given[:, 0]), jnp.arange(length - 1))

@@ -14,7 +14,11 @@ from gen_ai.errors import UserError
 from gen_ai.metrics import inception_weights
 
 FLAGS = flags.FLAGS
-flags.DEFINE_boolean('any_weights', False, 'convert other weights of this network too; figures are stamped with theirs')
+
+
+def define_flags() -> None:
+  """Defines the flags: where this is the command, not where the metrics of this package are looked up."""
+  flags.DEFINE_boolean('any_weights', False, 'convert other weights of this network, too; they stamp their figures')
 
 
 def main(arguments: list[str], overrides: dict[str, str]) -> int:
@@ -31,4 +35,5 @@ def main(arguments: list[str], overrides: dict[str, str]) -> int:
 
 
 if __name__ == '__main__':
+  define_flags()
   command.run(main)

@@ -9,13 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from gen_ai import command, record, restored
+from gen_ai import command, info, record, restored
 from gen_ai import config as config_lib
 from gen_ai.errors import UserError
 from gen_ai.maths.pixels import to_signed, to_unit
@@ -71,10 +70,8 @@ def make(text: str, spec: Spec) -> Extractor:
     spec: what the images to be judged are like.
 
   Raises:
-    UserError: an unknown form, texts instead of images, weights or a run that do not fit (names what does not).
+    UserError: an unknown form, weights or a run that do not fit (names what does not).
   """
-  if spec.kind != 'image':
-    raise UserError(f"--extractor='{text}' takes images, but the data is text.")
   name, _, where = text.partition(':')
   if text == 'random':
     return _random(spec)
@@ -141,15 +138,15 @@ def _inception(path: Path, spec: Spec) -> Extractor:
 
 def _classifier(run_dir: str, spec: Spec) -> Extractor:
   config = restored.open_config(run_dir, {'precision': 'fp32'}, ('precision',))
-  data, trained_on = record.read_run(run_dir)['data'], restored.recorded_spec(run_dir)
-  method = config_lib.experiment(config).build(config, trained_on)
-  features = method.features
-  if features is None:
+  data, trained_on = info.trained_on(run_dir), restored.recorded_spec(run_dir)
+  method = config_lib.builder(config)(config, trained_on)
+  task = method.tasks.get('features')
+  if task is None:
     raise UserError(f"--extractor=classifier:{run_dir}: config.experiment='{config.experiment}' has no features. Give "
                     'a run of configs/classifier.py.')  # fmt: skip
   if trained_on.shape != spec.shape:
     ours, theirs = ('x'.join(map(str, shape)) for shape in (trained_on.shape, spec.shape))
-    raise UserError(f'--extractor=classifier:{run_dir} was trained on {ours} images of {data["name"]}, but those to be '
+    raise UserError(f'--extractor=classifier:{run_dir} was trained on {ours} images of {data.name}, but those to be '
                     f'judged are {theirs}. Train configs/classifier.py on images of that shape.')  # fmt: skip
   status = record.read_status(run_dir)['state']
   if status != 'done':
@@ -162,11 +159,13 @@ def _classifier(run_dir: str, spec: Spec) -> Extractor:
 
   def apply(params: PyTree, image: Array) -> tuple[Array, Array]:
     settled = params['params']
-    return features(State(jnp.int32(0), settled, (), settled if averaged else (), params['stats']), image)
+    state = State(jnp.int32(0), settled, (), settled if averaged else (), params['stats'])
+    found = task.run(state, {'image': image}, jax.random.split(jax.random.key(0), image.shape[0]))
+    return found['features'], found['logits']
 
   like = jax.ShapeDtypeStruct((1, *spec.shape), jnp.uint8)
   dim = jax.eval_shape(apply, params, like)[0].shape[1]
-  about = {'trained_on': data['name'], 'trained_on_content': data['fingerprint'], 'step': step, 'averaged': averaged}
+  about = {'trained_on': data.name, 'trained_on_content': data.fingerprint, 'step': step, 'averaged': averaged}
   return Extractor('classifier', params, _exact(apply), content_hash(params), 'none', dim, True, spec.image_shape,
                    about=about)  # fmt: skip
 
@@ -188,7 +187,7 @@ def random_features(params: PyTree, image: Array) -> tuple[Array, None]:
   x = to_signed(image)
   for name in sorted(params):
     x = lax.conv_general_dilated(x, params[name], (2, 2), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
-    x = nn.relu(x)
+    x = jax.nn.relu(x)
   return jnp.concatenate([x.mean((1, 2)), x.std((1, 2))], -1), None
 
 

@@ -1,5 +1,6 @@
 """Weights of the FID Inception network: converted from the published PyTorch file, kept in an .npz, and checked."""
 
+import functools
 import hashlib
 import zipfile
 from collections.abc import Mapping
@@ -9,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import traverse_util
 
 from gen_ai.errors import UserError
 from gen_ai.nets import inception
@@ -54,7 +54,8 @@ def parameters(arrays: Mapping[str, np.ndarray], where: object) -> PyTree:
   """
   image = jax.ShapeDtypeStruct((1, inception.SIDE, inception.SIDE, 3), jnp.float32)
   wanted = jax.eval_shape(inception.Inception().init, jax.random.key(0), image)['params']
-  shapes = {name: leaf.shape for name, leaf in traverse_util.flatten_dict(wanted, sep='/').items()}
+  named = functools.partial(jax.tree_util.keystr, simple=True, separator='/')
+  shapes = {named(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(wanted)}
   for name in {**shapes, **arrays}:
     problem = ''
     if name not in arrays:
@@ -67,7 +68,7 @@ def parameters(arrays: Mapping[str, np.ndarray], where: object) -> PyTree:
       problem = f'{name} holds a NaN or an infinity'
     if problem:
       raise UserError(f'{where} holds no weights of the FID Inception network: {problem}.')
-  return traverse_util.unflatten_dict({name: np.asarray(arrays[name], np.float32) for name in shapes}, sep='/')
+  return jax.tree_util.tree_map_with_path(lambda path, _: np.asarray(arrays[named(path)], np.float32), wanted)
 
 
 def read(path: Path) -> tuple[PyTree, str]:

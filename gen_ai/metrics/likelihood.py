@@ -16,12 +16,13 @@ from numpy.typing import ArrayLike
 
 from gen_ai.errors import UserError
 from gen_ai.maths import densities
-from gen_ai.types import Array, Batch, Key, State, SumCount
+from gen_ai.types import Array, Batch, Key, State, SumCount, Task
 
 DRAWS = 5000  # the k of the literature's tables (arXiv 1509.00519, section 5)
 CHUNK = 10  # draws decoded at once: a batch of 256 makes 2,560 decodings, which fill a device and fit in its memory
 
-LogWeightsFn = Callable[[State, Batch, Key, Array], Array]  # Method.log_weights
+# (state, batch, key, draws int32 [k]) -> log p(x, z_j) - log q(z_j | x) in nats, float32 [k, B]
+LogWeightsFn = Callable[[State, Batch, Key, Array], Array]
 EvalStep = Callable[[State, Batch, Key], SumCount]  # Method.eval_step
 
 
@@ -42,6 +43,17 @@ class _Running(NamedTuple):
   mean: Array  # of the log-weights
 
 
+def log_weights(task: Task, state: State, batch: Batch, key: Key, draws: Array) -> Array:
+  """The task 'log_weights' of a method for latent draws int32 [k] of each example of a batch: nats, float32 [k, B].
+
+  Noise is addressed by (key, draw, example), so the task is handed one and the same key for all examples.
+  """
+  B = batch['index'].shape[0]
+  given = {name: batch[name] for name in task.inputs if name in batch}
+  given['draw'] = jnp.broadcast_to(draws, (B, draws.shape[0]))
+  return task.run(state, given, jnp.broadcast_to(key, (B,)))['log_weights'].T
+
+
 def importance_weighted(
   log_weights_fn: LogWeightsFn, state: State, batch: Batch, key: Key, k: int = DRAWS, chunk: int = CHUNK
 ) -> Bound:
@@ -51,7 +63,7 @@ def importance_weighted(
   the ELBO, L_k <= L_(k+1) <= log p(x). The log-sum-exp runs in float32, shifted by the largest log-weight so far.
 
   Args:
-    log_weights_fn: `Method.log_weights`.
+    log_weights_fn: such as `log_weights` of a task.
     state: of the method.
     batch: B examples.
     key: noise; draw j of an example has the same noise for every k, chunk and batch.
@@ -213,6 +225,13 @@ class Totals:
     for name, (sums, counts) in results.items():
       for parts, values in ((self._sums, sums), (self._counts, counts)):
         parts.setdefault(name, []).append(np.asarray(values)[real])
+
+  def means(self) -> dict[str, float]:
+    """{name with unit: sum over count}, whatever it is: a run that diverges is told of elsewhere."""
+    with np.errstate(invalid='ignore', over='ignore'):
+      counts = {name: np.concatenate(parts).sum(dtype=np.float64) for name, parts in self._counts.items()}
+      sums = {name: np.concatenate(parts).sum(dtype=np.float64) for name, parts in self._sums.items()}
+      return {name: float(total / counts[name]) for name, total in sums.items()}
 
   def finish(self) -> dict[str, Figure]:
     """{name with unit: (value, standard error)} over all examples added; raises what `ratio` raises."""

@@ -7,6 +7,7 @@ import numpy as np
 
 from gen_ai.errors import UserError
 from gen_ai.metrics.memorisation import rank_z
+from gen_ai.metrics.metric import SAMPLES, Asked, Evidence, Figure, Found, Metric
 
 SHOWN = 5  # longest overlaps that are shown as text
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
@@ -282,3 +283,58 @@ def _note(best: Best, runs: _Runs) -> None:
   length, position, place = best
   length[runs.rows], position[runs.rows] = runs.width, at
   place[runs.rows] = runs.first[runs.names[np.arange(len(at)), at]]
+
+
+def _needs_fresh(asked: Asked) -> None:
+  if asked.split == 'train':
+    raise UserError('memorisation compares samples with data that was not trained on: use --split=test or validation.')
+
+
+def _of_texts(e: Evidence, found: Found) -> None:
+  """Adds the longest verbatim overlaps of texts with the training text, beside those of held-out text.
+
+  Raises:
+    UserError: the split is shorter than one text.
+  """
+  tokens, vocab = e.outputs['sample'], e.dataset.spec.vocab
+  tokens = tokens[:, int(e.outputs['given'][0]) if 'given' in e.outputs else 0 :]  # a prompt is not the model's
+  T = tokens.shape[1]
+  train, fresh = (e.dataset.splits[name].arrays()['tokens'].reshape(-1) for name in ('train', e.split))
+  fresh = fresh[: len(fresh) // T * T].reshape(-1, T)[: len(tokens)]
+  if not len(fresh):
+    raise UserError(f'the {e.split} text is shorter than one sample, {T} tokens: nothing to compare with.')
+  report = overlap_report(tokens, fresh, train, vocab.decode)
+  stamp = {**e.stamp, 'samples': len(tokens), 'tokens': T, 'heldout_texts': len(fresh)}
+  own, held = report.samples, report.heldout
+  values = {
+    'overlap_tokens': own.mean,
+    'overlap_heldout_tokens': held.mean,
+    'overlap_longest_tokens': own.longest,
+    'overlap_share': report.share_above,
+    'overlap_p': report.p_value,
+  }
+  found.figures.update({name: Figure(value, stamp=stamp) for name, value in values.items()})
+  found.notes.append(
+    f'longest run of tokens found in the training text: {own.mean:.1f} on average, {own.longest} at most; in fresh '
+    f'text of the same length {held.mean:.1f} and {held.longest}; one-sided p {report.p_value:.3g}'
+  )
+  found.texts['overlaps'] = [f'{one.length} tokens, sample {one.sample}: {one.text}' for one in report.closest]
+
+
+METRICS = (
+  Metric(
+    'memorisation',
+    ('text',),
+    {
+      'overlap_tokens': 'min',
+      'overlap_heldout_tokens': '',  # what the others are held against
+      'overlap_longest_tokens': 'min',
+      'overlap_share': 'min',
+      'overlap_p': '',
+    },
+    SAMPLES,
+    _of_texts,
+    train=True,
+    check=_needs_fresh,
+  ),
+)

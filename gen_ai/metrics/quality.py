@@ -1,95 +1,23 @@
-"""The figures of samples against real data, by the names that users ask for, each with its interval and its stamp."""
+"""Metrics of images against real images, by the names that users ask for, each with its interval and its stamp."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from statistics import NormalDist
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import numpy as np
 
 from gen_ai.errors import UserError
-from gen_ai.metrics import frechet, inception_score, kernel, likelihood, memorisation, modes, ms_ssim, prdc, sliced
-from gen_ai.metrics.extractors import Extractor
-from gen_ai.metrics.features import Features, Spread
+from gen_ai.metrics import frechet, inception_score, kernel, memorisation, modes, ms_ssim, prdc, sliced
+from gen_ai.metrics.features import Spread
+from gen_ai.metrics.metric import FEATURES, Asked, Evidence, Figure, Found, Metric, share, with_error
 
 NEIGHBOURS = 5  # k of precision, recall, density and coverage
 REPLICATES = 100  # of the bootstrap
 WIDE, FEW = 512, 20  # with more features than this an eigendecomposition takes seconds: so many replicates then
 SPLITS = 10  # of the Inception score
 PICTURES = 1000  # samples whose diversity is measured by MS-SSIM
-
-
-class Figure(NamedTuple):
-  """One number as evaluations.jsonl holds it.
-
-  Attributes:
-    value: in the unit that its name says.
-    error: standard error.
-    low, high: the 95 % interval.
-    stamp: what else it rests on, besides what all figures of the evaluation share.
-  """
-
-  value: float
-  error: float | None = None
-  low: float | None = None
-  high: float | None = None
-  stamp: Mapping[str, Any] = {}
-
-  def record(self) -> dict[str, Any]:
-    """What is written: fields that are not known are left out."""
-    numbers = {name: float(v) for name, v in self._asdict().items() if name != 'stamp' and v is not None}
-    return numbers | ({'stamp': dict(self.stamp)} if self.stamp else {})
-
-
-class Evidence(NamedTuple):
-  """What the figures of one set of samples are computed from.
-
-  Attributes:
-    samples: features of the samples.
-    reference: of the split that they are compared with.
-    train: of the training split, where memorisation is asked for.
-    read_samples: int [n] numbers -> samples uint8 [n, H, W, C].
-    read_reference, read_train: the same of the splits.
-    extractor: of the features.
-    seed: of random subsets, blocks and projections.
-    stamp: how the samples were made: their number and seed, the sampler's settings.
-    intervals: whether intervals that take time (the bootstrap) are wanted: not while a run trains.
-  """
-
-  samples: Features
-  reference: Features
-  train: Features | None
-  read_samples: Callable[[np.ndarray], np.ndarray]
-  read_reference: Callable[[np.ndarray], np.ndarray]
-  read_train: Callable[[np.ndarray], np.ndarray]
-  extractor: Extractor
-  seed: int
-  stamp: Mapping[str, Any]
-  intervals: bool = True
-
-
-class Found(NamedTuple):
-  """Figures by name, what to say beside them, pictures (uint8 [N, H, W, C], columns), and texts."""
-
-  figures: dict[str, Figure]
-  notes: list[str]
-  pictures: dict[str, tuple[np.ndarray, int]]
-  texts: dict[str, list[str]]
-
-
-def with_error(value: float, error: float | None, stamp: Mapping[str, Any]) -> Figure:
-  """A figure with the normal 95 % interval of its standard error."""
-  centre, error, low, high = likelihood.interval(likelihood.Figure(value, error))
-  return Figure(centre, error, low, high, stamp)
-
-
-def share(value: float, n: int, stamp: Mapping[str, Any]) -> Figure:
-  """A share of `n` with Wilson's 95 % score interval (1927), which stays in [0, 1] and is no point at 0."""
-  z = NormalDist().inv_cdf(0.975)
-  centre, spread = value + z * z / (2 * n), z * math.sqrt(value * (1 - value) / n + z * z / (4 * n * n))
-  low, high = ((centre + sign * spread) / (1 + z * z / n) for sign in (-1, 1))
-  error = math.sqrt(value * (1 - value) / n)
-  return Figure(value, error, min(max(low, 0.0), value), max(min(high, 1.0), value), stamp)
+KINDS = ('image',)
 
 
 def _fd(e: Evidence, stamp: dict[str, Any]) -> dict[str, Figure]:
@@ -155,34 +83,53 @@ def _sliced(e: Evidence, stamp: dict[str, Any]) -> dict[str, Figure]:
   return {'sliced_wasserstein': with_error(*found, stamp)}
 
 
-FAMILIES: dict[str, Callable[[Evidence, dict[str, Any]], dict[str, Figure]]] = {
-  'fd': _fd, 'fd_infinity': _fd_infinity, 'kid': _kid, 'prdc': _prdc, 'is': _inception_score, 'modes': _modes,
-  'ms_ssim': _ms_ssim, 'sliced_wasserstein': _sliced,
-}  # fmt: skip
-FIGURES = {  # what each adds
-  'fd': ('fd',), 'fd_infinity': ('fd_infinity',), 'kid': ('kid',), 'is': ('inception_score',), 'ms_ssim': ('ms_ssim',),
-  'modes': ('modes_covered', 'modes_kl_nats'), 'prdc': ('precision', 'recall', 'density', 'coverage'),
-  'sliced_wasserstein': ('sliced_wasserstein',),
-  'memorisation': ('c_t', 'c_t_p', 'duplicates_share', 'near_duplicates_share', 'repeated_share'),
-}  # fmt: skip
+Compute = Callable[[Evidence, dict[str, Any]], dict[str, Figure]]
 
 
-def check(names: Sequence[str], samples: int, reference: int, extractor: Extractor) -> None:
-  """Refuses what cannot be computed, before anything is drawn. Raises UserError naming the figure and the way out."""
-  for name, what in (('is', 'the Inception score'), ('modes', 'mode coverage')):
-    if name in names and not extractor.has_logits:
-      raise UserError(f"{what} needs class probabilities, and the extractor '{extractor.name}' has none: use "
-                      f"--extractor=classifier:RUN_DIR or inception:FILE, or leave '{name}' out.")  # fmt: skip
-  for what, n in (('samples', samples), ('real images', reference)):
-    frechet.check_counts(n, extractor.dim, what)
-    if 'prdc' in names and n <= NEIGHBOURS:
+def _add(compute: Compute, e: Evidence, found: Found) -> None:
+  """Adds the figures of one metric, with what they rest on."""
+  found.figures.update(compute(e, {**e.extractor.describe(), **e.stamp, 'reference_examples': len(e.reference)}))
+
+
+def _add_with_note(compute: Compute, e: Evidence, found: Found) -> None:
+  """The same of distances, which are biased where samples are few."""
+  _add(compute, e, found)
+  note = frechet.note(min(len(e.samples), len(e.reference)), e.extractor.dim)
+  found.notes.extend([note] if note and note not in found.notes else [])
+
+
+def check(asked: Asked) -> None:
+  """Refuses too few samples or images for the moments of features. Raises UserError."""
+  assert asked.extractor is not None
+  for what, n in (('samples', asked.samples), ('real images', asked.reference)):
+    frechet.check_counts(n, asked.extractor.dim, what)
+
+
+def _needs_logits(name: str, what: str, asked: Asked) -> None:
+  assert asked.extractor is not None
+  if not asked.extractor.has_logits:
+    raise UserError(f"{what} needs class probabilities, and the extractor '{asked.extractor.name}' has none: use "
+                    f"--extractor=classifier:RUN_DIR or inception:FILE, or leave '{name}' out.")  # fmt: skip
+  check(asked)
+
+
+def _needs_neighbours(asked: Asked) -> None:
+  check(asked)
+  for what, n in (('samples', asked.samples), ('real images', asked.reference)):
+    if n <= NEIGHBOURS:
       raise UserError(f'precision and recall look at the {NEIGHBOURS}th nearest neighbour: {n} {what} are too few. '
                       "Give more, or leave 'prdc' out.")  # fmt: skip
 
 
-def _memorisation(e: Evidence, stamp: Mapping[str, Any], found: Found) -> None:
+def _needs_fresh(asked: Asked) -> None:
+  if asked.split == 'train':
+    raise UserError('memorisation compares samples with data that was not trained on: use --split=test or validation.')
+  check(asked)
+
+
+def _memorisation(e: Evidence, found: Found) -> None:
   """Adds the audit of copies: the statistic C_T, shares of duplicates, and the closest pairs as a picture."""
-  assert e.train is not None
+  stamp: Mapping[str, Any] = {**e.extractor.describe(), **e.stamp, 'reference_examples': len(e.reference)}
   sets = {'samples': (e.read_samples, e.samples), 'train': (e.read_train, e.train),
           'heldout': (e.read_reference, e.reference)}  # fmt: skip
   own = {name: memorisation.Examples(read(np.arange(len(part))), part.values) for name, (read, part) in sets.items()}
@@ -208,16 +155,56 @@ def _memorisation(e: Evidence, stamp: Mapping[str, Any], found: Found) -> None:
   found.pictures['closest_pairs'] = (picture, len(audit.pairs))
 
 
-def measure(names: Sequence[str], evidence: Evidence) -> Found:
-  """The figures of `names`, of FAMILIES and 'memorisation'."""
-  stamp = {**evidence.extractor.describe(), **evidence.stamp, 'reference_examples': len(evidence.reference)}
+METRICS = (
+  Metric('fd', KINDS, {'fd': 'min'}, FEATURES, partial(_add_with_note, _fd), check=check),
+  Metric('fd_infinity', KINDS, {'fd_infinity': 'min'}, FEATURES, partial(_add_with_note, _fd_infinity), check=check),
+  Metric('kid', KINDS, {'kid': 'min'}, FEATURES, partial(_add, _kid), check=check),
+  Metric(
+    'prdc',
+    KINDS,
+    {'precision': 'max', 'recall': 'max', 'density': 'max', 'coverage': 'max'},
+    FEATURES,
+    partial(_add, _prdc),
+    check=_needs_neighbours,
+  ),
+  Metric(
+    'is',
+    KINDS,
+    {'inception_score': 'max'},
+    FEATURES,
+    partial(_add, _inception_score),
+    check=partial(_needs_logits, 'is', 'the Inception score'),
+  ),
+  Metric(
+    'modes',
+    KINDS,
+    {'modes_covered': 'max', 'modes_kl_nats': 'min'},
+    FEATURES,
+    partial(_add, _modes),
+    check=partial(_needs_logits, 'modes', 'mode coverage'),
+  ),
+  Metric('ms_ssim', KINDS, {'ms_ssim': 'min'}, FEATURES, partial(_add, _ms_ssim), check=check),
+  Metric('sliced_wasserstein', KINDS, {'sliced_wasserstein': 'min'}, FEATURES, partial(_add, _sliced), check=check),
+  Metric(
+    'memorisation',
+    KINDS,
+    # C_T is best near 0: below it samples copy, above it they stay away from the data.
+    {'c_t': '', 'c_t_p': '', 'duplicates_share': 'min', 'near_duplicates_share': 'min', 'repeated_share': 'min'},
+    FEATURES,
+    _memorisation,
+    train=True,
+    check=_needs_fresh,
+  ),
+)
+
+
+def measure(metrics: Sequence[Metric], evidence: Evidence) -> Found:
+  """What `metrics` of samples give; each figure knows which way it is better."""
   found = Found({}, [], {}, {})
-  for name in names:
-    if name in FAMILIES:
-      found.figures.update(FAMILIES[name](evidence, stamp))
-  if {'fd', 'fd_infinity'} & set(names):
-    note = frechet.note(min(len(evidence.samples), len(evidence.reference)), evidence.extractor.dim)
-    found.notes.extend([note] if note else [])
-  if 'memorisation' in names:
-    _memorisation(evidence, stamp, found)
+  for metric in metrics:
+    before = set(found.figures)
+    assert metric.compute is not None
+    metric.compute(evidence, found)
+    for name in found.figures.keys() - before:
+      found.figures[name] = found.figures[name]._replace(better=metric.values.get(name))
   return found
