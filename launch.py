@@ -6,11 +6,12 @@ import sys
 from absl import flags
 from ml_collections import ConfigDict
 
-from gen_ai import command, info, places, provenance, surroundings
 from gen_ai import config as config_lib
 from gen_ai.config import idle
-from gen_ai.errors import UserError
-from gen_ai.installation import LAUNCH
+from gen_ai.core import command_line, places, surroundings
+from gen_ai.core.errors import UserError
+from gen_ai.core.installation import LAUNCH
+from gen_ai.run import directory, info, provenance
 from gen_ai.sweep import command as sweep_command
 from gen_ai.sweep.directory import is_sweep, owner
 from gen_ai.sweep.launchers.base import Options
@@ -126,7 +127,7 @@ def use() -> str:
   more = {CONFIG: FLAGS.config, DRAWN: FLAGS.sample, NEW: asked == RUN and not FLAGS.run_dir}
   here = {RUN: f'{RUN} (--sweep=NAME, --axis=FIELD=V1,V2 or --sample=N makes a sweep)',
           GO_ON: f'{GO_ON}, which keeps what it was started with'}  # fmt: skip
-  command.refuse_idle(READERS, [asked, *(word for word, holds in more.items() if holds)], here.get(asked, asked))
+  command_line.refuse_idle(READERS, [asked, *(word for word, holds in more.items() if holds)], here.get(asked, asked))
   return asked
 
 
@@ -191,14 +192,15 @@ def run(arguments: list[str], overrides: dict[str, str]) -> int:
       print(f'{path} = {value!r}')
     return 0
   surroundings.load()
-  from gen_ai import distributed, worker  # JAX: not for --help, --list and mistakes in the flags
+  from gen_ai.parallel import compilation_cache, processes
   from gen_ai.sweep.pruning import pruner
+  from gen_ai.train import open_run  # JAX: not for --help, --list and mistakes in the flags
 
-  distributed.initialise(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
-  cache = worker.use_cache(FLAGS.compilation_cache)
+  processes.initialise(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
+  cache = compilation_cache.use_cache(FLAGS.compilation_cache)
   trial = owner(run_dir) if run_dir else None
-  if FLAGS.resume or worker.is_run(run_dir):
-    config = worker.resume_config(run_dir, config, {} if FLAGS.config else overrides, trial[0].path if trial else '')
+  if FLAGS.resume or directory.is_run(run_dir):
+    config = open_run.resume_config(run_dir, config, {} if FLAGS.config else overrides, trial[0].path if trial else '')
   elif config is None and trial:
     config = trial[1].config
   elif config is None:
@@ -206,15 +208,15 @@ def run(arguments: list[str], overrides: dict[str, str]) -> int:
   file = provenance.describe_file(FLAGS.config) if FLAGS.config else info.ConfigFile()
   if trial:
     file, overrides = trial[0].config_file, trial[0].about['asked']['overrides'] | trial[1].overrides
-  origin = info.Origin(sys.argv, file, overrides, cache, worker.parent_of(FLAGS.init_from))
+  origin = info.Origin(sys.argv, file, overrides, cache, open_run.parent_of(FLAGS.init_from))
   files = trial[0].stop_files(trial[1]) if trial else []
   if FLAGS.resume:  # by hand: a stop that was asked of the sweep before does not hold for this
     files = [file for file in files if not file.exists()]
   by_hand = bool(FLAGS.resume)
   number, prune = trial[1].number if trial else 0, pruner(trial[0]) if trial and not by_hand else None
-  return worker.work(config, run_dir, FLAGS.runs_dir, origin, number, prune, FLAGS.lease_wait, files, by_hand,
+  return open_run.work(config, run_dir, FLAGS.runs_dir, origin, number, prune, FLAGS.lease_wait, files, by_hand,
                      profile=FLAGS.profile)  # fmt: skip
 
 
 if __name__ == '__main__':
-  command.run(run)
+  command_line.run(run)

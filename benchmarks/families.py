@@ -13,11 +13,13 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from benchmarks import families_picture, families_table, machine, ours, real_data
-from gen_ai import command, files, metrics, record
 from gen_ai import config as config_lib
+from gen_ai.core import command_line, files, text
+from gen_ai.core.errors import DONE, FAILED, UserError
 from gen_ai.data.dataset import Dataset
-from gen_ai.errors import DONE, FAILED, UserError
-from gen_ai.metrics.metric import FEATURES
+from gen_ai.evaluate import metrics
+from gen_ai.evaluate.metrics.metric import FEATURES
+from gen_ai.run import directory
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string('data', 'fashion_mnist', 'labelled images: a prepared data set')
@@ -59,7 +61,7 @@ def methods(asked: Sequence[str]) -> dict[str, str]:
     return known
   for name in asked:
     if name not in known:
-      raise UserError(f"--methods: '{name}' is none of {', '.join(known)}.{config_lib.nearest(name, list(known))}")
+      raise UserError(f"--methods: '{name}' is none of {', '.join(known)}.{text.did_you_mean(name, known)}")
   return {name: of for name, of in known.items() if name in asked}
 
 
@@ -102,7 +104,7 @@ def launch(run_dir: Path, name: str, seed: int, overrides: Mapping[str, Any]) ->
 def evaluated(run_dir: Path, steps: int, judge: Mapping[str, Any]) -> dict[str, Any] | None:
   """The newest evaluation of the last checkpoint that was made as this command would make it."""
   figures = metrics.figures(metrics.parse(FLAGS.metrics, 'image'))
-  for row in reversed(record.read_evaluations(run_dir)):
+  for row in reversed(directory.read_evaluations(run_dir)):
     stamps = [row['figures'][name]['stamp'] for name in figures if name in row['figures']]
     same = len(stamps) == len(figures) and all(stamp['samples'] == FLAGS.samples for stamp in stamps)
     same = same and all(stamp.get(name, value) == value for stamp in stamps for name, value in judge.items())
@@ -138,7 +140,7 @@ def one_run(
                          'steps': planned['steps'], 'state': 'failed', 'exit_code': code}  # fmt: skip
   if code != DONE:
     return row
-  told, evaluation = record.read_summary(run_dir), evaluate(run_dir, planned, extractor, judge)
+  told, evaluation = directory.read_summary(run_dir), evaluate(run_dir, planned, extractor, judge)
   if evaluation is None:
     return row | {'state': 'not evaluated'}
   return row | {
@@ -221,4 +223,4 @@ def run(arguments: list[str], overrides: dict[str, str]) -> int:
 
 
 if __name__ == '__main__':
-  command.run(run)
+  command_line.run(run)

@@ -9,8 +9,9 @@ import numpy as np
 
 from benchmarks import families_table
 from benchmarks.real_data import RealData
-from gen_ai import pictures, restored
-from gen_ai.generation import Generation, SplitInputs
+from gen_ai.data import pictures
+from gen_ai.evaluate import restored
+from gen_ai.evaluate.generation import Generation, SplitInputs
 
 COLUMNS = 12
 SCALE = 2  # of pictures of 28 pixels

@@ -11,9 +11,9 @@ from ml_collections import ConfigDict
 from gen_ai import config as config_lib
 from gen_ai.data.dataset import Dataset
 from gen_ai.data.feed import make_feed
-from gen_ai.layouts import JitLayout, LaneLayout
 from gen_ai.nets import conv
-from gen_ai.program import Program
+from gen_ai.parallel.layouts import JitLayout, LaneLayout
+from gen_ai.parallel.program import Program
 
 LOWERINGS = tuple(name for name in conv.LOWERINGS if name != 'auto')
 MAPPINGS = ('vmap', 'map')

@@ -13,10 +13,10 @@ from ml_collections import ConfigDict
 
 from benchmarks import machine
 from benchmarks.lane_sides import LOWERINGS, MAPPINGS, NONE, Side, Variant
-from gen_ai import command
 from gen_ai import config as config_lib
+from gen_ai.core import command_line, text
+from gen_ai.core.errors import UserError
 from gen_ai.data import dataset as dataset_lib
-from gen_ai.errors import UserError
 from gen_ai.nets import conv
 
 FLAGS = flags.FLAGS
@@ -82,7 +82,7 @@ def check(arguments: Sequence[str], overrides: Mapping[str, str]) -> list[int]:
   for flag, known in (('lowerings', LOWERINGS), ('mappings', MAPPINGS)):
     for name in getattr(FLAGS, flag):
       if name not in known:
-        raise UserError(f"--{flag}: '{name}' is none of {', '.join(known)}.{config_lib.nearest(name, list(known))}")
+        raise UserError(f"--{flag}: '{name}' is none of {', '.join(known)}.{text.did_you_mean(name, known)}")
   wrong = [text for text in FLAGS.lanes if not text.isdigit() or int(text) < 1]
   if wrong:
     raise UserError(f"--lanes: '{wrong[0]}' is no number of lanes.")
@@ -112,4 +112,4 @@ def run(arguments: list[str], overrides: dict[str, str]) -> int:
 
 
 if __name__ == '__main__':
-  command.run(run)
+  command_line.run(run)

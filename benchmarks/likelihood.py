@@ -11,11 +11,12 @@ from absl import flags
 
 from benchmarks import machine
 from benchmarks.likelihood_orders import ARMS, ORDERS, Arm, difference, held, spread
-from gen_ai import command, metrics, restored
 from gen_ai import config as config_lib
+from gen_ai.core import command_line, text
+from gen_ai.core.errors import DONE, FAILED, UserError
 from gen_ai.data import dataset as dataset_lib
-from gen_ai.errors import DONE, FAILED, UserError
-from gen_ai.evaluation import Evaluator
+from gen_ai.evaluate import metrics, restored
+from gen_ai.evaluate.examples import Evaluator
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string('data', 'fashion_mnist', 'images, binarised anew each time they are seen')
@@ -69,7 +70,7 @@ def arms() -> dict[str, Arm]:
   asked = list(ARMS) if list(FLAGS.arms) == ['all'] else FLAGS.arms
   for name in asked:
     if name not in ARMS:
-      raise UserError(f"--arms: '{name}' is none of {', '.join(ARMS)}.{config_lib.nearest(name, list(ARMS))}")
+      raise UserError(f"--arms: '{name}' is none of {', '.join(ARMS)}.{text.did_you_mean(name, list(ARMS))}")
   return {name: arm for name, arm in ARMS.items() if name in asked}
 
 
@@ -112,4 +113,4 @@ def run(arguments: list[str], overrides: dict[str, str]) -> int:
 
 
 if __name__ == '__main__':
-  command.run(run)
+  command_line.run(run)

@@ -5,8 +5,10 @@ import sys
 from pathlib import Path
 
 from gen_ai import config as config_lib
-from gen_ai import provenance, worker
-from gen_ai.info import Origin
+from gen_ai.parallel import compilation_cache
+from gen_ai.run import provenance
+from gen_ai.run.info import Origin
+from gen_ai.train import open_run
 
 
 def main() -> int:
@@ -16,13 +18,13 @@ def main() -> int:
   'folder': where their run directories go, 'cache': folder of compiled programs}.
   """
   job = json.loads(sys.argv[1])
-  worker.use_cache(job['cache'])
+  compilation_cache.use_cache(job['cache'])
   base = config_lib.override(config_lib.load(job['reference']), job['shared'])
   file = provenance.describe_file(job['reference'])
   for number, overrides in enumerate(job['points']):
     origin = Origin(sys.argv, file, job['shared'] | overrides, job['cache'])
     run_dir = str(Path(job['folder']) / str(number))
-    code = worker.work(config_lib.override(base, overrides), run_dir, '', origin)
+    code = open_run.work(config_lib.override(base, overrides), run_dir, '', origin)
     if code:
       return code
   return 0

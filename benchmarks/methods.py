@@ -6,7 +6,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from gen_ai import config as config_lib
-from gen_ai.errors import UserError
+from gen_ai.core import text
+from gen_ai.core.errors import UserError
 from gen_ai.sweep import trials as sweep_trials
 
 METHODS = ('gan', 'wgan_gp', 'lm_shakespeare')
@@ -21,7 +22,7 @@ def method_config(method: str, tiny: bool = False) -> ConfigDict:
   """The config of `method` at its `SETTING`, with `tiny` its tiny() applied. Raises UserError for an unknown method."""
   if method not in METHODS:
     raise UserError(f"--methods: '{method}' is none of {', '.join(METHODS)}."
-                    f'{config_lib.nearest(method, list(METHODS))}')  # fmt: skip
+                    f'{text.did_you_mean(method, list(METHODS))}')  # fmt: skip
   reference = f'configs/{method}.py'
   config = config_lib.load(reference)
   if method in SETTING:

@@ -14,8 +14,8 @@ from absl import flags
 from benchmarks import machine, real_data
 from benchmarks.metrics_agreement import disagreements
 from benchmarks.metrics_sides import SIDES, take_turn, write_job
-from gen_ai import command
-from gen_ai.errors import DONE, FAILED, UserError
+from gen_ai.core import command_line
+from gen_ai.core.errors import DONE, FAILED, UserError
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string('data', 'fashion_mnist', 'labelled images: a prepared data set')
@@ -98,4 +98,4 @@ def run(arguments: list[str], overrides: dict[str, str]) -> int:
 
 
 if __name__ == '__main__':
-  command.run(run)
+  command_line.run(run)

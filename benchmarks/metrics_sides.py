@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.real_data import RealData
-from gen_ai import metrics
 from gen_ai.config import SOURCE
-from gen_ai.errors import UserError
-from gen_ai.metrics import features, quality
-from gen_ai.metrics.metric import Evidence
+from gen_ai.core.errors import UserError
+from gen_ai.evaluate import metrics
+from gen_ai.evaluate.metrics import features, quality
+from gen_ai.evaluate.metrics.metric import Evidence
 
 SIDES = {  # the packages whose versions are told
   'ours': ('jax', 'jaxlib', 'flax'),
@@ -80,10 +80,10 @@ def _save_weights(path: Path, name: str, params: Any) -> int:
   """Saves them flat; returns the residual blocks at each resolution."""
   from flax import traverse_util
 
-  from gen_ai import record
+  from gen_ai.run import directory
 
   kind, _, run_dir = name.partition(':')
-  model = record.read_config(run_dir)['model'] if kind == 'classifier' else {}
+  model = directory.read_config(run_dir)['model'] if kind == 'classifier' else {}
   if (model.get('activation'), model.get('norm')) != ('silu', 'group'):
     raise UserError(f'--extractor={name}: the PyTorch side has the classifier of configs/classifier.py only, with '
                     'model.activation=silu and model.norm=group.')  # fmt: skip
@@ -109,8 +109,8 @@ def take_turn(side: str, shared: Mapping[str, Any]) -> dict[str, Any]:
 def make(job: Mapping[str, Any]) -> Any:
   """The side that `job` asks for."""
   if job['side'] == 'ours':
-    from gen_ai import external
-    from gen_ai.judge import protocol
+    from gen_ai.evaluate import external
+    from gen_ai.evaluate.evaluator import protocol
 
     data, wanted = job['data'], job['eval']
     given = {f'data.{name}': value for name, value in data.items()} | {f'eval.{k}': v for k, v in wanted.items()}

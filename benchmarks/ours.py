@@ -1,4 +1,4 @@
-"""Our side of the throughput benchmark: the compiled chunk with its feed, driven as `gen_ai.engine` drives it."""
+"""Our side of the throughput benchmark: the compiled chunk with its feed, driven as gen_ai.train.trainer does."""
 
 import time
 from importlib import metadata
@@ -10,8 +10,8 @@ from benchmarks import methods
 from gen_ai import config as config_lib
 from gen_ai.data import dataset as dataset_lib
 from gen_ai.data.feed import make_feed
-from gen_ai.layouts import Layout, make_layout
-from gen_ai.program import Program
+from gen_ai.parallel.layouts import Layout, make_layout
+from gen_ai.parallel.program import Program
 
 
 def dataset(config: ConfigDict) -> dataset_lib.Dataset:

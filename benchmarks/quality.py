@@ -9,9 +9,10 @@ from pathlib import Path
 from absl import flags
 
 from benchmarks import machine
-from gen_ai import command, record
 from gen_ai import config as config_lib
-from gen_ai.errors import DONE, FAILED, UserError
+from gen_ai.core import command_line
+from gen_ai.core.errors import DONE, FAILED, UserError
+from gen_ai.run import directory
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string('config', 'configs/lm_shakespeare.py', 'what to train; --config.section.field=VALUE overrides')
@@ -30,8 +31,8 @@ def train(run_dir: Path, overrides: dict[str, str]) -> int:
 
 def last_evaluation(run_dir: Path) -> float:
   """The metric after the last update. Raises UserError where the run reports no such metric."""
-  total = record.read_config(run_dir)['run']['steps']
-  rows = [row for row in record.read_metrics(run_dir) if row['kind'] == 'eval' and row['step'] == total]
+  total = directory.read_config(run_dir)['run']['steps']
+  rows = [row for row in directory.read_metrics(run_dir) if row['kind'] == 'eval' and row['step'] == total]
   if FLAGS.metric not in rows[-1]:
     names = [name for name in rows[-1] if name not in ('step', 'kind', 'attempt', 'seconds')]
     raise UserError(f'--metric={FLAGS.metric} is none of those that {FLAGS.config} evaluates: {", ".join(names)}.')
@@ -62,4 +63,4 @@ def run(arguments: list[str], overrides: dict[str, str]) -> int:
 
 
 if __name__ == '__main__':
-  command.run(run)
+  command_line.run(run)

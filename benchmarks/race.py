@@ -14,10 +14,12 @@ import numpy as np
 from absl import flags
 
 from benchmarks import machine, ours, real_data
-from gen_ai import command, external, metrics, record
 from gen_ai import config as config_lib
-from gen_ai.errors import DONE, FAILED, UserError
-from gen_ai.judge import protocol
+from gen_ai.core import command_line
+from gen_ai.core.errors import DONE, FAILED, UserError
+from gen_ai.evaluate import external, metrics
+from gen_ai.evaluate.evaluator import protocol
+from gen_ai.run import directory
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string('config', 'configs/wgan.py', 'ours, without the data set')
@@ -76,7 +78,7 @@ def our_side(reference: str, steps: int, seed: int, extractor: str) -> dict[str,
   call = [sys.executable, '-m', 'gen_ai.evaluate', str(run_dir), '--metrics=fd,kid,prdc', f'--samples={FLAGS.samples}',
           f'--extractor={extractor}']  # fmt: skip
   subprocess.run(call, stdout=sys.stderr, check=True, cwd=config_lib.SOURCE)
-  figures = record.read_evaluations(run_dir)[-1]['figures']
+  figures = directory.read_evaluations(run_dir)[-1]['figures']
   return {'side': 'ours', 'seed': seed, 'seconds': seconds, 'updates': steps, 'figures': figures}
 
 
@@ -142,4 +144,4 @@ def run(arguments: list[str], overrides: dict[str, str]) -> int:
 
 
 if __name__ == '__main__':
-  command.run(run)
+  command_line.run(run)

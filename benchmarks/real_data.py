@@ -10,11 +10,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from gen_ai import config as config_lib
-from gen_ai import external, metrics
+from gen_ai.core.errors import DONE, UserError
 from gen_ai.data.dataset import Dataset
-from gen_ai.errors import DONE, UserError
-from gen_ai.judge import protocol
-from gen_ai.metrics.extractors import Extractor
+from gen_ai.evaluate import external, metrics
+from gen_ai.evaluate.evaluator import protocol
+from gen_ai.evaluate.metrics.extractors import Extractor
 
 
 class Asked(NamedTuple):

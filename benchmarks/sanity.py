@@ -11,10 +11,11 @@ from absl import flags
 
 from benchmarks import machine, real_data, sanity_sets
 from benchmarks.sanity_sets import Verdict
-from gen_ai import command, external, metrics
-from gen_ai.errors import DONE, FAILED, UserError
-from gen_ai.judge import Protocol, protocol, shared_stamp
-from gen_ai.metrics.metric import FEATURES
+from gen_ai.core import command_line
+from gen_ai.core.errors import DONE, FAILED, UserError
+from gen_ai.evaluate import external, metrics
+from gen_ai.evaluate.evaluator import Protocol, protocol, shared_stamp
+from gen_ai.evaluate.metrics.metric import FEATURES
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string('data', 'fashion_mnist', 'labelled images: a prepared data set')
@@ -116,4 +117,4 @@ def run(arguments: list[str], overrides: dict[str, str]) -> int:
 
 
 if __name__ == '__main__':
-  command.run(run)
+  command_line.run(run)

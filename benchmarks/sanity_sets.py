@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.real_data import RealData
-from gen_ai.errors import UserError
+from gen_ai.core.errors import UserError
 
 NOISE = (16, 32, 64, 128)  # standard deviations, in grey levels of 255
 BLUR = (0.5, 1.0, 2.0, 4.0)  # standard deviations, in pixels

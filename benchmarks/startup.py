@@ -11,9 +11,10 @@ from pathlib import Path
 from absl import flags
 
 from benchmarks import machine
-from gen_ai import command, record
 from gen_ai import config as config_lib
-from gen_ai.errors import DONE, REQUEUE, UserError
+from gen_ai.core import command_line
+from gen_ai.core.errors import DONE, REQUEUE, UserError
+from gen_ai.run import directory
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list('configs', ['wgan', 'gan', 'lm'], 'names of files in configs/')
@@ -28,7 +29,7 @@ def first_row(run_dir: Path) -> dict[str, float] | None:
   """The first row of training in metrics.jsonl, or None as long as there is none."""
   if not (run_dir / 'metrics.jsonl').is_file():
     return None
-  return next((row for row in record.read_metrics(run_dir) if row['kind'] == 'train'), None)
+  return next((row for row in directory.read_metrics(run_dir) if row['kind'] == 'train'), None)
 
 
 def start(name: str, cache: Path, folder: Path) -> tuple[float, float]:
@@ -91,4 +92,4 @@ def run(arguments: list[str], overrides: dict[str, str]) -> int:
 
 
 if __name__ == '__main__':
-  command.run(run)
+  command_line.run(run)

@@ -12,10 +12,10 @@ from absl import flags
 
 from benchmarks import machine
 from benchmarks.sweep_sides import SIDES, Job, Turn, commands, execute, largest, take_turn
-from gen_ai import command
 from gen_ai import config as config_lib
-from gen_ai.agreement import Tolerance
-from gen_ai.errors import UserError
+from gen_ai.compare.agreement import Tolerance
+from gen_ai.core import command_line, text
+from gen_ai.core.errors import UserError
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list('configs', ['gan', 'vae'], 'names of files in configs/')
@@ -115,7 +115,7 @@ def check(arguments: Sequence[str], overrides: Mapping[str, str]) -> None:
     raise UserError(f"'{word}' is no flag of this benchmark: it runs the configs as they are.")
   for side in FLAGS.sides or ['']:
     if side not in SIDES:
-      raise UserError(f"--sides: '{side}' is none of {', '.join(SIDES)}.{config_lib.nearest(side, list(SIDES))}")
+      raise UserError(f"--sides: '{side}' is none of {', '.join(SIDES)}.{text.did_you_mean(side, list(SIDES))}")
 
 
 def run(arguments: list[str], overrides: dict[str, str]) -> int:
@@ -144,4 +144,4 @@ def run(arguments: list[str], overrides: dict[str, str]) -> int:
 
 
 if __name__ == '__main__':
-  command.run(run)
+  command_line.run(run)

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from gen_ai import config as config_lib
-from gen_ai import record
-from gen_ai.agreement import ABSENT, Tolerance
-from gen_ai.errors import UserError
+from gen_ai.compare.agreement import ABSENT, Tolerance
+from gen_ai.core.errors import UserError
+from gen_ai.run import directory
 
 SIDES = ('packed', 'separate', 'local', 'loop')
 Metrics = dict[tuple[float, int], dict[str, Any]]  # {(learning rate, seed): {name: final value}}
@@ -102,14 +102,18 @@ def collect(folder: Path, job: Job, seconds: float) -> Turn:
   metrics: Metrics = {}
   compiled, work, devices = set(), {'rows': 0, 'samples': 0, 'checkpoints': 0}, []
   for file in folder.rglob('config.json'):
-    path, config = file.parent, record.read_config(file.parent)
-    status, summary, devices = record.read_status(path), record.read_summary(path), record.read_run(path)['devices']
+    path, config = file.parent, directory.read_config(file.parent)
+    status, summary, devices = (
+      directory.read_status(path),
+      directory.read_summary(path),
+      directory.read_run(path)['devices'],
+    )
     if status['state'] != 'done' or status['step'] != job.steps:
       raise UserError(f'{path} is {status["state"]} at step {status["step"]}: {status["message"]}')
     metrics[config['optim']['lr'], config['run']['seed']] = summary['final']
     # The lanes of one program all tell the same seconds; no two programs do, to the nanosecond.
     compiled.add(json.dumps(summary['compile']))
-    work['rows'] += len(record.read_metrics(path))
+    work['rows'] += len(directory.read_metrics(path))
     work['samples'] += len(list((path / 'samples').iterdir()))
     work['checkpoints'] += len([entry for entry in (path / 'checkpoints').iterdir() if entry.name.isdigit()])
   missing = [trial for trial in job.trials if (trial['optim.lr'], trial['run.seed']) not in metrics]

@@ -11,8 +11,8 @@ from absl import flags
 from benchmarks import machine
 from benchmarks.methods import METHODS, method_config
 from benchmarks.worker import Worker
-from gen_ai import command
-from gen_ai.errors import UserError
+from gen_ai.core import command_line
+from gen_ai.core.errors import UserError
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list('methods', list(METHODS), 'which configs to measure')
@@ -85,4 +85,4 @@ def run(arguments: list[str], overrides: dict[str, str]) -> int:
 
 
 if __name__ == '__main__':
-  command.run(run)
+  command_line.run(run)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.methods import method_config
 from gen_ai.config import SOURCE
-from gen_ai.errors import UserError
+from gen_ai.core.errors import UserError
 
 if TYPE_CHECKING:  # a side imports its own framework only
   from benchmarks.ours import Ours

@@ -8,7 +8,7 @@ Cost: 2 minutes on 2 CPU cores; the GPU setting is not measured here (nanoGPT's 
 """
 
 from gen_ai.config import make_config
-from gen_ai.errors import UserError
+from gen_ai.core.errors import UserError
 from gen_ai.sweep.space import log_uniform
 
 

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from gen_ai.core.method import Reduce, Spec
 from gen_ai.nets.apply import Module, compute_dtype
 from gen_ai.nets.dcgan import DCGANGenerator
 from gen_ai.nets.mlp import MLPFeatures, MLPGenerator
@@ -11,7 +12,6 @@ from gen_ai.nets.players import Critic, Generator
 from gen_ai.nets.pyramid import Downsample
 from gen_ai.nets.resnet_gan import ResNetGenerator, ResNetTrunk
 from gen_ai.nets.stylegan2 import StyleDiscriminator, StyleGenerator
-from gen_ai.types import Reduce, Spec
 
 
 class Networks(NamedTuple):

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
-from gen_ai.types import Array
+from gen_ai.core.method import Array
 
 COLUMNS = 8  # of a view
 

@@ -1,7 +1,7 @@
 """Classifier of labelled images by cross-entropy; its features judge samples of the other families.
 
 Small grey images have no meaning for a network trained on photographs. The penultimate activations of one that was
-trained on their own kind do: `--extractor=classifier:RUN_DIR` (`gen_ai.metrics.extractors`).
+trained on their own kind do: `--extractor=classifier:RUN_DIR` (`gen_ai.evaluate.metrics.extractors`).
 """
 
 from typing import Any
@@ -10,15 +10,9 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from gen_ai import keys
-from gen_ai.errors import UserError
-from gen_ai.maths.masked import masked
-from gen_ai.maths.pixels import to_signed
-from gen_ai.maths.switch import is_off
-from gen_ai.nets.apply import compute_dtype
-from gen_ai.nets.classifier import Classifier
-from gen_ai.optim import Updater, gradients
-from gen_ai.types import (
+from gen_ai.core import random
+from gen_ai.core.errors import UserError
+from gen_ai.core.method import (
   EXAMPLE,
   NUMBER,
   Array,
@@ -35,6 +29,12 @@ from gen_ai.types import (
   Task,
   identity,
 )
+from gen_ai.core.optim import Updater, gradients
+from gen_ai.core.switch import is_off
+from gen_ai.maths.masked import masked
+from gen_ai.maths.pixels import to_signed
+from gen_ai.nets.apply import compute_dtype
+from gen_ai.nets.classifier import Classifier
 
 KINDS = ('image',)  # of data
 LEADING = {'xent_nats': 'min', 'accuracy': 'max'}
@@ -58,7 +58,7 @@ def shifted(image: Array, key: Key, index: Array, most: int) -> Array:
   if most == 0:
     return image
   padded = jnp.pad(image, ((0, 0), (most, most), (most, most), (0, 0)), mode='edge')
-  offset = jax.vmap(lambda k: jax.random.randint(k, (2,), 0, 2 * most + 1))(keys.per_example(key, index))
+  offset = jax.vmap(lambda k: jax.random.randint(k, (2,), 0, 2 * most + 1))(random.per_example(key, index))
   window = image.shape[1:]
   return jax.vmap(lambda x, at: jax.lax.dynamic_slice(x, (at[0], at[1], 0), window))(padded, offset)
 
@@ -71,7 +71,7 @@ def cross_entropy(logits: Array, label: Array, smoothing: float | Array = 0.0) -
 
 
 def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
-  """The classifier of `config`; see `gen_ai.types.Method`. It draws no samples; its task is 'features'."""
+  """The classifier of `config`; see `gen_ai.core.method.Method`. It draws no samples; its task is 'features'."""
   check(config, spec)
   model, smoothing = config.model, config.loss.label_smoothing
   network = Classifier(spec.num_classes, model.features, model.width, model.blocks, model.activation, model.norm,
@@ -83,10 +83,10 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     return outputs
 
   def init(key: Key) -> State:
-    return updater.init(network.init(keys.stream(key, 'classifier'), jnp.zeros((2, *spec.shape)))['params'])
+    return updater.init(network.init(random.stream(key, 'classifier'), jnp.zeros((2, *spec.shape)))['params'])
 
   def train_step(state: State, batch: Batch, key: Key) -> tuple[State, Metrics]:
-    image = shifted(batch['image'], keys.stream(key, 'shift'), batch['index'], config.augment.shift)
+    image = shifted(batch['image'], random.stream(key, 'shift'), batch['index'], config.augment.shift)
 
     def loss_fn(params: PyTree, stats: PyTree, batch: Batch, key: Key):
       _, logits = apply(params, batch['image'])

@@ -20,18 +20,10 @@ import optax
 from ml_collections import ConfigDict
 
 from experiments._gan_networks import Networks, networks
-from gen_ai import keys
-from gen_ai.errors import UserError
-from gen_ai.maths import adversarial, augment
-from gen_ai.maths.lowering import gathered
-from gen_ai.maths.masked import masked
-from gen_ai.maths.path_length import path_length, path_length_mean, path_length_penalty
-from gen_ai.maths.pixels import to_signed
-from gen_ai.maths.switch import is_off, is_outside
-from gen_ai.nets.apply import discriminate, generate, refresh, singular_values
-from gen_ai.nets.players import Scores
-from gen_ai.optim import Pace, Updater, gradients, split_batch
-from gen_ai.types import (
+from gen_ai.core import random
+from gen_ai.core.errors import UserError
+from gen_ai.core.lowering import gathered
+from gen_ai.core.method import (
   CLASSES,
   EXAMPLE,
   GENERATE,
@@ -52,6 +44,14 @@ from gen_ai.types import (
   Task,
   identity,
 )
+from gen_ai.core.optim import Pace, Updater, gradients, split_batch
+from gen_ai.core.switch import is_off, is_outside
+from gen_ai.maths import adversarial, augment
+from gen_ai.maths.masked import masked
+from gen_ai.maths.path_length import path_length, path_length_mean, path_length_penalty
+from gen_ai.maths.pixels import to_signed
+from gen_ai.nets.apply import discriminate, generate, refresh, singular_values
+from gen_ai.nets.players import Scores
 
 KINDS = ('image',)  # of data
 PENALTIES = ('gradient_penalty', 'dragan', 'r1', 'r1_r2')
@@ -80,10 +80,10 @@ def draws(config: ConfigDict, rows: Batch, key: Key, name: str) -> Batch:
   B = rows['image'].shape[0]
   return {
     **rows,
-    'z': jax.random.normal(keys.stream(key, f'z_{name}'), (B, config.model.latent)),
-    'noise': jax.random.split(keys.stream(key, f'noise_{name}'), B),
-    'eps': jax.random.uniform(keys.stream(key, 'eps'), (B,)),
-    'seen': jax.random.split(keys.stream(key, f'seen_{name}'), B),
+    'z': jax.random.normal(random.stream(key, f'z_{name}'), (B, config.model.latent)),
+    'noise': jax.random.split(random.stream(key, f'noise_{name}'), B),
+    'eps': jax.random.uniform(random.stream(key, 'eps'), (B,)),
+    'seen': jax.random.split(random.stream(key, f'seen_{name}'), B),
   }
 
 
@@ -102,7 +102,7 @@ def penalty_fn(config: ConfigDict, critic: Callable[[Array], Array], real: Array
   if kind == 'gradient_penalty':
     return adversarial.gradient_penalty(critic, real, fake, batch['eps'])
   if kind == 'dragan':
-    noise = jax.vmap(lambda k: jax.random.uniform(keys.stream(k, 'dragan'), real.shape[1:]))(batch['noise'])
+    noise = jax.vmap(lambda k: jax.random.uniform(random.stream(k, 'dragan'), real.shape[1:]))(batch['noise'])
     return adversarial.dragan_penalty(critic, real, noise * batch['eps'][:, None, None, None])
   r1 = adversarial.r1_penalty(critic, real)
   return r1 if kind == 'r1' else r1 + adversarial.r2_penalty(critic, fake)
@@ -138,7 +138,7 @@ def d_updates(config: ConfigDict, nets: Networks, reduce: Reduce) -> Callable[..
       fake, _ = generate(nets.generator, state.params['g'], state.stats['g'], batch, True)
 
       def scores(stats: PyTree, x: Array, name: str) -> tuple[Scores, PyTree]:
-        x = seen(config, state.stats, x, jax.vmap(lambda k: keys.stream(k, name))(batch['seen']))
+        x = seen(config, state.stats, x, jax.vmap(lambda k: random.stream(k, name))(batch['seen']))
         return discriminate(nets.discriminator, params, stats, x, label, True)
 
       of_real, stats = scores(stats, real, 'real')
@@ -194,7 +194,7 @@ def path_lengths(config: ConfigDict, nets: Networks, params: PyTree, stats: PyTr
     return x
 
   shape = jax.eval_shape(synthesise, ws).shape[1:]
-  y = jax.vmap(lambda k: jax.random.normal(keys.stream(k, 'path'), shape))(half['noise'])
+  y = jax.vmap(lambda k: jax.random.normal(random.stream(k, 'path'), shape))(half['noise'])
   return path_length(synthesise, ws, y)
 
 
@@ -216,7 +216,7 @@ def g_updates(config: ConfigDict, nets: Networks, reduce: Reduce) -> Callable[[S
       label = batch.get('label')
 
       def scores(x: Array, name: str) -> Scores:
-        x = seen(config, state.stats, x, jax.vmap(lambda k: keys.stream(k, name))(batch['seen']))
+        x = seen(config, state.stats, x, jax.vmap(lambda k: random.stream(k, name))(batch['seen']))
         return discriminate(nets.discriminator, state.params['d'], state.stats['d'], x, label, True)[0]
 
       fake, new = generate(nets.generator, params, stats, batch, True)
@@ -277,7 +277,7 @@ def check(config: ConfigDict, spec: Spec) -> None:
 
 
 def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
-  """The GAN of `config`; see `gen_ai.types.Method`. Conditional ones have a view 'classes', a row a class."""
+  """The GAN of `config`; see `gen_ai.core.method.Method`. Conditional ones have a view 'classes', a row a class."""
   check(config, spec)
   nets = networks(config, spec, reduce)
   update, updater = updates(config, nets, reduce), updater_of(config)
@@ -289,9 +289,9 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     label = jnp.zeros((2,), jnp.int32) if conditional else None
     # Noise at initialisation: networks that take any make its parameters then.
     noise = jax.random.split(key, 2)
-    g = dict(nets.generator.init(keys.stream(key, 'generator'), jnp.zeros((2, latent)), train=True, label=label,
+    g = dict(nets.generator.init(random.stream(key, 'generator'), jnp.zeros((2, latent)), train=True, label=label,
                                  noise=noise))  # fmt: skip
-    d = dict(nets.discriminator.init(keys.stream(key, 'discriminator'), jnp.zeros((2, *spec.shape)), train=True,
+    d = dict(nets.discriminator.init(random.stream(key, 'discriminator'), jnp.zeros((2, *spec.shape)), train=True,
                                      label=label))  # fmt: skip
     params = {'g': g.pop('params'), 'd': d.pop('params')}
     stats: dict[str, Any] = {'g': g, 'd': d}
@@ -307,7 +307,7 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
 
     def d_update(state: State, part: tuple[Batch, Array]):
       micro, number = part
-      return update.discriminator(gathered(state), micro, keys.stream(key, 'd', number), number)
+      return update.discriminator(gathered(state), micro, random.stream(key, 'd', number), number)
 
     if n_critic == 1:
       state, metrics = d_update(state, (every, jnp.int32(0)))
@@ -317,7 +317,7 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
       if 'penalty' in each:  # lazily computed: the last update may never be due
         metrics['penalty'] = each['penalty'].mean()
     own = draws(config, jax.tree.map(lambda x: x[-1], parts), key, 'g')
-    state, g_metrics = update.generator(state, own, keys.stream(key, 'g'))
+    state, g_metrics = update.generator(state, own, random.stream(key, 'g'))
     return updater.advance(state), {**metrics, **g_metrics}
 
   def rendered(state: State, own: Batch) -> Array:
@@ -326,8 +326,8 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
 
   def eval_step(state: State, batch: Batch, key: Key) -> SumCount:
     index = batch['index']
-    own = {'z': keys.normal_per_example(keys.stream(key, 'z'), index, (latent,)),
-           'noise': keys.per_example(keys.stream(key, 'noise'), index)}  # fmt: skip
+    own = {'z': random.normal_per_example(random.stream(key, 'z'), index, (latent,)),
+           'noise': random.per_example(random.stream(key, 'noise'), index)}  # fmt: skip
     own |= {'label': batch['label']} if conditional else {}
 
     def scores(x: Array) -> Scores:
@@ -342,15 +342,15 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     return masked(per_example, batch['mask'])
 
   def generated(state: State, inputs: Batch, own_keys: Key) -> Batch:
-    noise = jax.vmap(lambda key: jax.random.split(keys.stream(key, 'noise'), 1)[0])(own_keys)
-    own = {'z': inputs.get('latent', keys.normal(own_keys, (latent,))), 'noise': noise}
+    noise = jax.vmap(lambda key: jax.random.split(random.stream(key, 'noise'), 1)[0])(own_keys)
+    own = {'z': inputs.get('latent', random.normal(own_keys, (latent,))), 'noise': noise}
     if conditional:
-      own['label'] = inputs.get('label', keys.labels(own_keys, spec.num_classes))
+      own['label'] = inputs.get('label', random.labels(own_keys, spec.num_classes))
     return {SAMPLE: rendered(state, own)}
 
   def classes(state: State, batch: Batch, key: Key) -> Array:
-    z = jnp.tile(jax.random.normal(keys.stream(key, 'z'), (8, latent)), (spec.num_classes, 1))
-    noise = jnp.tile(jax.random.split(keys.stream(key, 'noise'), 8), spec.num_classes)
+    z = jnp.tile(jax.random.normal(random.stream(key, 'z'), (8, latent)), (spec.num_classes, 1))
+    noise = jnp.tile(jax.random.split(random.stream(key, 'noise'), 8), spec.num_classes)
     return rendered(state, {'z': z, 'noise': noise, 'label': jnp.repeat(jnp.arange(spec.num_classes), 8)})
 
   views = {CLASSES: classes} if conditional else {}

@@ -17,17 +17,8 @@ import optax
 from ml_collections import ConfigDict
 
 from experiments._views import rows_of
-from gen_ai import keys
-from gen_ai.maths import adversarial, masks
-from gen_ai.maths.masked import masked
-from gen_ai.maths.pixels import to_signed
-from gen_ai.maths.switch import is_off
-from gen_ai.nets.apply import compute_dtype, discriminate, refresh
-from gen_ai.nets.inpaint import CompletionGenerator
-from gen_ai.nets.players import Critic
-from gen_ai.nets.pyramid import Downsample
-from gen_ai.optim import Pace, Updater, gradients
-from gen_ai.types import (
+from gen_ai.core import random
+from gen_ai.core.method import (
   EXAMPLE,
   LATENT,
   MASK,
@@ -46,6 +37,15 @@ from gen_ai.types import (
   Task,
   identity,
 )
+from gen_ai.core.optim import Pace, Updater, gradients
+from gen_ai.core.switch import is_off
+from gen_ai.maths import adversarial, masks
+from gen_ai.maths.masked import masked
+from gen_ai.maths.pixels import to_signed
+from gen_ai.nets.apply import compute_dtype, discriminate, refresh
+from gen_ai.nets.inpaint import CompletionGenerator
+from gen_ai.nets.players import Critic
+from gen_ai.nets.pyramid import Downsample
 
 KINDS = ('image',)  # of data
 LEADING = {'l1_hidden': 'min', 'psnr_hidden_db': 'max', 'spread_hidden': '', 'loss_d': '', 'loss_g': '',
@@ -70,7 +70,7 @@ def beside(x: Array, mask: Array) -> Array:
 
 
 def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
-  """The completing GAN of `config`; see `gen_ai.types.Method`. View 'completions': hidden, completed, original rows."""
+  """The completing GAN of `config`; see `gen_ai.core.method.Method`. View 'completions': hidden, made, original."""
   generator, critic = networks(config, spec)
   loss, optim, latent = config.loss, config.optim, config.model.latent
   updater = Updater(config, {'g': Pace(), 'd': Pace(loss.d_lr_factor)}, average=lambda state: state.params['g'])
@@ -90,16 +90,16 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
       hole = batch['hole']
       masks.check(hole, batch['image'].shape)
     else:
-      own = keys.per_example(keys.stream(key, 'mask'), batch['index'])
+      own = random.per_example(random.stream(key, 'mask'), batch['index'])
       hole = masks.draw(config.model.mask, own, spec.image_shape[:2])
     return {'image': batch['image'], 'hole': hole,
-            'z': keys.normal_per_example(keys.stream(key, 'z'), batch['index'], (latent,))}  # fmt: skip
+            'z': random.normal_per_example(random.stream(key, 'z'), batch['index'], (latent,))}  # fmt: skip
 
   def init(key: Key) -> State:
     H, W, C = spec.image_shape
     x, mask, z = jnp.zeros((2, H, W, C)), jnp.zeros((2, H, W, 1)), jnp.zeros((2, latent))
-    d = dict(critic.init(keys.stream(key, 'discriminator'), beside(x, mask), train=True))
-    params = {'g': generator.init(keys.stream(key, 'generator'), x, mask, z)['params'], 'd': d.pop('params')}
+    d = dict(critic.init(random.stream(key, 'discriminator'), beside(x, mask), train=True))
+    params = {'g': generator.init(random.stream(key, 'generator'), x, mask, z)['params'], 'd': d.pop('params')}
     return updater.init(params, {'d': d})
 
   def d_loss(params: PyTree, stats: PyTree, batch: Batch, state: State) -> tuple[Array, Metrics]:
@@ -141,8 +141,8 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     spectra = refresh(critic, state.params['d'], state.stats['d'], (H, W, C + 1))
     state = state._replace(stats={'d': spectra})
     own = hidden(batch, key)
-    state, d_metrics = player('d', d_loss, state, own, keys.stream(key, 'd'))
-    state, g_metrics = player('g', g_loss, state, own, keys.stream(key, 'g'))
+    state, d_metrics = player('d', d_loss, state, own, random.stream(key, 'd'))
+    state, g_metrics = player('g', g_loss, state, own, random.stream(key, 'g'))
     return updater.advance(state), {**d_metrics, **g_metrics}
 
   def completed(state: State, batch: Batch) -> Array:
@@ -150,8 +150,8 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     return masks.paste(to_signed(batch['image']), whole, batch['hole'])
 
   def complete(state: State, inputs: Batch, own_keys: Key) -> Batch:
-    own = {'image': inputs['image'], 'z': inputs.get('latent', keys.normal(keys.stream(own_keys, 'z'), (latent,)))}
-    hole = inputs.get('mask', masks.draw(config.model.mask, keys.stream(own_keys, 'mask'), spec.image_shape[:2]))
+    own = {'image': inputs['image'], 'z': inputs.get('latent', random.normal(random.stream(own_keys, 'z'), (latent,)))}
+    hole = inputs.get('mask', masks.draw(config.model.mask, random.stream(own_keys, 'mask'), spec.image_shape[:2]))
     masks.check(hole, inputs['image'].shape)
     return {SAMPLE: completed(state, {**own, 'hole': hole}), 'mask': hole}
 
@@ -159,7 +159,7 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     """Standard deviation over completions of one hole, mean over its pixels: [B]; 0: the latent does nothing."""
 
     def draw(number: Array) -> Array:
-      z = keys.normal_per_example(keys.stream(key, 'spread', number), batch['index'], (latent,))
+      z = random.normal_per_example(random.stream(key, 'spread', number), batch['index'], (latent,))
       return completed(state, {**own, 'z': z})
 
     return masks.over_hidden(jax.lax.map(draw, jnp.arange(DRAWS)).std(0, ddof=1), own['hole'])

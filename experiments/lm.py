@@ -11,14 +11,9 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from gen_ai import keys
-from gen_ai.errors import UserError
-from gen_ai.maths.sampling import StepFn, generate, looks_back
-from gen_ai.maths.switch import is_off
-from gen_ai.nets.apply import compute_dtype
-from gen_ai.nets.transformer import Transformer
-from gen_ai.optim import Updater, gradients
-from gen_ai.types import (
+from gen_ai.core import random
+from gen_ai.core.errors import UserError
+from gen_ai.core.method import (
   EXAMPLE,
   GENERATE,
   PROMPT,
@@ -37,6 +32,11 @@ from gen_ai.types import (
   Task,
   identity,
 )
+from gen_ai.core.optim import Updater, gradients
+from gen_ai.core.switch import is_off
+from gen_ai.maths.sampling import StepFn, generate, looks_back
+from gen_ai.nets.apply import compute_dtype
+from gen_ai.nets.transformer import Transformer
 
 KINDS = ('text',)  # of data
 LEADING = {'loss_nats': 'min', 'bits_per_byte': 'min'}
@@ -68,7 +68,7 @@ def check_prompts(prompts: np.ndarray, context: int) -> str:
 
 
 def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
-  """The language model of `config`; see `gen_ai.types.Method`."""
+  """The language model of `config`; see `gen_ai.core.method.Method`."""
   check(config, spec)
   model, (T,), vocab = config.model, spec.shape, spec.vocab
   assert vocab is not None
@@ -91,7 +91,7 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
 
   def train_step(state: State, batch: Batch, key: Key) -> tuple[State, Metrics]:
     def loss_fn(params: PyTree, stats: PyTree, batch: Batch, key: Key):
-      loss = nats(params, batch['tokens'], True, keys.stream(key, 'dropout')).mean()
+      loss = nats(params, batch['tokens'], True, random.stream(key, 'dropout')).mean()
       return loss, ({'loss_nats': loss}, stats)
 
     grads, metrics, _ = gradients(loss_fn, state.params, (), {'tokens': batch['tokens']}, key, config.optim.accumulate,
@@ -127,7 +127,7 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
       context = text[:, start:]
       length = min(max(T, 2), context.shape[1] + end - text.shape[1])
       longer = generate(
-        decoder(params), net.init_cache(B), context, length, keys.stream(own_keys, 'extend', begins),
+        decoder(params), net.init_cache(B), context, length, random.stream(own_keys, 'extend', begins),
         config.sample.temperature, config.sample.top_k,
       )  # fmt: skip
       text = jnp.concatenate([text[:, :start], longer], axis=1)

@@ -17,24 +17,9 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from experiments._views import COLUMNS, interpolate, rows_of
-from gen_ai import keys
-from gen_ai.errors import UserError
-from gen_ai.maths import bounds, densities, latents
-from gen_ai.maths.masked import masked
-from gen_ai.maths.pixels import to_signed, to_unit
-from gen_ai.maths.switch import is_off
-from gen_ai.nets.apply import Module, compute_dtype
-from gen_ai.nets.vae import (
-  ConvDecoder,
-  ConvEncoder,
-  MLPDecoder,
-  MLPEncoder,
-  MLPMoments,
-  ResidualDecoder,
-  ResidualEncoder,
-)
-from gen_ai.optim import Updater, gradients
-from gen_ai.types import (
+from gen_ai.core import random
+from gen_ai.core.errors import UserError
+from gen_ai.core.method import (
   CLASSES,
   EXAMPLE,
   GENERATE,
@@ -55,6 +40,21 @@ from gen_ai.types import (
   SumCount,
   Task,
   identity,
+)
+from gen_ai.core.optim import Updater, gradients
+from gen_ai.core.switch import is_off
+from gen_ai.maths import bounds, densities, latents
+from gen_ai.maths.masked import masked
+from gen_ai.maths.pixels import to_signed, to_unit
+from gen_ai.nets.apply import Module, compute_dtype
+from gen_ai.nets.vae import (
+  ConvDecoder,
+  ConvEncoder,
+  MLPDecoder,
+  MLPEncoder,
+  MLPMoments,
+  ResidualDecoder,
+  ResidualEncoder,
 )
 
 KINDS = ('image',)  # of data
@@ -111,13 +111,13 @@ class Likelihood(NamedTuple):
     """What the decoder is asked to explain: a binary image, or x in [-1, 1]."""
     x = to_signed(batch['image'])
     if self.kind == 'gaussian':  # a density needs continuous data
-      return densities.dequantise(keys.per_example(keys.stream(key, 'dequantise'), batch['index']), x)
+      return densities.dequantise(random.per_example(random.stream(key, 'dequantise'), batch['index']), x)
     if self.kind == 'discretised_logistic':
       return x
     # A static image is drawn once and for all: its noise depends on the example alone.
-    source = keys.root(0) if self.binarise == 'static' else key
+    source = random.root(0) if self.binarise == 'static' else key
     return densities.binarise(
-      keys.per_example(keys.stream(source, 'binarise'), batch['index']), to_unit(batch['image'])
+      random.per_example(random.stream(source, 'binarise'), batch['index']), to_unit(batch['image'])
     )
 
   def inputs(self, target: Array) -> Array:
@@ -188,12 +188,14 @@ class Chain:
     """Parameters of all networks."""
     context = jnp.zeros((2, self.classes)) if self.classes else None
     params = {
-      'encoder': self.encoder.init(keys.stream(key, 'encoder'), jnp.zeros((2, *self.shape)), context)['params'],
-      'decoder': self.decoder.init(keys.stream(key, 'decoder'), jnp.zeros((2, self.sizes[0] + self.classes)))['params'],
+      'encoder': self.encoder.init(random.stream(key, 'encoder'), jnp.zeros((2, *self.shape)), context)['params'],
+      'decoder': self.decoder.init(random.stream(key, 'decoder'), jnp.zeros((2, self.sizes[0] + self.classes)))[
+        'params'
+      ],
     }
     for n in self._upper:
       for name, net, size in ((f'up_{n}', self.up, self.sizes[n - 2]), (f'down_{n}', self.down, self.sizes[n - 1])):
-        params[name] = net[name].init(keys.stream(key, name), jnp.zeros((2, size)))['params']
+        params[name] = net[name].init(random.stream(key, name), jnp.zeros((2, size)))['params']
     if self.likelihood.kind != 'bernoulli':
       params['log_scale'] = jnp.float32(-1.0)
     return params
@@ -321,7 +323,7 @@ def objective(config: ConfigDict, chain: Chain, params: PyTree, draws: Batch, be
 
 
 def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
-  """The VAE of `config`; see `gen_ai.types.Method`.
+  """The VAE of `config`; see `gen_ai.core.method.Method`.
 
   Views: 'reconstructions' shows inputs above outputs; 'traversals' the first example with one unit of the top latent a
   row, the most active first, going from -3 to 3; 'interpolations_linear' and '..._spherical' paths between the
@@ -343,7 +345,7 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     draws = {'target': likelihood.targets(batch, key)}
     for n, size in enumerate(sizes, 1):
       name = 'eps' if n == 1 else f'eps_{n}'
-      draws[f'eps_{n}'] = jax.random.normal(keys.stream(key, name), (batch['image'].shape[0], k, size))
+      draws[f'eps_{n}'] = jax.random.normal(random.stream(key, name), (batch['image'].shape[0], k, size))
     if chain.classes:
       draws['label'] = batch['label']
     beta = config.loss.kl_weight * bounds.warm_up(state.step, config.loss.kl_warmup_steps)
@@ -370,7 +372,7 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
 
     def own(n: int, size: int) -> Array:
       name = 'eps' if n == 1 else f'eps_{n}'
-      draw = lambda j: keys.normal_per_example(keys.stream(key, name, j), batch['index'], (size,))  # noqa: E731
+      draw = lambda j: random.normal_per_example(random.stream(key, name, j), batch['index'], (size,))  # noqa: E731
       return jax.vmap(draw, draws.ndim - 1, 1)(draws)
 
     return [own(n, size) for n, size in enumerate(sizes, 1)]
@@ -401,9 +403,9 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     return likelihood.picture(chain.decode(params, chain.descend(params, z, eps), chain.context(label)))
 
   def generated(state: State, inputs: Batch, own_keys: Key) -> Batch:
-    label = inputs.get('label', keys.labels(own_keys, chain.classes)) if chain.classes else None
-    eps = [keys.normal(keys.stream(own_keys, f'down_{n}'), (size,)) for n, size in enumerate(sizes[:-1], 1)]
-    return {SAMPLE: drawn(state, label, inputs.get('latent', keys.normal(own_keys, (top,))), eps)}
+    label = inputs.get('label', random.labels(own_keys, chain.classes)) if chain.classes else None
+    eps = [random.normal(random.stream(own_keys, f'down_{n}'), (size,)) for n, size in enumerate(sizes[:-1], 1)]
+    return {SAMPLE: drawn(state, label, inputs.get('latent', random.normal(own_keys, (top,))), eps)}
 
   def encoded(state: State, inputs: Batch, own_keys: Key) -> Batch:
     return {
@@ -418,8 +420,8 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     return {SAMPLE: likelihood.picture(chain.decode(params, means[0], labels(inputs)))}
 
   def classes(state: State, batch: Batch, key: Key) -> Array:
-    z = jnp.tile(jax.random.normal(keys.stream(key, 'z'), (COLUMNS, top)), (chain.classes, 1))
-    eps = [jnp.tile(jax.random.normal(keys.stream(key, f'down_{n}'), (COLUMNS, size)), (chain.classes, 1))
+    z = jnp.tile(jax.random.normal(random.stream(key, 'z'), (COLUMNS, top)), (chain.classes, 1))
+    eps = [jnp.tile(jax.random.normal(random.stream(key, f'down_{n}'), (COLUMNS, size)), (chain.classes, 1))
            for n, size in enumerate(sizes[:-1], 1)]  # fmt: skip
     return drawn(state, jnp.repeat(jnp.arange(chain.classes), COLUMNS), z, eps)
 

@@ -19,17 +19,8 @@ import optax
 from ml_collections import ConfigDict
 
 from experiments._views import interpolate, rows_of
-from gen_ai import keys
-from gen_ai.maths import adversarial, latents
-from gen_ai.maths.densities import normal_kl
-from gen_ai.maths.masked import masked
-from gen_ai.maths.pixels import to_signed
-from gen_ai.maths.switch import is_off
-from gen_ai.nets.apply import compute_dtype
-from gen_ai.nets.vae import ConvDecoder, ConvEncoder
-from gen_ai.nets.vae_gan import FeatureDiscriminator
-from gen_ai.optim import Pace, Updater, gradients
-from gen_ai.types import (
+from gen_ai.core import random
+from gen_ai.core.method import (
   EXAMPLE,
   GENERATE,
   LATENT,
@@ -48,6 +39,15 @@ from gen_ai.types import (
   Task,
   identity,
 )
+from gen_ai.core.optim import Pace, Updater, gradients
+from gen_ai.core.switch import is_off
+from gen_ai.maths import adversarial, latents
+from gen_ai.maths.densities import normal_kl
+from gen_ai.maths.masked import masked
+from gen_ai.maths.pixels import to_signed
+from gen_ai.nets.apply import compute_dtype
+from gen_ai.nets.vae import ConvDecoder, ConvEncoder
+from gen_ai.nets.vae_gan import FeatureDiscriminator
 
 KINDS = ('image',)  # of data
 LEADING = {'pixel_mse': 'min', 'spread': '', 'loss_discriminator': '', 'loss_decoder': '', 'pairs_won_d': '',
@@ -72,7 +72,7 @@ class Networks:
   def init(self, key: Key) -> PyTree:
     """Parameters of all three."""
     x, z = jnp.zeros((2, *self.shape)), jnp.zeros((2, self.latent))
-    return {name: net.init(keys.stream(key, name), z if name == 'decoder' else x)['params']
+    return {name: net.init(random.stream(key, name), z if name == 'decoder' else x)['params']
             for name, net in self.nets.items()}  # fmt: skip
 
   def encode(self, params: PyTree, x: Array) -> tuple[Array, Array]:
@@ -135,7 +135,7 @@ def losses(config: ConfigDict, nets: Networks, params: PyTree, batch: Batch) -> 
 
 
 def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
-  """The VAE-GAN of `config`; see `gen_ai.types.Method`. Views: reconstructions, and paths between two examples."""
+  """The VAE-GAN of `config`; see `gen_ai.core.method.Method`. Views: reconstructions, paths between examples."""
   nets, latent = Networks(config, spec), config.model.latent
   updater = Updater(
     config,
@@ -148,8 +148,8 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
 
   def train_step(state: State, batch: Batch, key: Key) -> tuple[State, Metrics]:
     B = batch['image'].shape[0]
-    draws = {'image': batch['image'], 'eps': jax.random.normal(keys.stream(key, 'eps'), (B, latent)),
-             'z': jax.random.normal(keys.stream(key, 'z'), (B, latent))}  # fmt: skip
+    draws = {'image': batch['image'], 'eps': jax.random.normal(random.stream(key, 'eps'), (B, latent)),
+             'z': jax.random.normal(random.stream(key, 'z'), (B, latent))}  # fmt: skip
 
     def loss_fn(params: PyTree, stats: PyTree, draws: Batch, key: Key):
       each, metrics = losses(config, nets, params, draws)
@@ -167,7 +167,7 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     params, x = eval_params(state), to_signed(batch['image'])
     mean, log_std = nets.encode(params, x)
     again = nets.decode(params, mean)
-    z = keys.normal_per_example(keys.stream(key, 'z'), batch['index'], (latent,))
+    z = random.normal_per_example(random.stream(key, 'z'), batch['index'], (latent,))
     (seen, real), (seen_again, _) = nets.judge(params, x), nets.judge(params, again)
     fake = nets.judge(params, nets.decode(params, z))[1]
     per_example = {'kl_nats': normal_kl(mean, log_std), 'pixel_mse': ((again - x) ** 2).mean((1, 2, 3)),
@@ -175,7 +175,7 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     return masked(per_example, batch['mask'])
 
   def generated(state: State, inputs: Batch, own_keys: Key) -> Batch:
-    return {SAMPLE: nets.decode(eval_params(state), inputs.get('latent', keys.normal(own_keys, (latent,))))}
+    return {SAMPLE: nets.decode(eval_params(state), inputs.get('latent', random.normal(own_keys, (latent,))))}
 
   def encoded(state: State, inputs: Batch, own_keys: Key) -> Batch:
     return {'latent': nets.encode(eval_params(state), to_signed(inputs['image']))[0]}

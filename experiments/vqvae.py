@@ -19,17 +19,9 @@ import optax
 from ml_collections import ConfigDict
 
 from experiments._views import rows_of
-from gen_ai import keys
-from gen_ai.errors import UserError
-from gen_ai.maths import densities, quantise
-from gen_ai.maths.masked import masked
-from gen_ai.maths.pixels import to_signed
-from gen_ai.maths.sampling import StepFn, generate
-from gen_ai.nets.apply import compute_dtype
-from gen_ai.nets.transformer import Transformer
-from gen_ai.nets.vqvae import GridDecoder, GridEncoder
-from gen_ai.optim import Pace, Updater, gradients
-from gen_ai.types import (
+from gen_ai.core import random
+from gen_ai.core.errors import UserError
+from gen_ai.core.method import (
   EXAMPLE,
   GENERATE,
   SAMPLE,
@@ -47,6 +39,14 @@ from gen_ai.types import (
   Task,
   identity,
 )
+from gen_ai.core.optim import Pace, Updater, gradients
+from gen_ai.maths import densities, quantise
+from gen_ai.maths.masked import masked
+from gen_ai.maths.pixels import to_signed
+from gen_ai.maths.sampling import StepFn, generate
+from gen_ai.nets.apply import compute_dtype
+from gen_ai.nets.transformer import Transformer
+from gen_ai.nets.vqvae import GridDecoder, GridEncoder
 
 KINDS = ('image',)  # of data
 LEADING = {'elbo_nats': 'max', 'nll_bpd': 'min', 'pixel_mse': 'min', 'spread': '', 'perplexity': ''}
@@ -73,7 +73,7 @@ def check(config: ConfigDict, spec: Spec) -> None:
 
 
 def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
-  """The VQ-VAE of `config`; see `gen_ai.types.Method`. Its view 'reconstructions' shows inputs above outputs."""
+  """The VQ-VAE of `config`; see `gen_ai.core.method.Method`. Its view 'reconstructions' shows inputs above outputs."""
   check(config, spec)
   model, loss, dtype = config.model, config.loss, compute_dtype(config.precision)
   H, W, C = spec.image_shape
@@ -119,13 +119,13 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     x = jnp.zeros((2, *spec.shape))
     params = {
       'autoencoder': {
-        'encoder': encoder.init(keys.stream(key, 'encoder'), x)['params'],
-        'decoder': decoder.init(keys.stream(key, 'decoder'), jnp.zeros((2, *grid, model.code_dim)))['params'],
+        'encoder': encoder.init(random.stream(key, 'encoder'), x)['params'],
+        'decoder': decoder.init(random.stream(key, 'decoder'), jnp.zeros((2, *grid, model.code_dim)))['params'],
         'log_scale': jnp.float32(-1.0),
       },
-      'prior': prior.init(keys.stream(key, 'prior'), jnp.zeros((2, T), jnp.int32), train=False)['params'],
+      'prior': prior.init(random.stream(key, 'prior'), jnp.zeros((2, T), jnp.int32), train=False)['params'],
     }
-    return updater.init(params, quantise.start(keys.stream(key, 'codebook'), K, model.code_dim))
+    return updater.init(params, quantise.start(random.stream(key, 'codebook'), K, model.code_dim))
 
   def loss_fn(params: PyTree, stats: PyTree, batch: Batch, key: Key):
     """Both stages: no gradient of one reaches the other, as codes are whole numbers."""
@@ -146,7 +146,7 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
 
   def train_step(state: State, batch: Batch, key: Key) -> tuple[State, Metrics]:
     B = batch['image'].shape[0]
-    rows = {'image': batch['image'], 'noise': jax.random.split(keys.stream(key, 'restart'), B)}
+    rows = {'image': batch['image'], 'noise': jax.random.split(random.stream(key, 'restart'), B)}
     grads, metrics, _ = gradients(loss_fn, state.params, state.stats, rows, key, config.optim.accumulate, reduce)
     metrics = dict(metrics)
     seen = metrics.pop('seen')
@@ -200,7 +200,7 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     B = own_keys.shape[0]
     begin = jnp.full((B, 1), K, jnp.int32)
     # T codes follow the begin token; the last of them is never looked at, so the context of T holds them all.
-    drawn = generate(step_fn(params['prior']), prior.init_cache(B), begin, T + 1, keys.stream(own_keys, 'codes'),
+    drawn = generate(step_fn(params['prior']), prior.init_cache(B), begin, T + 1, random.stream(own_keys, 'codes'),
                      config.sample.temperature, config.sample.top_k)[:, 1:]  # fmt: skip
     return {SAMPLE: pictured(params, codes[drawn.reshape(B, *grid)])}
 

@@ -1,12 +1,16 @@
 """gen_ai trains, samples, evaluates and compares generative models with one JAX engine."""
 
+from pathlib import Path
 from typing import Any
 
 __version__ = '0.1.0'
 
+# Commands lie in a folder of their own and are typed without it: `python -m gen_ai.sample`.
+__path__.append(str(Path(__file__).parent / 'commands'))
+
 
 def load(run_dir: Any, step: Any = 'latest', **settings: Any) -> Any:
-  """A trained run, to be used in Python: see `gen_ai.trained.Trained`.
+  """A trained run, to be used in Python: see `gen_ai.evaluate.trained.Trained`.
 
   Args:
     run_dir: its directory.
@@ -16,6 +20,6 @@ def load(run_dir: Any, step: Any = 'latest', **settings: Any) -> Any:
   Raises:
     UserError: no run, no such checkpoint, or a setting that none of its tasks has.
   """
-  from gen_ai.trained import Trained  # brings JAX, which `import gen_ai` does without
+  from gen_ai.evaluate.trained import Trained  # brings JAX, which `import gen_ai` does without
 
   return Trained(run_dir, step, {name.replace('__', '.'): value for name, value in settings.items()})

@@ -3,14 +3,14 @@
 Nothing heavy is imported before the command runs, and it runs as if it had been started by itself.
 """
 
-import difflib
 import runpy
 import sys
 
 import gen_ai
-from gen_ai import installation
-from gen_ai.commands import ALIASES, COMMANDS
-from gen_ai.errors import DONE, FAILED
+from gen_ai.core import installation
+from gen_ai.core.command_table import ALIASES, COMMANDS
+from gen_ai.core.errors import DONE, FAILED
+from gen_ai.core.text import did_you_mean
 
 
 def usage() -> str:
@@ -41,8 +41,7 @@ def main() -> None:
     sys.exit(DONE)
   command = COMMANDS.get(ALIASES.get(name, name))
   if command is None:
-    near = difflib.get_close_matches(name, [*COMMANDS, *ALIASES], n=1)
-    said = f"'{name}' is no command.{f' Did you mean {near[0]}?' if near else ''}" if name else 'no command is given.'
+    said = f"'{name}' is no command.{did_you_mean(name, [*COMMANDS, *ALIASES])}" if name else 'no command is given.'
     print(f'error: {said} There are {", ".join(COMMANDS)}: `gen-ai --help`.', file=sys.stderr)
     sys.exit(FAILED)
   if command.target.endswith('.py'):

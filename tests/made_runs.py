@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from gen_ai import config as config_lib
-from gen_ai import provenance, record
+from gen_ai.run import directory, provenance
 from gen_ai.sweep import trials as trials_lib
 from gen_ai.sweep.directory import Sweep
 
@@ -36,7 +36,7 @@ def config(**overrides):
 
 def start(path, configuration, about=None, data=None, evaluation=None):
   """A run directory that has been described; returns its writer."""
-  run = record.RunDir.make(path)
+  run = directory.RunDir.make(path)
   tree = config_lib.to_json(configuration)
   hashes = {'config_hash': provenance.config_hash(tree), 'group_hash': provenance.group_hash(tree)}
   protocol = {'evaluation': {**EVALUATION, **(evaluation or {})}, 'data': {**DATA, **(data or {})}}
@@ -119,7 +119,7 @@ def evaluate(path, figures, split='test', step=100, at=0, stamp=None, own=None, 
   for name, value in figures.items():
     ends = dict(zip(('value', 'low', 'high'), value, strict=True)) if isinstance(value, tuple) else {'value': value}
     told[name] = {**(value if isinstance(value, dict) else ends), 'stamp': _fields({**FEATURES, **(own or {})})}
-  record.append_evaluation(path, {
+  directory.append_evaluation(path, {
     'time': f'2026-01-02T00:00:{at:02d}+00:00', 'step': step, 'split': split, 'seconds': 12.3,
     'stamp': _fields({**STAMP, 'split': split, **(stamp or {})}), 'figures': told, **more,
   })  # fmt: skip

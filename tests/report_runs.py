@@ -3,7 +3,8 @@
 import made_runs
 import numpy as np
 
-from gen_ai import pictures, provenance, record
+from gen_ai.data import pictures
+from gen_ai.run import directory, provenance
 
 LRS = (9.0, 0.002, 10.0, 0.5)  # neither in their order nor in that of their texts
 STEPS, EVERY = 200, 20
@@ -18,7 +19,7 @@ def make_run(path, lr, seed, state='done', name='vae', steps=STEPS, text=False, 
     'experiment': 'lm' if text else 'vae', 'optim': {'lr': lr, 'b1': 0.9}, 'data': {'seed': 0, 'name': 'digits'},
     'run': {'name': name, 'seed': seed, 'steps': STEPS}, 'eval': {'seed': 0, 'best': 'nll_bpd:min'},
   }  # fmt: skip
-  run = record.RunDir.make(path)
+  run = directory.RunDir.make(path)
   run.write_config(config)
   run.write_run({
     'argv': ['launch.py', '--config=configs/vae.py', f'--config.optim.lr={lr}'], 'examples_per_step': 32, 'lanes': 4,
@@ -71,7 +72,9 @@ def evaluate_sweep(root):
       made_runs.evaluate(path, {**figures, 'c_t': -0.3}, step=STEPS, pictures={'closest_pairs': pairs(path, draw)},
                          notes=['n < features: 500 < 512'])  # fmt: skip
       made_runs.evaluate(path, {'precision': 0.9}, step=STEPS, own={'sample_seed': seed})  # stamps that do not agree
-      record.RunDir(path).write_summary({**record.read_summary(path), 'seconds': {9.0: 30, 0.002: 10, 10.0: 20}[lr]})
+      directory.RunDir(path).write_summary(
+        {**directory.read_summary(path), 'seconds': {9.0: 30, 0.002: 10, 10.0: 20}[lr]}
+      )
 
 
 def pairs(path, draw):

@@ -10,11 +10,11 @@ import pytest
 import tiny
 
 from gen_ai import config as config_lib
-from gen_ai import record
-from gen_ai.checkpoint import Checkpoints
-from gen_ai.errors import DIVERGED, FAILED, Diverged
-from gen_ai.lease import Lease
-from gen_ai.program import finite
+from gen_ai.core.errors import DIVERGED, FAILED, Diverged
+from gen_ai.parallel.finite import finite
+from gen_ai.run import directory
+from gen_ai.run.checkpoint import Checkpoints
+from gen_ai.run.lease import Lease
 
 GAN = '--config=configs/gan.py'
 LM = '--config=configs/lm.py'
@@ -138,7 +138,7 @@ def test_a_run_directory_of_another_config(run):
 def test_data_that_changed_since(run, tmp_path):
   moved = tmp_path / 'run'
   shutil.copytree(run, moved)
-  about = record.read_run(moved)
+  about = directory.read_run(moved)
   about['data']['fingerprint'] = 'ab' * 32
   (moved / 'run.json').write_text(json.dumps(about))
   says = ['trained on other data', 'mnist_5k', 'abababababab', 'start a new run']
@@ -176,7 +176,7 @@ def test_a_run_in_use_by_another_process(run, tmp_path):
   with Lease(moved):
     done = tiny.launch(f'--resume={moved}')  # a process of its own: this one holds the lease
   cli.refused(done, f'{moved} is in use by process {os.getpid()}', 'kill')
-  assert len(record.read_attempts(moved)) == 2
+  assert len(directory.read_attempts(moved)) == 2
 
 
 def test_sampling_and_evaluating(run, tmp_path):
@@ -243,10 +243,10 @@ def test_a_loss_that_is_no_number_names_step_and_tensor_and_leaves_the_last_good
   last = f'last good checkpoint is step {step - 1}'
   for text in ('first bad tensor: params/', last, 'config.optim.lr', 'config.optim.clip_norm'):
     assert text in message
-  status = record.read_status(run)
+  status = directory.read_status(run)
   assert (status['state'], status['message']) == ('diverged', message.removeprefix('diverged: '))
-  assert record.read_attempts(run)[-1]['exit'] == DIVERGED
-  rows = record.read_metrics(run)
+  assert directory.read_attempts(run)[-1]['exit'] == DIVERGED
+  rows = directory.read_metrics(run)
   assert (rows[-1]['kind'], rows[-1]['step']) == ('diverged', step)
   assert all(not np.isfinite(rows[-1][name]) for name in first)
   restored, state = Checkpoints(run / 'checkpoints', read_only=True).restore(tiny.program(config).abstract_state())

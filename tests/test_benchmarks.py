@@ -8,10 +8,11 @@ import pytest
 import tiny
 
 from benchmarks import methods, sweep_sides
-from gen_ai import command, record
-from gen_ai.agreement import Tolerance
-from gen_ai.errors import UserError
+from gen_ai.compare.agreement import Tolerance
+from gen_ai.core import command_line
+from gen_ai.core.errors import UserError
 from gen_ai.maths import adversarial
+from gen_ai.run import directory
 from gen_ai.sweep import trials as trials_lib
 
 needs_torch = pytest.mark.skipif(
@@ -25,7 +26,7 @@ REFUSED = "import runpy, sys; sys.modules['torch'] = None; sys.argv = {}; runpy.
 def sides(method, tiny=True):
   """Both sides' model of one method: our Program, and the PyTorch method."""
   from benchmarks import ours, torch_side
-  from gen_ai.layouts import make_layout
+  from gen_ai.parallel.layouts import make_layout
 
   config = methods.method_config(method, tiny)
   return ours.program(config, ours.dataset(config), make_layout(config, jax.devices()[:1])), torch_side.method(config)
@@ -138,7 +139,7 @@ def test_both_language_models_have_the_same_loss_at_the_same_weights():
 
 @needs_torch
 def test_both_language_models_have_the_same_learning_rate():
-  from gen_ai.optim import schedule_shape
+  from gen_ai.core.optim import schedule_shape
 
   _, theirs = sides('lm_shakespeare', tiny=False)
   optim = methods.method_config('lm_shakespeare').optim
@@ -202,7 +203,7 @@ def test_quality_judges_the_last_evaluation(tmp_path, target, code, verdict):
   done = tiny.command('-m', 'benchmarks.quality', f'--target={target}', f'--runs_dir={tmp_path}', *overrides)
   assert done.returncode == code, done.stderr
   (run_dir,) = (tmp_path / 'lm_shakespeare').iterdir()
-  value = [row for row in record.read_metrics(run_dir) if row['kind'] == 'eval'][-1]['loss_nats']
+  value = [row for row in directory.read_metrics(run_dir) if row['kind'] == 'eval'][-1]['loss_nats']
   assert done.stdout.splitlines()[-1].startswith(f'{verdict}: configs/lm_shakespeare.py loss_nats {value:.4f} ')
 
 
@@ -223,7 +224,7 @@ def test_every_side_of_the_sweep_benchmark_trains_the_same_points(tmp_path):
     axes = {word: trials_lib.axis(word.removeprefix('--axis=')) for word in words if word.startswith('--axis=')}
     found[side] = trials_lib.product(axes)
   found['separate'] = [
-    command.split_overrides(words)[1] for words in sweep_sides.commands('separate', JOB, tmp_path, '')
+    command_line.split_overrides(words)[1] for words in sweep_sides.commands('separate', JOB, tmp_path, '')
   ]
   for overrides in found['separate']:
     assert overrides.pop('run.steps') == '8'
@@ -250,8 +251,8 @@ def test_the_sweep_benchmark_finds_the_metric_that_differs_most():
 
 def test_lanes_one_after_the_other_are_lanes_side_by_side():
   from gen_ai import config as config_lib
-  from gen_ai.layouts import LaneLayout
-  from gen_ai.program import Program
+  from gen_ai.parallel.layouts import LaneLayout
+  from gen_ai.parallel.program import Program
 
   configs = [tiny.config('gan', run__seed=seed, optim__lr=lr) for seed, lr in ((0, 1e-3), (1, 1e-2))]
   data, metrics = tiny.dataset(configs[0]), []

@@ -10,7 +10,7 @@ import tiny
 
 from benchmarks import families_picture, families_table, likelihood_orders
 from gen_ai import config as config_lib
-from gen_ai.errors import DONE, FAILED
+from gen_ai.core.errors import DONE, FAILED
 
 needs_torch = pytest.mark.skipif(
   importlib.util.find_spec('torch') is None,

@@ -12,11 +12,12 @@ import tiny
 
 from benchmarks import metrics_agreement, metrics_sides, real_data, sanity_sets
 from gen_ai import config as config_lib
-from gen_ai import external, metrics, record
+from gen_ai.core.errors import UserError
 from gen_ai.data import dataset as dataset_lib
-from gen_ai.errors import UserError
-from gen_ai.metrics import features, quality
-from gen_ai.metrics.metric import Evidence
+from gen_ai.evaluate import external, metrics
+from gen_ai.evaluate.metrics import features, quality
+from gen_ai.evaluate.metrics.metric import Evidence
+from gen_ai.run import directory
 
 missing = [name for name in ('torch', 'torchmetrics', 'prdc') if importlib.util.find_spec(name) is None]
 needs_torch = pytest.mark.skipif(
@@ -285,7 +286,7 @@ def test_the_sanity_table_trains_its_classifier_once_and_judges_every_set(tmp_pa
     assert row['set'] in done.stdout and row['figures']['fd']['stamp']['extractor'] == 'classifier'
     assert ('c_t' in row['figures']) == (not row['set'].startswith(('test', 'uniform')))
   (run_dir,) = (tmp_path / 'classifier').iterdir()
-  attempts = record.read_attempts(run_dir)
+  attempts = directory.read_attempts(run_dir)
   again = real_data.open_data(real_data.Asked('mnist_5k', '', '', str(tmp_path), 100, 0), small)
   assert again.extractor == f'classifier:{run_dir}' == report['settings']['extractor']
-  assert record.read_attempts(run_dir) == attempts and record.read_status(run_dir)['step'] == 8
+  assert directory.read_attempts(run_dir) == attempts and directory.read_status(run_dir)['step'] == 8

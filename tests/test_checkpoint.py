@@ -17,10 +17,10 @@ import optax
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from gen_ai import checkpoint
-from gen_ai.checkpoint import Checkpoints
-from gen_ai.errors import UserError
-from gen_ai.types import State
+from gen_ai.core.errors import UserError
+from gen_ai.core.method import State
+from gen_ai.run import checkpoint
+from gen_ai.run.checkpoint import Checkpoints
 
 
 class Pair(NamedTuple):
@@ -246,7 +246,7 @@ KILLED = """
   import sys
   from pathlib import Path
   import jax.numpy as jnp
-  from gen_ai.checkpoint import Checkpoints
+  from gen_ai.run.checkpoint import Checkpoints
   checkpoints = Checkpoints(Path(sys.argv[1]), keep=2)
   for step in range(1, 10**6):
     checkpoints.save(step, {'x': jnp.full((64, 1024), step)})

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from absl import logging
 
-from gen_ai import checkpoint
-from gen_ai.checkpoint import Checkpoints
-from gen_ai.errors import UserError
+from gen_ai.core.errors import UserError
+from gen_ai.run import checkpoint
+from gen_ai.run.checkpoint import Checkpoints
 
 # When a read fails, Orbax leaves the other reads of its event loop unfinished; Python says so when it collects them.
 pytestmark = [

@@ -11,12 +11,13 @@ import tiny
 
 from experiments import classifier
 from gen_ai import config as config_lib
-from gen_ai import keys, record
+from gen_ai.core import random
+from gen_ai.core.errors import DONE, UserError
+from gen_ai.core.method import Spec
 from gen_ai.data import dataset as dataset_lib
-from gen_ai.errors import DONE, UserError
-from gen_ai.evaluation import Evaluator
-from gen_ai.metrics import extractors
-from gen_ai.types import Spec
+from gen_ai.evaluate.examples import Evaluator
+from gen_ai.evaluate.metrics import extractors
+from gen_ai.run import directory
 
 
 def test_cross_entropy_equals_the_formula():
@@ -67,7 +68,7 @@ def test_the_evaluation_is_of_the_images_as_they_are_with_the_averaged_weights()
   assert values.dtype == logits.dtype == np.float32
   assert logits.shape == (8, 10)
   assert np.abs(logits).max() > 0, 'the average is used'
-  got = jax.jit(method.eval_step)(state, batch, keys.root(0))
+  got = jax.jit(method.eval_step)(state, batch, random.root(0))
   np.testing.assert_allclose(got['xent_nats'][0], classifier.cross_entropy(logits, batch['label']).sum(), rtol=1e-5)
   assert got['accuracy'] == (np.sum(np.argmax(logits, 1) == batch['label']), 8)
 
@@ -120,10 +121,10 @@ def test_a_run_has_no_samples_and_says_so_when_asked(tmp_path):
   assert not list((run / 'samples').iterdir())
   assert 'gen_ai.sample' not in done.stdout
   assert f'python -m gen_ai.evaluate {run} --split=test' in done.stdout
-  assert {'xent_nats', 'accuracy'} <= record.read_metrics(run)[-1].keys()
+  assert {'xent_nats', 'accuracy'} <= directory.read_metrics(run)[-1].keys()
   cli.refused(cli.command('gen_ai.sample', run, '--out=x.png'), f'{run} draws no samples', 'it can features')
   extractor = extractors.make(f'classifier:{run}', Spec('image', (28, 28, 1)))
-  fingerprint = record.read_run(run)['data']['fingerprint']
+  fingerprint = directory.read_run(run)['data']['fingerprint']
   assert extractor.about == {
     'trained_on': 'mnist_5k', 'trained_on_content': fingerprint, 'step': 8, 'averaged': True,
   }  # fmt: skip

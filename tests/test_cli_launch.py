@@ -12,9 +12,11 @@ import cli
 import tiny
 
 from gen_ai import config as config_lib
-from gen_ai import progress, provenance, record, worker
-from gen_ai.errors import DONE, REQUEUE
-from gen_ai.stop import Stop
+from gen_ai.core import text
+from gen_ai.core.errors import DONE, REQUEUE
+from gen_ai.run import directory, provenance
+from gen_ai.train import open_run
+from gen_ai.train.interruption import Stop
 
 GAN = '--config=configs/gan.py'
 
@@ -77,14 +79,14 @@ def test_a_run_from_its_first_line_to_its_last_and_what_follows(tmp_path):
   assert (path / 'samples' / 'step_00000008.png').is_file()
 
   # The record.
-  recorded = config_lib.from_json(record.read_config(path))
+  recorded = config_lib.from_json(directory.read_config(path))
   shown = printed(cli.launch(*words, '--print_config'))
   assert shown == {field: repr(value) for field, value in config_lib.flatten(recorded).items()}
-  about = record.read_run(path)
+  about = directory.read_run(path)
   assert about['overrides'] == {'optim.lr': '3e-4'}
   assert about['config_file']['path'] == 'configs/gan.py'
-  assert record.read_status(path)['state'] == 'done'
-  summary = record.read_summary(path)
+  assert directory.read_status(path)['state'] == 'done'
+  summary = directory.read_summary(path)
   assert summary['step'] == 8
   assert f'parameters {summary["parameters"]:,}' in lines
   assert list((path / 'tb').iterdir())
@@ -123,7 +125,7 @@ def test_run_dir_makes_a_run_and_continues_it(tmp_path, monkeypatch):
   path = tmp_path / 'deep' / 'run'
   words = [GAN, '--tiny', '--config.run.writers=', f'--run_dir={path}']
   with monkeypatch.context() as patch:
-    patch.setattr(worker, 'Stop', StopAt)
+    patch.setattr(open_run, 'Stop', StopAt)
     done = cli.launch(*words)
   assert done.returncode == REQUEUE, done.stderr
   assert [text for text, _ in StopAt.waited_for[:3]] == [
@@ -135,11 +137,11 @@ def test_run_dir_makes_a_run_and_continues_it(tmp_path, monkeypatch):
   ]  # fmt: skip
   done = cli.launch(*words)
   assert done.returncode == DONE, done.stderr
-  assert [row['step'] for row in record.read_metrics(path) if row['kind'] == 'train'] == [2, 4, 6, 8]
-  assert [(row['event'], row['step']) for row in record.read_attempts(path)] == [
+  assert [row['step'] for row in directory.read_metrics(path) if row['kind'] == 'train'] == [2, 4, 6, 8]
+  assert [(row['event'], row['step']) for row in directory.read_attempts(path)] == [
     ('start', 0), ('end', 4), ('start', 4), ('end', 8),
   ]  # fmt: skip
-  assert record.read_attempts(path)[2]['environment'] == provenance.environment()
+  assert directory.read_attempts(path)[2]['environment'] == provenance.environment()
   assert 'step 2/8' not in done.stdout
 
 
@@ -192,7 +194,7 @@ def test_a_bar_on_a_terminal_ctrl_c_saves_and_the_command_it_prints_resumes(tmp_
   assert re.search(
     r'stopping after this chunk of \d+ updates, about \d+ s; press again to leave without saving\r\n', text
   )
-  status = record.read_status(path)
+  status = directory.read_status(path)
   step = status['step']
   assert (status['state'], status['message']) == ('stopped', 'SIGINT')
   assert f'stopped by SIGINT at step {step}; the run is saved' in text
@@ -211,7 +213,7 @@ def test_a_bar_on_a_terminal_ctrl_c_saves_and_the_command_it_prints_resumes(tmp_
     time.sleep(0.001)
   os.close(terminal)
   assert process.wait(timeout=60) in (128 + signal.SIGINT, REQUEUE)
-  attempts = [row for row in record.read_attempts(path) if row['event'] == 'start']
+  attempts = [row for row in directory.read_attempts(path) if row['event'] == 'start']
   assert [row['step'] for row in attempts] == [0, step]
 
 
@@ -224,7 +226,7 @@ def test_ctrl_c_before_training_is_no_traceback(tmp_path):
 
 
 def test_a_second_interrupt_kills_at_once():
-  code = ('import hashlib, os, signal, threading, time\nfrom gen_ai.stop import Stop\n'
+  code = ('import hashlib, os, signal, threading, time\nfrom gen_ai.train.interruption import Stop\n'
           'signal.signal(signal.SIGHUP, signal.SIG_DFL)\nwith Stop() as stop:\n'  # the suite may run under nohup
           '  stop.waits_for = "after this chunk", time.perf_counter() + 6.2\n'
           '  os.kill(os.getpid(), signal.SIGHUP); os.kill(os.getpid(), signal.SIGUSR1)\n'
@@ -264,7 +266,7 @@ def test_a_terminal_without_utf8_that_hangs_up(tmp_path):
     time.sleep(0.05)
   process.send_signal(signal.SIGHUP)
   assert process.wait(timeout=60) == REQUEUE
-  status = record.read_status(path)
+  status = directory.read_status(path)
   assert (status['state'], status['message']) == ('stopped', 'SIGHUP')
   assert (path / 'checkpoints' / str(status['step'])).is_dir()
   lines = log.read_text().splitlines()
@@ -278,13 +280,13 @@ def test_a_language_model_run_prints_its_own_next_step(tmp_path):
   assert done.returncode == DONE, done.stderr
   assert f'  python -m gen_ai.sample {path} --n=64' in done.stdout.splitlines()
   assert (path / 'samples' / 'step_00000008.txt').read_text().startswith('def ')
-  assert record.read_metrics(path)[-1]['loss_nats'] > 0
+  assert directory.read_metrics(path)[-1]['loss_nats'] > 0
 
 
 def test_figures_are_legible():
-  assert [progress.duration(s) for s in (0.4, 59.4, 59.6, 200, 3599, 7500)] == [
+  assert [text.duration(s) for s in (0.4, 59.4, 59.6, 200, 3599, 7500)] == [
     '0s', '59s', '1m 00s', '3m 20s', '59m 59s', '2h 05m',
   ]  # fmt: skip
-  assert [progress.number(x) for x in (1.23456, 12345.6, 0.000012345, float('nan'))] == [
+  assert [text.number(x) for x in (1.23456, 12345.6, 0.000012345, float('nan'))] == [
     '1.235', '12346', '1.234e-05', 'nan',
   ]  # fmt: skip

@@ -10,8 +10,9 @@ import pytest
 import tiny
 from PIL import Image
 
-from gen_ai import files, record
+from gen_ai.core import files
 from gen_ai.maths.pixels import to_signed
+from gen_ai.run import directory
 
 
 @pytest.fixture(scope='module')
@@ -79,7 +80,7 @@ def test_seed_and_step_choose_what_is_drawn(vae, tmp_path):
 
 
 def test_best_is_the_checkpoint_with_the_best_metric(vae):
-  rows = [row for row in record.read_metrics(vae) if row['kind'] == 'eval']
+  rows = [row for row in directory.read_metrics(vae) if row['kind'] == 'eval']
   best = max(rows, key=lambda row: row['elbo_nats'])['step']
   done = cli.command('gen_ai.evaluate', vae, '--step=best', '--split=validation')
   assert f'{vae}, step {best}, validation split of mnist_5k: 500 images' in done.stdout
@@ -123,7 +124,7 @@ def test_evaluate_prints_and_writes_a_report_with_its_protocol(vae, split, tmp_p
   out = tmp_path / 'report.json'
   done = cli.command('gen_ai.evaluate', vae, f'--split={split}', f'--out={out}')
   assert done.returncode == 0, done.stderr
-  report, about = json.loads(out.read_text()), record.read_run(vae)['data']
+  report, about = json.loads(out.read_text()), directory.read_run(vae)['data']
   expected = {'run': str(vae), 'step': 8, 'split': split}
   assert {name: report[name] for name in expected} == expected
   stamp = {'split': split, 'examples': about['sizes'][split], 'data': 'mnist_5k', 'data_hash': about['fingerprint'],
@@ -142,7 +143,7 @@ def test_evaluate_prints_and_writes_a_report_with_its_protocol(vae, split, tmp_p
       assert figure['low'] < figure['value'] < figure['high']
     assert f'  {name:24} {figure["value"]:<12.6g}  [{figure["low"]:.6g}, {figure["high"]:.6g}]\n' in done.stdout
   if split == 'validation':  # the same protocol as in training: the same figures
-    [last] = [row for row in record.read_metrics(vae) if row['kind'] == 'eval' and row['step'] == 8]
+    [last] = [row for row in directory.read_metrics(vae) if row['kind'] == 'eval' and row['step'] == 8]
     values = {name: figure['value'] for name, figure in report['figures'].items()} | {'spread': own['value']}
     assert values == pytest.approx({name: last[name] for name in values}, rel=1e-5)
 
@@ -160,7 +161,7 @@ def test_text_is_evaluated_in_nats_and_bits(lm):
   done = cli.command('gen_ai.evaluate', lm)
   assert done.returncode == 0, done.stderr
   assert 'blocks of 16 tokens' in done.stdout and 'spread' not in done.stdout
-  assert not any('spread' in row for row in record.read_metrics(lm))
+  assert not any('spread' in row for row in directory.read_metrics(lm))
   values = dict(line.split()[:2] for line in done.stdout.splitlines() if line.startswith('  '))
   assert float(values['bits_per_byte']) == pytest.approx(float(values['loss_nats']) / np.log(2), rel=1e-4)
 
@@ -178,7 +179,7 @@ def test_a_run_that_cannot_be_written_is_told_before_anything_is_computed_or_eva
   (run / 'evaluations.jsonl').unlink(missing_ok=True)
   (run / 'evaluations.jsonl').mkdir()  # what no user may write, root included
   before = cli.files(run)
-  with mock.patch('gen_ai.restored.restore', side_effect=AssertionError('something was computed')):
+  with mock.patch('gen_ai.evaluate.restored.restore', side_effect=AssertionError('something was computed')):
     cli.refused(cli.command('gen_ai.evaluate', run), f'{run} cannot be written (Is a directory)', '--out=FILE.json')
     for words in ((), (f'--samples_file={tmp_path}/no.npy', '--data=mnist_5k', f'--run_dir={run}')):
       where = words or (run,)
@@ -196,12 +197,12 @@ def test_a_run_that_cannot_be_written_is_told_before_anything_is_computed_or_eva
 
 def test_what_could_not_be_kept_is_shown_all_the_same(lm, tmp_path):
   run = shutil.copytree(lm, tmp_path / 'run')
-  before = record.read_evaluations(run)
-  with mock.patch('gen_ai.files.append', side_effect=OSError(28, 'No space left on device')):
+  before = directory.read_evaluations(run)
+  with mock.patch('gen_ai.core.files.append', side_effect=OSError(28, 'No space left on device')):
     done = cli.command('gen_ai.evaluate', run)
   cli.refused(done, f'{run}/evaluations.jsonl cannot be written (No space left on device)', '--out=FILE.json')
   assert f'{run}, step 8, not kept:\n' in done.stdout and f'  {"loss_nats":24} ' in done.stdout
-  assert record.read_evaluations(run) == before
+  assert directory.read_evaluations(run) == before
 
 
 def test_a_place_is_asked_whether_it_can_be_written_and_nothing_stays(tmp_path):

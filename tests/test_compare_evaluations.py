@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from cli import command, refused
 
-from gen_ai import record
 from gen_ai.compare import EVALUATION_COLUMNS, evaluations, groups, load, protocol, statistics
 from gen_ai.compare import format as fmt
 from gen_ai.compare.select import Metric
-from gen_ai.errors import UserError
+from gen_ai.core.errors import UserError
+from gen_ai.run import directory
 
 FD = Metric('test/fd', 'min')
 
@@ -58,13 +58,13 @@ def two_groups():
 
 def test_rows_are_read_as_they_were_written_and_a_line_cut_short_is_dropped():
   path = made_runs.make('runs/a')
-  assert record.read_evaluations(path) == []
+  assert directory.read_evaluations(path) == []
   made_runs.evaluate(path, {'fd': np.float32(1.5), 'kid': float('nan')}, texts={'overlaps': ['nan', 'x']})
   with (path / 'evaluations.jsonl').open('a') as file:
     file.write('{"step": 100, "spl')
-  assert len(record.read_evaluations(path)) == 1
+  assert len(directory.read_evaluations(path)) == 1
   made_runs.evaluate(path, {'fd': 2.0}, at=1)  # not appended to the half line
-  first, second = record.read_evaluations(path)
+  first, second = directory.read_evaluations(path)
   assert first['figures']['fd']['value'] == 1.5 and np.isnan(first['figures']['kid']['value'])
   assert first['texts'] == {'overlaps': ['nan', 'x']} and second['figures']['fd']['value'] == 2.0
 

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from report_runs import EVERY, METRICS, STEPS, make_run
 
-from gen_ai import compare, record
+from gen_ai import compare
 from gen_ai.compare import curves, report, report_samples
-from gen_ai.errors import UserError
+from gen_ai.core.errors import UserError
+from gen_ai.run import directory
 
 
 def data_of(path):
@@ -45,7 +46,7 @@ def test_rows_of_the_picture_of_classes_have_their_names(tmp_path):
   for seed in (0, 1):
     run = make_run(tmp_path / str(seed), 0.5, seed)
     (run / 'samples' / 'classes_step_00000020.png').write_bytes((run / 'samples' / 'step_00000020.png').read_bytes())
-  about = record.read_run(run)
+  about = directory.read_run(run)
   about['data']['class_names'] = ['cat', 'dog']
   (run / 'run.json').write_text(json.dumps(about))
   views = report_samples.collect([str(tmp_path / '0'), str(tmp_path / '1')])['views']
@@ -72,8 +73,8 @@ def test_runs_that_are_under_way_or_have_not_started_are_shown(tmp_path):
   make_run(tmp_path / '0', 0.5, 0)
   make_run(tmp_path / '1', 0.5, 1, state='failed', steps=60)
   (tmp_path / '1' / 'summary.json').unlink()
-  bare = record.RunDir.make(tmp_path / '2')
-  bare.write_config(record.read_config(tmp_path / '0'))
+  bare = directory.RunDir.make(tmp_path / '2')
+  bare.write_config(directory.read_config(tmp_path / '0'))
   report.write(compare.load(tmp_path), tmp_path / 'r.html', METRICS, [])
   data = data_of(tmp_path / 'r.html')
   assert [run['state'] for run in data['runs']] == ['done', 'failed', 'waiting']

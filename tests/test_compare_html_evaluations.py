@@ -99,7 +99,7 @@ def test_unlike_circumstances_of_a_group_are_told_in_its_stamp(tmp_path):
 
 
 def test_pictures_and_texts_of_evaluations_are_views_and_stay_in_the_run(tmp_path):
-  from gen_ai import pictures
+  from gen_ai.data import pictures
 
   for name in 'ab':
     make_run(tmp_path / name, 0.5, 0, text=name == 'a')

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gen_ai.compare import COLUMNS, CURVE_COLUMNS, METRIC_COLUMNS, load
-from gen_ai.errors import UserError
+from gen_ai.core.errors import UserError
 
 
 def test_the_documented_columns_are_those_of_the_frames(tmp_path):

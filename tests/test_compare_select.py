@@ -8,7 +8,7 @@ import pytest
 from cli import command, refused
 
 from gen_ai.compare import load, select
-from gen_ai.errors import UserError
+from gen_ai.core.errors import UserError
 
 
 @pytest.fixture(autouse=True)

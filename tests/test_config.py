@@ -8,8 +8,8 @@ import pytest
 import tiny
 
 from gen_ai import config as config_lib
-from gen_ai import provenance
-from gen_ai.errors import UserError
+from gen_ai.core.errors import UserError
+from gen_ai.run import provenance
 from gen_ai.sweep import trials
 
 
@@ -354,7 +354,7 @@ def test_ranges_are_half_open_where_they_always_were(experiment):
 
 
 def test_choices_are_what_the_code_knows():
-  from gen_ai import optim
+  from gen_ai.core import optim
   from gen_ai.maths import adversarial, augment, masks
   from gen_ai.nets import norms, players, pyramid, stylegan2
 

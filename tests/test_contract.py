@@ -10,13 +10,13 @@ import pytest
 import tiny
 
 from gen_ai import config as config_lib
-from gen_ai import keys
+from gen_ai.core import random
+from gen_ai.core.errors import UserError
 from gen_ai.data import spread
 from gen_ai.data.plan import eval_plan
-from gen_ai.errors import UserError
-from gen_ai.evaluation import Evaluator
-from gen_ai.layouts import CompileStats, make_layout
-from gen_ai.program import Program
+from gen_ai.evaluate.examples import Evaluator
+from gen_ai.parallel.layouts import CompileStats, make_layout
+from gen_ai.parallel.program import Program
 
 every_config = pytest.mark.parametrize('name', tiny.CONFIGS)
 every_structure = pytest.mark.parametrize('name', tiny.STRUCTURES)
@@ -108,7 +108,7 @@ def lowered(config):
   program.over_rows('eval', evaluator._row, state, program.eval_key, feed.resident, rows)
 
   def drawn(method, state, resident, row, key):
-    return method.tasks['generate'].run(state, {}, keys.per_example(key, row))
+    return method.tasks['generate'].run(state, {}, random.per_example(key, row))
 
   if 'generate' in program.tasks:
     program.over_rows('generate', drawn, state, program.eval_key, {}, np.arange(4)[None])
@@ -202,7 +202,7 @@ def test_evaluation_equals_a_plain_loop_over_single_examples(name):
   index, mask = eval_plan(source, config.eval.batch_size)
   assert not mask[-1].all(), 'the last batch must be ragged'
   step = jax.jit(config_lib.builder(config)(config, program.spec).eval_step)
-  key, totals = keys.stream(keys.root(config.eval.seed), 'eval'), {}
+  key, totals = random.stream(random.root(config.eval.seed), 'eval'), {}
   for i in index[-1][mask[-1] > 0]:
     batch = {**source.read(np.array([i])), 'mask': np.ones(1, np.float32)}
     for metric, (value, count) in step(state, batch, key).items():

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from gen_ai.core.errors import UserError
 from gen_ai.data import plan, splits
 from gen_ai.data.source import ArrayExamples, ImageSource, Piece, TextSource
-from gen_ai.errors import UserError
 
 
 def image_source(n):

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from gen_ai.core.errors import UserError
 from gen_ai.data import dataset, prepare, tfds_source
-from gen_ai.errors import UserError
 
 REPO = Path(__file__).parents[1]
 MANUAL = REPO.parent / 'shared' / 'data' / 'tfds_manual'

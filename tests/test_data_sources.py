@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from gen_ai.data import dataset, feed, identity, images, mnist_5k, plan, store, text, tfds_source
-from gen_ai.errors import UserError
+from gen_ai.core.errors import UserError
+from gen_ai.data import dataset, feed, images, mnist_5k, plan, store, text, tfds_source
+from gen_ai.run import data_identity
 
 
 def data_config(name, **changes):
@@ -570,8 +571,8 @@ def test_what_is_left_out_of_a_folder_is_counted(folder, tmp_path, data_dir, mon
   assert data.notes[1] == (
     'left out: other endings (.json, .txt, none) 4, hidden 3, folders that cannot be read 1, bad images 1'
   )
-  assert identity.told(data).startswith(f'sha256 {data.fingerprint[:12]}; 2 classes: cat, dog; left out: other')
-  described = identity.describe(data)
+  assert data_identity.told(data).startswith(f'sha256 {data.fingerprint[:12]}; 2 classes: cat, dog; left out: other')
+  described = data_identity.describe(data)
   assert described.class_names == ['cat', 'dog'] and described.notes == list(data.notes)
 
 

@@ -19,14 +19,17 @@ import numpy as np
 import pytest
 import tiny
 
-from gen_ai import checkpoint, distributed, engine, evaluation, external, generation, judge, record
 from gen_ai import config as config_lib
+from gen_ai.core.errors import DONE, FAILED, UserError
 from gen_ai.data import dataset, mnist_5k
-from gen_ai.errors import DONE, FAILED, UserError
-from gen_ai.metrics.metric import Found
+from gen_ai.evaluate import evaluator, examples, external, generation
+from gen_ai.evaluate.metrics.metric import Found
+from gen_ai.parallel import processes
+from gen_ai.run import checkpoint, directory
 from gen_ai.sweep import plan
 from gen_ai.sweep.launchers import lanes
 from gen_ai.sweep.launchers.registry import LAUNCHERS
+from gen_ai.train import trainer as trainer_lib
 
 CASES, PARTS = 500, 10
 COMMON = '--config=configs/gan.py --tiny --config.run.writers='
@@ -135,7 +138,7 @@ def place(tmp_path_factory):
 
 
 def train(trainer, restored=None):
-  """In place of `engine.train`: every run is done at once."""
+  """In place of `trainer.train`: every run is done at once."""
   for lane in trainer.lanes:
     lane.begin(0, restored=False)
     lane.end(DONE)
@@ -197,24 +200,24 @@ def stubs(place, monkeypatch, tmp_path):
     """In place of a launcher: every trial is done at once."""
     for trial in trials:
       sweep.run_dir(trial).mkdir(exist_ok=True)
-      record.RunDir(sweep.run_dir(trial)).status('done', trial.config.run.steps, trial.config.run.steps)
+      directory.RunDir(sweep.run_dir(trial)).status('done', trial.config.run.steps, trial.config.run.steps)
 
   shutil.copytree(place, tmp_path / 'here')
   monkeypatch.chdir(tmp_path / 'here')
   monkeypatch.setattr(dataset, 'load', load_once)
   monkeypatch.setattr(checkpoint.Checkpoints, 'restore', restore_once)
   monkeypatch.setattr(mnist_5k, 'prepare', prepare_here)
-  monkeypatch.setattr(engine, 'train', train)
-  monkeypatch.setattr(evaluation.Evaluator, 'metric_names', lambda self: ['logit_fake', 'logit_gap', 'logit_real'])
+  monkeypatch.setattr(trainer_lib, 'train', train)
+  monkeypatch.setattr(examples.Evaluator, 'metric_names', lambda self: ['logit_fake', 'logit_gap', 'logit_real'])
   monkeypatch.setattr(generation.Generation, 'outputs', outputs)
-  monkeypatch.setattr(judge, 'Judge', Judged)
+  monkeypatch.setattr(evaluator, 'Judge', Judged)
   monkeypatch.setattr(external, 'judge', lambda *arguments: (Found({}, [], {}, {}), 'ab' * 32))
   monkeypatch.setattr(plan, '_check_group', lambda *arguments: None)
   monkeypatch.setattr(lanes, 'lane_bytes', lambda trial: 1)
   for name in ('packed', 'local', 'slurm', 'ray'):
     monkeypatch.setattr(LAUNCHERS[name], 'launch', end_all)
   monkeypatch.setattr(jax.distributed, 'initialize', no_network)
-  monkeypatch.setattr(distributed, 'PATIENCE', 0.0)
+  monkeypatch.setattr(processes, 'PATIENCE', 0.0)
   cache = jax.config.jax_compilation_cache_dir
   yield
   jax.config.update('jax_compilation_cache_dir', cache)

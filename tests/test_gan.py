@@ -8,10 +8,10 @@ import tiny
 
 from experiments import gan
 from gen_ai import config as config_lib
-from gen_ai.errors import UserError
+from gen_ai.core.errors import UserError
+from gen_ai.core.method import identity
 from gen_ai.maths import adversarial
 from gen_ai.sweep import trials
-from gen_ai.types import identity
 
 GANS = [name for name in tiny.CONFIGS if tiny.config(name).experiment == 'gan']
 

@@ -9,8 +9,8 @@ import pytest
 import tiny
 
 from gen_ai import config as config_lib
-from gen_ai import record
-from gen_ai.errors import UserError
+from gen_ai.core.errors import UserError
+from gen_ai.run import directory
 from gen_ai.sweep import halving
 from gen_ai.sweep.directory import Sweep
 from gen_ai.sweep.halving import Rule, parse, promotes, rungs, survivors
@@ -136,7 +136,7 @@ def sweep(runs_dir, trials):
   for number, content in trials.items():
     if content is None:
       continue
-    run = record.RunDir.make(path / f'optim.lr={number}')
+    run = directory.RunDir.make(path / f'optim.lr={number}')
     run.begin_attempt(0)
     state, rows = content
     for step, kind, metrics in rows:
@@ -169,7 +169,7 @@ def test_values_at_a_rung_are_read_from_the_runs(tmp_path):
 
 def test_rows_that_a_resume_computed_again_do_not_count(tmp_path):
   found = sweep(tmp_path, {0: ('running', [(20, 'eval', {'nll_bpd': 5.0}), (25, 'diverged', {'loss': NAN})])})
-  run = record.RunDir(found.path / 'optim.lr=0')
+  run = directory.RunDir(found.path / 'optim.lr=0')
   run.begin_attempt(10)
   assert halving.rung_values(found, 20, 'nll_bpd') == {}
   run.append_metrics({'step': 20, 'kind': 'eval', 'nll_bpd': 6.0})
@@ -190,7 +190,7 @@ def test_decisions_are_made_from_the_record_written_down_and_stand(tmp_path):
   assert {n: v for n, v in made[2]['compared'].items() if n != 3} == {0: 3.0, 1: 2.0, 2: 5.0}
   assert math.isnan(made[2]['compared'][3]) and math.isnan(made[3]['value'])
   # A worker that was killed and comes to the rung again is told the same, though the others have changed.
-  record.RunDir(found.path / 'optim.lr=1').begin_attempt(0)
+  directory.RunDir(found.path / 'optim.lr=1').begin_attempt(0)
   assert not halving.decide(found, rule, 20, [2])
   assert len(halving.read_decisions(found.path)) == 4
   with pytest.raises(ValueError, match='no evaluation at step 20'):

@@ -13,11 +13,11 @@ from ml_collections import ConfigDict
 
 from gen_ai import config as config_lib
 from gen_ai.config import idle
-from gen_ai.errors import UserError
+from gen_ai.core.errors import UserError
+from gen_ai.core.method import Spec
 from gen_ai.sweep import trials as trials_lib
 from gen_ai.sweep.launchers.base import Options
 from gen_ai.sweep.launchers.registry import LAUNCHERS
-from gen_ai.types import Spec
 
 GAN, VAE = 'configs/gan.py', 'configs/vae.py'
 

@@ -2,6 +2,8 @@
 
 import ast
 import os
+import re
+from pathlib import Path
 
 import pytest
 import tiny
@@ -12,10 +14,10 @@ HEAVY = ('jax', 'flax', 'optax', 'orbax', 'tensorflow', 'tensorflow_datasets', '
 
 @pytest.mark.parametrize('code', [
   'import gen_ai',
-  'import gen_ai.config, gen_ai.errors',
-  'import gen_ai.__main__, gen_ai.installation',
+  'import gen_ai.config, gen_ai.core.errors',
+  'import gen_ai.__main__, gen_ai.core.installation',
   'import gen_ai.compare',
-  'import gen_ai.sweep.command, gen_ai.sweep.halving, gen_ai.agreement',
+  'import gen_ai.sweep.command, gen_ai.sweep.halving, gen_ai.compare.agreement',
   'import runpy; run = lambda: runpy.run_path("launch.py", run_name="__main__")\n'
   'sys.argv = ["launch.py", "--help"]\ntry: run()\nexcept SystemExit: pass',
   'import runpy; run = lambda: runpy.run_path("launch.py", run_name="__main__")\n'
@@ -71,10 +73,12 @@ sys.path.insert(0, '.')
 
 import numpy as np
 from gen_ai import config as config_lib
-from gen_ai import provenance, worker
+from gen_ai.parallel import compilation_cache
+from gen_ai.run import provenance
+from gen_ai.train import open_run
 from gen_ai.data import dataset as dataset_lib
-from gen_ai.errors import DONE
-from gen_ai.info import Origin
+from gen_ai.core.errors import DONE
+from gen_ai.run.info import Origin
 
 noise = np.random.default_rng(0)
 arrays = {'train': {'image': noise.integers(0, 256, (160, 28, 28, 1), np.uint8), 'label': np.arange(160) % 10}}
@@ -82,12 +86,12 @@ dataset_lib.load = lambda data: (
   dataset_lib.from_text(data.name, {'train': 'def f(x): return x + 1\\n' * 200}, 'byte', data.block_size)
   if data.name == 'python_stdlib' else dataset_lib.from_arrays(data.name, arrays)
 )
-worker.use_cache(sys.argv[2])
+compilation_cache.use_cache(sys.argv[2])
 for name in ('gan', 'lm'):
   reference = f'configs/{name}.py'
   config = config_lib.override(config_lib.load(reference), {**config_lib.tiny(reference), 'data.split': 'auto'})
   origin = Origin(sys.argv, provenance.describe_file(reference))
-  assert worker.work(config, f'{sys.argv[1]}/{name}', '', origin) == DONE
+  assert open_run.work(config, f'{sys.argv[1]}/{name}', '', origin) == DONE
 print('hidden but there:', *sorted(hidden & set(sys.modules) - started_with))
 """
 
@@ -102,48 +106,46 @@ def test_training_needs_the_core_packages_only(tmp_path):
     assert (tmp_path / name / 'checkpoints' / '8').is_dir()
 
 
-# Room: the rooms of ours that it may look into. A room is a module of gen_ai, a folder of it, or a folder beside it.
-FOUNDATION = {'types', 'errors'}
+# Room: the rooms that it may look into, lower floors first. A room is a folder of gen_ai, or a folder beside it.
 MAY_IMPORT = {
-  'types': {'errors'}, 'errors': set(),
-  'keys': {'types'},
-  'maths': {*FOUNDATION, 'maths'},
-  'nets': {*FOUNDATION, 'maths', 'nets'},
-  'optim': {*FOUNDATION, 'maths'},
-  'mesh': FOUNDATION,
-  'flops': set(),
-  'experiments': {*FOUNDATION, 'keys', 'maths', 'nets', 'optim'},
-  'configs': {'config', 'errors', 'sweep'},  # of sweep: space
-  'sweep': {*FOUNDATION, 'command', 'config', 'data', 'distributed', 'engine', 'evaluation', 'files', 'info',
-            'installation', 'judge', 'lane', 'layouts', 'lease', 'memory', 'older_runs', 'places', 'program',
-            'progress', 'provenance', 'record', 'resume', 'stop', 'surroundings', 'terminal', 'worker', 'writers'},
-  'older_runs': {'config', 'errors', 'info', 'record'},
-  'layouts': {*FOUNDATION, 'flops', 'maths', 'mesh'},
-  'installation': {'errors'},
-  'commands': set(),
-  '__main__': {'commands', 'errors', 'installation'},
-  'config': {'errors', 'installation'},
-  'terminal': {'errors'},
-  # Kinds of data write their files and pictures.
-  'data': {*FOUNDATION, 'command', 'data', 'files', 'info', 'installation', 'maths', 'pictures', 'places',
-           'terminal'},
-  'places': {'errors'},
-  'metrics': {*FOUNDATION, 'command', 'config', 'data', 'info', 'keys', 'maths', 'metrics', 'nets', 'record',
-              'restored'},
-  'program': {*FOUNDATION, 'config', 'keys', 'layouts', 'memory'},
-  'memory': FOUNDATION,
-  'checkpoint': {*FOUNDATION, 'files', 'record'},
+  'core': set(),
+  'config': {'core'},
+  'maths': {'core'},
+  'nets': {'core', 'maths'},
+  'data': {'core', 'maths'},
+  'run': {'core', 'config', 'data'},
+  'parallel': {'core', 'config'},
+  'evaluate': {'core', 'config', 'maths', 'nets', 'data', 'run', 'parallel'},
+  'train': {'core', 'config', 'maths', 'data', 'run', 'parallel', 'evaluate'},
+  'sweep': {'core', 'config', 'data', 'run', 'parallel', 'evaluate', 'train'},
+  'compare': {'core', 'config', 'run', 'sweep'},  # reads directories only
+  'commands': {'core', 'config', 'maths', 'data', 'run', 'parallel', 'evaluate', 'train', 'sweep', 'compare'},
+  'experiments': {'core', 'maths', 'nets'},
+  'configs': {'core', 'config', 'sweep'},  # of sweep: space
+  '': {'core', 'commands', 'evaluate'},  # gen_ai/__init__.py and __main__.py
+}
+# The loop and all below it know no method: experiments are found by the name in a config.
+NEVER = {
+  'gen_ai.train.trainer': ('experiments', 'configs', 'gen_ai.nets', 'gen_ai.maths', 'gen_ai.core.optim',
+                           'gen_ai.evaluate.metrics', 'gen_ai.evaluate.evaluator'),
+  'gen_ai.evaluate.examples': ('experiments', 'gen_ai.nets', 'gen_ai.maths'),
+  'gen_ai.parallel.program': ('experiments', 'gen_ai.core.optim'),
 }  # fmt: skip
-# The loop and all below it know no method: experiments are found by the name in a config (gen_ai.config.experiment).
-NEVER = {'engine': {'experiments', 'nets', 'maths', 'configs', 'optim', 'metrics', 'judge'},
-         'evaluation': {'experiments', 'nets', 'maths'},
-         'record': {'engine', 'program', 'data', 'checkpoint', 'worker'}}  # fmt: skip
+
+
+def module(path):
+  """'gen_ai/nets/mlp.py' -> 'gen_ai.nets.mlp'."""
+  return '.'.join(path.with_suffix('').parts).removesuffix('.__init__')
 
 
 def room(path):
   """The room of a file, or of a dotted name ('gen_ai.nets.mlp' -> 'nets')."""
   parts = str(path).removesuffix('.py').replace('/', '.').split('.')
-  return (parts[1] if len(parts) > 1 else '') if parts[0] == 'gen_ai' else parts[0]
+  if parts[-1] == '__main__':  # where a command begins
+    return 'commands' if len(parts) > 2 else ''
+  if parts[0] != 'gen_ai':
+    return parts[0]
+  return parts[1] if len(parts) > 1 and (tiny.ROOT / 'gen_ai' / parts[1]).is_dir() else ''
 
 
 def by_string(call):
@@ -189,7 +191,7 @@ FILES = sorted(path.relative_to(tiny.ROOT) for folder in ('gen_ai', 'experiments
 @pytest.mark.parametrize(('text', 'rooms'), [
   ('from importlib import import_module\nimport_module("gen_ai.sweep.board")', {'sweep'}),
   ('import importlib\ndef later(name):\n  return importlib.import_module(f"gen_ai.compare.{name}")', {'compare'}),
-  ('__import__("gen_ai.engine", fromlist=["Trainer"])', {'engine'}),
+  ('__import__("gen_ai.train.trainer", fromlist=["Trainer"])', {'train'}),
   ('import_module(name)\nimport_module("numpy")\nprint("gen_ai.compare")\nimport_module(f"experiments.{name}")', set()),
 ])  # fmt: skip
 def test_imports_by_a_string_are_seen(tmp_path, text, rooms):
@@ -199,33 +201,64 @@ def test_imports_by_a_string_are_seen(tmp_path, text, rooms):
 
 
 def test_imports_point_one_way():
-  known = {room(path) for path in FILES}
-  assert known >= MAY_IMPORT.keys() | NEVER.keys(), 'a room moved: mend this test'
+  assert {room(path) for path in FILES} == MAY_IMPORT.keys(), 'a room is new or gone: mend this test and WORKSPACE.md'
+  done = []
+  for name, below in MAY_IMPORT.items():
+    assert below <= {*done, 'commands'}, f'{name} may look up'
+    done.append(name)
   wrong = []
   for path in FILES:
-    here, there = room(path), looked_into(tiny.ROOT / path)
-    bad = there - MAY_IMPORT[here] if here in MAY_IMPORT else there & NEVER.get(here, set())
-    wrong += [f'{path} imports {name}' for name in sorted(bad - {here, ''})]
+    bad = looked_into(tiny.ROOT / path) - MAY_IMPORT[room(path)] - {room(path), ''}
+    wrong += [f'{path} imports {name}' for name in sorted(bad)]
   assert not wrong
 
 
-def test_no_two_rooms_import_each_other():
+def test_the_loop_knows_no_method():
+  files = {module(path): path for path in FILES}
+  wrong = []
+  for name, never in NEVER.items():
+    bad = [other for other in imported(tiny.ROOT / files[name]) if other.startswith(never)]
+    wrong += [f'{name} imports {other}' for other in sorted(bad)]
+  assert not wrong
+
+
+@pytest.mark.parametrize('name', [name for name in MAY_IMPORT if name not in ('', 'commands')])
+def test_no_modules_of_a_room_import_each_other_in_a_circle(name):
+  files = {module(path): path for path in FILES if room(path) == name}
   graph = {}
-  for path in FILES:
-    graph.setdefault(room(path), set()).update(looked_into(tiny.ROOT / path) - {room(path), ''})
+  for own, path in files.items():
+    there = imported(tiny.ROOT / path)
+    there |= {other.rpartition('.')[0] for other in there}
+    graph[own] = {other for other in files if other in there and not own.startswith(f'{other}.') and other != own}
   assert_no_circle(graph)
 
 
-def test_no_two_modules_of_the_sweep_room_import_each_other():
-  files = {'.'.join(path.with_suffix('').parts): path for path in FILES if path.parts[:2] == ('gen_ai', 'sweep')}
-  graph = {}
-  for name, path in files.items():
-    there = imported(tiny.ROOT / path)
-    graph[name] = {other for other in files if other in there or other in {n.rpartition('.')[0] for n in there}} - {
-      name
-    }
-  assert 'gen_ai.sweep.directory' in graph['gen_ai.sweep.halving']
-  assert_no_circle({name: others - {'gen_ai.sweep', 'gen_ai.sweep.launchers'} for name, others in graph.items()})
+WORKSPACE = (tiny.ROOT / 'WORKSPACE.md').read_text()
+
+
+def test_every_folder_has_its_line_in_the_workspace():
+  folders = {path.parent for path in FILES if len(path.parts) > 2} | {Path('gen_ai/core'), Path('experiments'),
+                                                                      Path('configs'), Path('tests')}  # fmt: skip
+  missing = [str(folder) for folder in sorted(folders) if not re.search(rf'^\| `{folder}/`', WORKSPACE, re.M)]
+  assert not missing
+
+
+def test_every_file_that_the_workspace_names_exists():
+  folders = [tiny.ROOT, *{(tiny.ROOT / path).parent for path in FILES}]
+  named = re.findall(r'`([a-z_/0-9]+\.py)`', WORKSPACE)
+  assert len(named) > 20
+  assert not [name for name in named if not any((folder / name).is_file() for folder in folders)]
+
+
+@pytest.mark.parametrize('path', FILES, ids=str)
+def test_every_module_says_in_a_sentence_what_it_is(path):
+  first = (ast.get_docstring(ast.parse((tiny.ROOT / path).read_text())) or '').split('\n\n')[0].replace('\n', ' ')
+  assert re.match(r'.{15,250}?[.:](\s|$)', first), first
+
+
+def test_the_package_has_a_dozen_entries():
+  entries = [path.name for path in (tiny.ROOT / 'gen_ai').iterdir() if not path.name.startswith(('_', '.'))]
+  assert len(entries) <= 12, sorted(entries)
 
 
 def assert_no_circle(graph):

@@ -9,14 +9,14 @@ import tiny
 
 from experiments import inpaint_gan
 from gen_ai import config as config_lib
-from gen_ai import judge, metrics
-from gen_ai.errors import DONE, UserError
-from gen_ai.generation import Generation, SplitInputs
-from gen_ai.layouts import LaneLayout, make_layout
+from gen_ai.core.errors import DONE, UserError
+from gen_ai.evaluate import evaluator, metrics
+from gen_ai.evaluate.generation import Generation, SplitInputs
+from gen_ai.evaluate.metrics import quality
 from gen_ai.maths import masks
 from gen_ai.maths.pixels import to_signed
-from gen_ai.metrics import quality
-from gen_ai.program import Program
+from gen_ai.parallel.layouts import LaneLayout, make_layout
+from gen_ai.parallel.program import Program
 
 N = 300
 
@@ -187,8 +187,8 @@ def judged(names='fd,prdc,memorisation', devices=1, seeds=(), **overrides):
   lanes = [tiny.config('inpaint_gan', eval__samples=N, run__seed=seed) for seed in seeds]
   layout = LaneLayout(jax.devices()[:1]) if seeds else make_layout(config, jax.devices()[:devices])
   program = Program(config, config_lib.builder(config), data.spec, layout, lanes)
-  asked = judge.protocol(config, data, 'test', metrics.parse(names, 'image'))
-  return judge.Judge(program, config, data, asked), program.init()
+  asked = evaluator.protocol(config, data, 'test', metrics.parse(names, 'image'))
+  return evaluator.Judge(program, config, data, asked), program.init()
 
 
 def values(found):
@@ -210,7 +210,9 @@ def test_figures_of_completions_say_what_they_were_given(alone):
   samples = tiny.config('gan', eval__samples=N)
   program = tiny.program(samples)
   data = tiny.dataset(samples)
-  of_gan = judge.Judge(program, samples, data, judge.protocol(samples, data, 'test', metrics.parse('fd', 'image')))
+  of_gan = evaluator.Judge(
+    program, samples, data, evaluator.protocol(samples, data, 'test', metrics.parse('fd', 'image'))
+  )
   (found,) = of_gan.lanes(program.init())
   assert not {'conditioned_on', 'task'} & found.figures['fd'].stamp.keys()  # so that the two are never compared unseen
 

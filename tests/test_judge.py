@@ -10,14 +10,15 @@ import pytest
 import tiny
 
 from gen_ai import config as config_lib
-from gen_ai import judge, metrics, record
+from gen_ai.core.errors import DONE, UserError
+from gen_ai.core.method import Spec
 from gen_ai.data import kinds
-from gen_ai.errors import DONE, UserError
-from gen_ai.generation import Generation
-from gen_ai.layouts import LaneLayout, make_layout
-from gen_ai.metrics import features, quality
-from gen_ai.program import Program
-from gen_ai.types import Spec
+from gen_ai.evaluate import evaluator, metrics
+from gen_ai.evaluate.generation import Generation
+from gen_ai.evaluate.metrics import features, quality
+from gen_ai.parallel.layouts import LaneLayout, make_layout
+from gen_ai.parallel.program import Program
+from gen_ai.run import directory
 
 NAMES = 'fd,kid,prdc,ms_ssim,memorisation'
 N = 300  # more than the features of the random extractor have
@@ -37,8 +38,8 @@ def judged(config, names=NAMES, devices=1, lanes=(), layout=None):
   data = tiny.dataset(config)
   layout = layout or make_layout(config, jax.devices()[:devices])
   program = Program(config, config_lib.builder(config), data.spec, layout, lanes)
-  asked = judge.protocol(config, data, 'test', metrics.parse(names, 'image'))
-  return judge.Judge(program, config, data, asked), program.init()
+  asked = evaluator.protocol(config, data, 'test', metrics.parse(names, 'image'))
+  return evaluator.Judge(program, config, data, asked), program.init()
 
 
 def values(found):
@@ -59,7 +60,7 @@ def alone():
 ], ids=['8 devices', 'fsdp and tensor', 'pmap', 'other batches'])  # fmt: skip
 def test_figures_do_not_depend_on_devices_or_batches(alone, devices, overrides, block, monkeypatch, tmp_path):
   monkeypatch.setattr(features, 'BLOCK', block)
-  monkeypatch.setattr(judge, 'data_folder', lambda data_dir: tmp_path)  # the reference is computed again, too
+  monkeypatch.setattr(evaluator, 'data_folder', lambda data_dir: tmp_path)  # the reference is computed again, too
   other, state = judged(gan(**overrides), devices=devices)
   found = values(other.lanes(state)[0])
   assert found.keys() == values(alone).keys()
@@ -116,24 +117,24 @@ def test_any_sample_can_be_drawn_again_by_its_number():
 
 def test_features_of_the_data_are_computed_once(tmp_path, monkeypatch):
   config = gan()
-  monkeypatch.setattr(judge, 'data_folder', lambda data_dir: tmp_path)
+  monkeypatch.setattr(evaluator, 'data_folder', lambda data_dir: tmp_path)
   data = tiny.dataset(config)
-  extractor = judge.protocol(config, data, 'test', metrics.parse('fd', 'image')).extractor
-  first = judge.References(data, extractor, '')['test']
+  extractor = evaluator.protocol(config, data, 'test', metrics.parse('fd', 'image')).extractor
+  first = evaluator.References(data, extractor, '')['test']
   (file,) = (tmp_path / 'features').iterdir()
 
   def refuse(*arguments):
     raise AssertionError('computed again')
 
   with monkeypatch.context() as patch:
-    patch.setattr(judge.features, 'of_blocks', refuse)
-    again = judge.References(data, extractor, '')['test']
+    patch.setattr(evaluator.features, 'of_blocks', refuse)
+    again = evaluator.References(data, extractor, '')['test']
     np.testing.assert_array_equal(first.values, again.values)
     np.testing.assert_array_equal(first.cov, again.cov)
     with pytest.raises(AssertionError, match='again'):  # another split is other content
-      judge.References(data, extractor, '')['validation']
+      evaluator.References(data, extractor, '')['validation']
   file.write_bytes(file.read_bytes()[:1000])
-  np.testing.assert_array_equal(judge.References(data, extractor, '')['test'].values, first.values)
+  np.testing.assert_array_equal(evaluator.References(data, extractor, '')['test'].values, first.values)
 
 
 def test_figures_in_training_are_those_of_the_checkpoint(tmp_path):
@@ -142,17 +143,17 @@ def test_figures_in_training_are_those_of_the_checkpoint(tmp_path):
            f'--config.eval.samples={N}', '--config.eval.best=fd:min', f'--run_dir={run}']  # fmt: skip
   done = cli.launch(*words, '--config.eval.metrics_every=4')
   assert done.returncode == DONE
-  rows = [row for row in record.read_metrics(run) if row['kind'] == 'eval']
+  rows = [row for row in directory.read_metrics(run) if row['kind'] == 'eval']
   assert [row['step'] for row in rows] == [4, 8] and all({'fd', 'kid'} <= row.keys() for row in rows)
-  about = record.read_run(run)['evaluation']
+  about = directory.read_run(run)['evaluation']
   assert about['samples'] == N and 'random (weak)' in about['extractor'] and about['measure'] == ''
   assert about['data_figures']['spread'] == pytest.approx(0.384, abs=5e-4)  # for the samples' own to be read beside
   assert 'spread     0.384 in the training data; evaluations tell that of 8 samples\n' in done.stdout
-  assert record.read_summary(run)['best']['value'] == min(row['fd'] for row in rows)
+  assert directory.read_summary(run)['best']['value'] == min(row['fd'] for row in rows)
   # An evaluation afterwards, on the split that training is judged on, finds the same, and adds it to the record.
   done = cli.command('gen_ai.evaluate', run, '--split=validation', '--metrics=fd,kid', '--step=4')
   assert done.returncode == DONE, done
-  (row,) = record.read_evaluations(run)
+  (row,) = directory.read_evaluations(run)
   for name in ('fd', 'kid'):
     assert row['figures'][name]['value'] == pytest.approx(rows[0][name], rel=1e-4)
   assert row['step'] == 4 and row['stamp']['split'] == 'validation'
@@ -164,7 +165,7 @@ def test_figures_in_training_are_those_of_the_checkpoint(tmp_path):
   (run / 'status.json').write_text(json.dumps(status))
   assert cli.launch(f'--resume={run}').returncode == DONE
   assert tiny.rows(run) == before
-  assert [row['attempt'] for row in record.read_metrics(run)] == [1, 1, 1, 2, 2, 2]
+  assert [row['attempt'] for row in directory.read_metrics(run)] == [1, 1, 1, 2, 2, 2]
 
 
 def test_metrics_of_a_packed_sweep_reach_every_run(tmp_path):
@@ -174,7 +175,7 @@ def test_metrics_of_a_packed_sweep_reach_every_run(tmp_path):
   assert done.returncode == DONE, done
   (sweep,) = (tmp_path / 'vae').iterdir()
   for path in sorted(sweep.glob('run.seed=*')):
-    last = [row for row in record.read_metrics(path) if row['kind'] == 'eval'][-1]
+    last = [row for row in directory.read_metrics(path) if row['kind'] == 'eval'][-1]
     assert np.isfinite(last['fd'])
     assert last['iwae_nats'] > last['elbo_nats'] - 1
 
@@ -184,7 +185,7 @@ def test_texts_are_audited_for_verbatim_copies(tmp_path):
   assert tiny.run(tiny.config('lm', eval__samples=8), run)[0] == DONE
   done = cli.command('gen_ai.evaluate', run, '--metrics=memorisation,nll')
   assert done.returncode == DONE, done
-  (row,) = record.read_evaluations(run)
+  (row,) = directory.read_evaluations(run)
   assert 0 < row['figures']['overlap_tokens']['value'] <= row['figures']['overlap_longest_tokens']['value']
   assert row['figures']['overlap_tokens']['stamp']['samples'] == 8
   assert len(row['texts']['overlaps']) == 5
@@ -201,17 +202,17 @@ def test_samples_made_elsewhere_are_judged_as_ours(tmp_path, alone):
            '--config.run.steps=8']  # fmt: skip
   done = cli.command('gen_ai.evaluate', *words, f'--out={tmp_path}/report.json')
   assert done.returncode == DONE, done
-  (row,) = record.read_evaluations(tmp_path / 'theirs')
+  (row,) = directory.read_evaluations(tmp_path / 'theirs')
   for name in ('fd', 'precision', 'coverage'):
     assert row['figures'][name]['value'] == pytest.approx(alone.figures[name].value, rel=1e-4)
   assert {'fd_infinity', 'sliced_wasserstein', 'recall', 'density'} < row['figures'].keys()
   report = json.loads((tmp_path / 'report.json').read_text())
   assert report['figures'] == row['figures'] and report['run'] == f'{tmp_path}/theirs'
-  assert record.read_status(tmp_path / 'theirs')['state'] == 'done'
+  assert directory.read_status(tmp_path / 'theirs')['state'] == 'done'
   # Floats in [-1, 1] are the same images; the same directory takes another evaluation of them, not of others.
   np.save(tmp_path / 'float.npy', images.astype(np.float32) / 127.5 - 1)
   again = cli.command('gen_ai.evaluate', f'--samples_file={tmp_path}/float.npy', *words[1:])
-  assert again.returncode == DONE and len(record.read_evaluations(tmp_path / 'theirs')) == 2
+  assert again.returncode == DONE and len(directory.read_evaluations(tmp_path / 'theirs')) == 2
   np.save(tmp_path / 'other.npy', images[::-1])
   cli.refused(cli.command('gen_ai.evaluate', f'--samples_file={tmp_path}/other.npy', *words[1:]), 'holds other samples')
   cli.refused(cli.command('gen_ai.evaluate', f'--samples_file={tmp_path}/x.npy', '--data=mnist_5k', '--samples=301'),
@@ -316,7 +317,7 @@ def test_other_families_and_samples_made_elsewhere_stand_side_by_side(run, tmp_p
   done = cli.command(*compare)
   assert done.returncode == DONE, done
   assert 'test/fd' in done.stdout
-  values = [record.read_evaluations(path)[-1]['figures']['fd']['value'] for path in (run, vae, tmp_path / 'theirs')]
+  values = [directory.read_evaluations(path)[-1]['figures']['fd']['value'] for path in (run, vae, tmp_path / 'theirs')]
   assert min(values) == values[2], 'real images are the best samples'
   assert cli.command('gen_ai.evaluate', vae, '--metrics=fd', '--samples=299').returncode == DONE
   cli.refused(cli.command(*compare), 'test/fd', 'samples', '299', '--force')

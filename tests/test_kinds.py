@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
+from gen_ai.core.errors import UserError
+from gen_ai.core.method import Spec
 from gen_ai.data import kinds
 from gen_ai.data.text import ByteVocab, CharVocab
-from gen_ai.errors import UserError
-from gen_ai.types import Spec
 
 IMAGES = Spec('image', (4, 6, 3), 5)
 BYTES, CHARACTERS = Spec('text', (8,), 0, ByteVocab()), Spec('text', (8,), 0, CharVocab('abc \n'))

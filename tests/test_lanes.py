@@ -7,10 +7,10 @@ import tiny
 
 from gen_ai import config as config_lib
 from gen_ai.data.feed import LaneFeed
-from gen_ai.evaluation import Evaluator
-from gen_ai.layouts import LaneLayout
+from gen_ai.evaluate.examples import Evaluator
 from gen_ai.nets import conv
-from gen_ai.program import Program
+from gen_ai.parallel.layouts import LaneLayout
+from gen_ai.parallel.program import Program
 
 every_structure = pytest.mark.parametrize('name', tiny.STRUCTURES)
 
@@ -109,7 +109,7 @@ def test_lanes_do_not_touch_one_another():
 
 
 def test_convolutions_of_lanes_are_matrix_products_everywhere(monkeypatch):
-  from gen_ai.maths.lowering import under_run_axis
+  from gen_ai.core.lowering import under_run_axis
 
   monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
   assert conv.resolve_lowering('auto') == 'direct'

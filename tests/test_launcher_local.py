@@ -17,15 +17,15 @@ import tiny
 from rich.console import Console
 
 from gen_ai import config as config_lib
-from gen_ai import record
-from gen_ai.errors import DIVERGED, DONE, FAILED, REQUEUE, UserError
-from gen_ai.stop import LAUNCHER
+from gen_ai.core.errors import DIVERGED, DONE, FAILED, REQUEUE, UserError
+from gen_ai.run import directory
 from gen_ai.sweep import board as board_lib
 from gen_ai.sweep.directory import Sweep
 from gen_ai.sweep.launchers import local
 from gen_ai.sweep.launchers.base import Options
 from gen_ai.sweep.launchers.supervisor import HEADER, Supervisor
 from gen_ai.sweep.trials import resolve
+from gen_ai.train.interruption import LAUNCHER
 
 GAN = ('--config=configs/gan.py', '--tiny', '--config.run.writers=', '--launcher=local', '--per_device=2')
 LONG = {'run.steps': 400, 'run.eval_every': 200, 'run.sample_every': 400, 'run.save_every': 200}
@@ -87,13 +87,13 @@ def test_a_sweep_whose_launcher_is_killed_goes_on_and_its_runs_equal_runs_alone(
   assert resumed.returncode == DONE, resumed.stdout + resumed.stderr
   assert states(sweep) == ['done', 'done']
   for trial in sweep.trials:
-    exits = [row['exit'] for row in record.read_attempts(sweep.run_dir(trial)) if row['event'] == 'end']
+    exits = [row['exit'] for row in directory.read_attempts(sweep.run_dir(trial)) if row['event'] == 'end']
     assert exits == [REQUEUE, DONE], 'a worker saves when its launcher dies'
   trial, alone = sweep.trials[1], tmp_path / 'alone'
   tiny.run(config_lib.override(tiny.config('gan'), {**LONG, **trial.overrides}), alone)
   path = sweep.run_dir(trial)
   assert tiny.rows(path) == tiny.rows(alone)
-  assert record.read_run(path)['overrides'] == {'run.seed': 1, 'run.writers': ''} | OVERRIDES
+  assert directory.read_run(path)['overrides'] == {'run.seed': 1, 'run.writers': ''} | OVERRIDES
   [picture] = (path / 'samples').glob(f'step_{LONG["run.steps"]:08d}.png')
   assert picture.read_bytes() == (alone / 'samples' / picture.name).read_bytes()
 
@@ -277,7 +277,7 @@ def test_the_live_table_fits_a_small_terminal_and_shows_who_works(stage, monkeyp
     board.started(trial, 'core 1')
     board.refresh()
     sweep.run_dir(trial).mkdir()
-    run = record.RunDir(sweep.run_dir(trial))
+    run = directory.RunDir(sweep.run_dir(trial))
     with run.lease(beat=0):
       run.status('running', 4, 8)
       run.begin_attempt(0)

@@ -15,13 +15,14 @@ import pytest
 import tiny
 from cli import launch, refused
 
-from gen_ai import record, stop
-from gen_ai.checkpoint import Checkpoints
 from gen_ai.config.families import gan as gan_fields
-from gen_ai.errors import DONE, FAILED, REQUEUE
+from gen_ai.core.errors import DONE, FAILED, REQUEUE
+from gen_ai.run import directory
+from gen_ai.run.checkpoint import Checkpoints
 from gen_ai.sweep.directory import Sweep
 from gen_ai.sweep.launchers import lanes
 from gen_ai.sweep.trials import resolve
+from gen_ai.train import interruption
 
 AXES = ('--axis=optim.lr=1e-4,1e-3', '--axis=run.seed=0:2')
 
@@ -73,9 +74,9 @@ def test_every_lane_writes_an_ordinary_run_directory_equal_to_the_run_alone(whol
   assert states(whole) == ['done'] * 4
   for trial in whole.trials:
     path = whole.run_dir(trial)
-    assert record.read_run(path)['lanes'] == 4
-    assert record.read_run(path)['overrides'] == {'run.writers': ''} | trial.overrides
-    assert record.read_summary(path)['flops_per_step'] > 0
+    assert directory.read_run(path)['lanes'] == 4
+    assert directory.read_run(path)['overrides'] == {'run.writers': ''} | trial.overrides
+    assert directory.read_summary(path)['flops_per_step'] > 0
     assert sorted(p.name for p in (path / 'samples').iterdir()) == ['step_00000004.png', 'step_00000008.png']
     assert not (path / 'lease.json').exists()
   for trial in whole.trials[1:3]:
@@ -86,8 +87,8 @@ def test_every_lane_writes_an_ordinary_run_directory_equal_to_the_run_alone(whol
     assert step == trial.config.run.steps
     for a, b in zip(jax.tree.leaves(packed.params), jax.tree.leaves(solo.params), strict=True):
       np.testing.assert_allclose(a, b, rtol=1e-2, atol=1e-3)
-    assert record.read_summary(alone)['flops_per_step'] == pytest.approx(
-      record.read_summary(whole.run_dir(trial))['flops_per_step'], rel=1e-6
+    assert directory.read_summary(alone)['flops_per_step'] == pytest.approx(
+      directory.read_summary(whole.run_dir(trial))['flops_per_step'], rel=1e-6
     )
 
 
@@ -132,7 +133,7 @@ def test_a_lane_that_diverges_is_marked_and_the_others_go_on(whole, tmp_path):
   for a, b in zip(whole.trials[:2], sweep.trials[:2], strict=True):
     assert tiny.rows(whole.run_dir(a)) == tiny.rows(sweep.run_dir(b))
   path = sweep.run_dir(sweep.trials[2])
-  assert record.read_metrics(path)[-1]['kind'] == 'diverged'
+  assert directory.read_metrics(path)[-1]['kind'] == 'diverged'
   alone = launch(f'--resume={path}')
   assert alone.returncode == 65
   assert 'first bad tensor: params' in alone.stderr
@@ -160,11 +161,11 @@ def test_lanes_whose_newest_checkpoints_differ_go_on_from_the_one_they_share(who
   assert 'resumed    at step 4' in done.stdout
   assert_same(whole, Sweep.open(copy))
   for trial in sweep.trials:
-    assert {row['attempt'] for row in record.read_metrics(sweep.run_dir(trial))} == {1, 2}
+    assert {row['attempt'] for row in directory.read_metrics(sweep.run_dir(trial))} == {1, 2}
 
 
 def test_stopping_one_trial_and_then_all(tmp_path, monkeypatch):
-  append = record.RunDir.append_metrics
+  append = directory.RunDir.append_metrics
 
   def and_stop(run, row):
     append(run, row)
@@ -173,8 +174,8 @@ def test_stopping_one_trial_and_then_all(tmp_path, monkeypatch):
     if row['step'] == 12:
       Sweep.open(run.path.parent).request_stop()
 
-  monkeypatch.setattr(record.RunDir, 'append_metrics', and_stop)
-  monkeypatch.setattr(stop, '_LOOK_SECONDS', 0.0)
+  monkeypatch.setattr(directory.RunDir, 'append_metrics', and_stop)
+  monkeypatch.setattr(interruption, '_LOOK_SECONDS', 0.0)
   words = ('--config.run.steps=400', '--config.run.save_every=400', '--config.run.eval_every=0',
            '--config.run.sample_every=0')  # fmt: skip
   done, sweep = start(tmp_path, *AXES, *words)
@@ -232,15 +233,17 @@ def test_a_killed_and_resumed_sweep_equals_an_undisturbed_one_bit_for_bit(tmp_pa
   assert done.returncode == DONE, done
   assert_same(undisturbed, sweep)
   for a, b in zip(undisturbed.trials, sweep.trials, strict=True):
-    assert {row['attempt'] for row in record.read_metrics(sweep.run_dir(b))} == {1, 2}
+    assert {row['attempt'] for row in directory.read_metrics(sweep.run_dir(b))} == {1, 2}
     one, two = final_state(a.config, undisturbed.run_dir(a)), final_state(b.config, sweep.run_dir(b))
     jax.tree.map(np.testing.assert_array_equal, one, two)
 
 
 def test_early_stopping_ends_the_hopeless_records_why_and_frees_their_lanes(tmp_path, monkeypatch):
-  from gen_ai import engine
+  from gen_ai.train import trainer as trainer_lib
 
-  monkeypatch.setattr(engine.Trainer, '_worth_repacking', lambda self, live: 8 * len(live) <= 4 * self.program.lanes)
+  monkeypatch.setattr(
+    trainer_lib.Trainer, '_worth_repacking', lambda self, live: 8 * len(live) <= 4 * self.program.lanes
+  )
   words = ('--axis=run.seed=0:16', '--config.run.steps=16', '--config.run.eval_every=4', '--config.run.save_every=8',
            '--config.run.sample_every=16', '--halving=logit_gap:max,first=4,eta=2')  # fmt: skip
   done, sweep = start(tmp_path, *words)
@@ -282,9 +285,9 @@ def test_a_metric_that_no_evaluation_gives_is_refused(tmp_path):
 
 
 def test_a_program_that_does_not_fit_the_memory_is_split_and_one_that_fails_stops_no_other(tmp_path, monkeypatch):
-  from gen_ai import engine
+  from gen_ai.train import trainer as trainer_lib
 
-  train, widths = engine.train, []
+  train, widths = trainer_lib.train, []
 
   def limited(trainer, restored=None):
     widths.append(len(trainer.lanes))
@@ -294,14 +297,14 @@ def test_a_program_that_does_not_fit_the_memory_is_split_and_one_that_fails_stop
       raise jax.errors.JaxRuntimeError('INTERNAL: something else')
     return train(trainer, restored)
 
-  monkeypatch.setattr(engine, 'train', limited)
+  monkeypatch.setattr(trainer_lib, 'train', limited)
   done, sweep = start(tmp_path, *AXES)
   assert done.returncode == FAILED
   assert widths == [4, 2, 2]
   assert states(sweep) == ['done', 'done', 'failed', 'failed']
   assert 'INTERNAL: something else' in sweep.status(sweep.trials[3]).message
   assert f'--resume={sweep.path} --retry_failed' in done.stdout
-  monkeypatch.setattr(engine, 'train', train)
+  monkeypatch.setattr(trainer_lib, 'train', train)
   assert launch(f'--resume={sweep.path}').returncode == FAILED, 'failed trials are left alone unless told'
   assert launch(f'--resume={sweep.path}', '--retry_failed').returncode == DONE
   assert states(Sweep.open(sweep.path)) == ['done'] * 4
@@ -317,7 +320,7 @@ def test_a_lane_far_behind_does_not_drag_the_others_back(whole, tmp_path):
   assert done.returncode == DONE, done
   assert states(sweep) == ['done'] * 4
   assert_same(whole, sweep)
-  assert [len(record.read_attempts(sweep.run_dir(trial))) for trial in sweep.trials] == [4, 4, 4, 2]
+  assert [len(directory.read_attempts(sweep.run_dir(trial))) for trial in sweep.trials] == [4, 4, 4, 2]
 
 
 def test_a_decision_to_stop_stands_after_a_kill(tmp_path):

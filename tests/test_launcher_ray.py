@@ -20,13 +20,13 @@ import pytest
 import tiny
 
 from gen_ai import config as config_lib
-from gen_ai.errors import DONE, FAILED, REQUEUE, UserError
-from gen_ai.stop import LAUNCHER
+from gen_ai.core.errors import DONE, FAILED, REQUEUE, UserError
 from gen_ai.sweep.directory import Sweep
 from gen_ai.sweep.launchers import ray as ray_lib
 from gen_ai.sweep.launchers.base import Options
 from gen_ai.sweep.launchers.supervisor import HEADER, LOST, End
 from gen_ai.sweep.trials import resolve
+from gen_ai.train.interruption import LAUNCHER
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec('ray') is None,
                                reason='Ray is not installed: pip install -r requirements/ray.txt')  # fmt: skip

@@ -5,7 +5,7 @@ import os
 import pytest
 import tiny
 
-from gen_ai.errors import UserError
+from gen_ai.core.errors import UserError
 from gen_ai.sweep.launchers import slots
 
 

@@ -14,8 +14,8 @@ import pytest
 import slurm_cluster
 import tiny
 
-from gen_ai import record
-from gen_ai.errors import DIVERGED, REQUEUE, UserError
+from gen_ai.core.errors import DIVERGED, REQUEUE, UserError
+from gen_ai.run import directory
 from gen_ai.sweep.directory import Sweep
 from gen_ai.sweep.launchers import slurm
 from gen_ai.sweep.launchers.base import Options
@@ -100,7 +100,7 @@ def logs(sweep):
 
 
 def attempts(sweep, number):
-  return len([row for row in record.read_attempts(sweep.run_dir(sweep.trials[number])) if row['event'] == 'start'])
+  return len([row for row in directory.read_attempts(sweep.run_dir(sweep.trials[number])) if row['event'] == 'start'])
 
 
 def at_step_4(sweep, *numbers):

@@ -7,8 +7,8 @@ import time
 import pytest
 import tiny
 
-from gen_ai import record
-from gen_ai.errors import DIVERGED, DONE, FAILED, REQUEUE, UserError
+from gen_ai.core.errors import DIVERGED, DONE, FAILED, REQUEUE, UserError
+from gen_ai.run import directory
 from gen_ai.sweep import board as board_lib
 from gen_ai.sweep.directory import Sweep
 from gen_ai.sweep.launchers import supervisor
@@ -51,7 +51,7 @@ class Fake:
     for worker in workers:
       steps = self.script[worker.trial.number]
       step = steps.pop(0) if len(steps) > 1 else steps[0]
-      end = step(record.RunDir(self.sweep.run_dir(worker.trial))) if callable(step) else step
+      end = step(directory.RunDir(self.sweep.run_dir(worker.trial))) if callable(step) else step
       if end is not None:
         ended[worker] = end
     self.working -= len(ended)
@@ -149,7 +149,7 @@ def test_a_trial_that_is_asked_to_stop_while_it_waits_is_not_started(launch):
 
 def test_a_trial_that_another_process_runs_waits_for_it_and_stops_no_other(launch):
   sweep = launch.sweep(3)
-  held, finished, free = (record.RunDir(sweep.run_dir(trial)) for trial in sweep.trials)
+  held, finished, free = (directory.RunDir(sweep.run_dir(trial)) for trial in sweep.trials)
   leases = []
   for run in (held, finished):
     run.path.mkdir()
@@ -210,7 +210,7 @@ def test_every_end_of_a_worker_is_recorded_and_none_is_started_again(launch, ste
 
 def test_a_failure_that_an_earlier_worker_recorded_is_not_taken_for_this_ones(launch):
   sweep = launch.sweep(1)
-  run = record.RunDir(sweep.run_dir(sweep.trials[0]))
+  run = directory.RunDir(sweep.run_dir(sweep.trials[0]))
   says('failed', 2)(run)
   os.utime(run.path / 'status.json', (0, 0))
   launch(sweep, Fake({0: [writes('error: another reason\n', FAILED)]}))

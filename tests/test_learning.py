@@ -7,7 +7,7 @@ import tiny
 
 from gen_ai import config as config_lib
 from gen_ai.data import spread
-from gen_ai.evaluation import Evaluator
+from gen_ai.evaluate.examples import Evaluator
 from gen_ai.maths.pixels import to_signed
 
 pytestmark = pytest.mark.slow

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gen_ai.errors import UserError
+from gen_ai.core.errors import UserError
 from gen_ai.maths import adversarial
 
 REAL, FAKE = np.array([2.0, -0.5, 0.3]), np.array([-1.5, 0.7, 0.1])

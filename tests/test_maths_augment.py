@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage, stats
 
-from gen_ai.errors import UserError
+from gen_ai.core.errors import UserError
 from gen_ai.maths import augment
 
 H = 12

@@ -9,8 +9,8 @@ import pytest
 import scipy.special
 import scipy.stats
 
+from gen_ai.core.switch import is_off
 from gen_ai.maths import densities, pixels
-from gen_ai.maths.switch import is_off
 
 LEVELS = np.arange(256, dtype=np.uint8)
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gen_ai.errors import UserError
+from gen_ai.core.errors import UserError
 from gen_ai.maths.sampling import generate, sample_token
 
 LOGITS = jnp.array([0.0, 3.0, 2.0, 2.5, -1.0])

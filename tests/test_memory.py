@@ -7,8 +7,8 @@ import pytest
 import tiny
 
 from gen_ai import config as config_lib
-from gen_ai import memory
-from gen_ai.program import chunk
+from gen_ai.parallel import memory
+from gen_ai.parallel.program import chunk
 from gen_ai.sweep import trials as trials_lib
 from gen_ai.sweep.launchers import lanes
 

@@ -11,16 +11,16 @@ import tiny
 from test_nets_inception import torch_weights
 
 from gen_ai import config as config_lib
-from gen_ai import files, record
-from gen_ai.checkpoint import Checkpoints
-from gen_ai.data import identity
-from gen_ai.errors import UserError
-from gen_ai.info import RunInfo
-from gen_ai.metrics import extractors, inception_weights
-from gen_ai.types import Spec
+from gen_ai.core import files
+from gen_ai.core.errors import UserError
+from gen_ai.core.method import Spec
+from gen_ai.evaluate.metrics import extractors, inception_weights
+from gen_ai.run import data_identity, directory
+from gen_ai.run.checkpoint import Checkpoints
+from gen_ai.run.info import RunInfo
 
 GREY = Spec('image', (28, 28, 1), 10)
-CONVERT = 'gen_ai.metrics.convert_inception'
+CONVERT = 'gen_ai.convert_inception'
 
 
 def refuses(text, spec, *says):
@@ -234,9 +234,9 @@ def test_what_the_conversion_refuses(tmp_path):
 def finished(path, **overrides):
   """A tiny run of configs/classifier.py as it lies on disk at its end, with an average unlike its parameters."""
   config = tiny.config('classifier', **overrides)
-  run = record.RunDir.make(path)
+  run = directory.RunDir.make(path)
   run.write_config(config_lib.to_json(config))
-  run.write_run(RunInfo(data=identity.describe(tiny.dataset(config))).to_json())
+  run.write_run(RunInfo(data=data_identity.describe(tiny.dataset(config))).to_json())
   run.status('done', 8, 8)
   state = tiny.program(config).init()
   state = state._replace(step=state.step + 8, ema=jax.tree.map(lambda x: 1.5 * x, state.ema))
@@ -268,7 +268,7 @@ def test_a_classifier_gives_the_features_of_its_averaged_weights(tmp_path):
   plain = features_of(state._replace(ema=state.params))
   assert np.abs(plain[0] - got[0]).max() > 1e-3, 'the average is another network'
   assert extractor.weights == extractors.content_hash({'params': state.ema, 'stats': ()})
-  fingerprint = record.read_run(tmp_path / 'run')['data']['fingerprint']
+  fingerprint = directory.read_run(tmp_path / 'run')['data']['fingerprint']
   assert extractor.describe() == {
     'extractor': 'classifier', 'weights': extractor.weights, 'resize': 'none', 'features': 16,
     'trained_on': 'mnist_5k', 'trained_on_content': fingerprint, 'step': 8, 'averaged': True,
@@ -289,9 +289,9 @@ def test_a_run_that_is_no_finished_classifier_of_such_images_is_refused(tmp_path
   text = f'classifier:{tmp_path}/run'
   refuses(text, Spec('image', (32, 32, 3), 10), '28x28x1 images of mnist_5k', '32x32x3')
   refuses(f'classifier:{tmp_path}/gone', GREY, 'gone', 'no such directory')
-  record.RunDir(tmp_path / 'run').status('stopped', 4, 8)
+  directory.RunDir(tmp_path / 'run').status('stopped', 4, 8)
   refuses(text, GREY, 'has not finished its training (stopped)', f'--resume={tmp_path}/run')
-  vae = record.RunDir.make(tmp_path / 'vae')
+  vae = directory.RunDir.make(tmp_path / 'vae')
   vae.write_config(config_lib.to_json(tiny.config('vae')))
-  vae.write_run(RunInfo(data=identity.describe(tiny.dataset(tiny.config('vae')))).to_json())
+  vae.write_run(RunInfo(data=data_identity.describe(tiny.dataset(tiny.config('vae')))).to_json())
   refuses(f'classifier:{vae.path}', GREY, "config.experiment='vae' has no features", 'configs/classifier.py')

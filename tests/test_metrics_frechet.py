@@ -10,8 +10,8 @@ import scipy.linalg
 import tiny
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from gen_ai.errors import UserError
-from gen_ai.metrics import frechet, moments
+from gen_ai.core.errors import UserError
+from gen_ai.evaluate.metrics import frechet, moments
 
 N, D = 2003, 24
 ADD = jax.jit(moments.add)
@@ -96,7 +96,7 @@ def test_many_batches_lose_nothing():
 
 CORRECTION = """
 import jax, jax.numpy as jnp
-from gen_ai.metrics.moments import two_add
+from gen_ai.evaluate.metrics.moments import two_add
 big, one = jnp.float32(2**25), jnp.float32(1)
 product = jax.jit(lambda hi, a: two_add(hi, 0 * hi, a * a))(big, one)
 loop = jax.jit(lambda hi, a: jax.lax.fori_loop(0, 1000, lambda _, pair: two_add(*pair, a), (hi, 0 * hi)))(big, one)

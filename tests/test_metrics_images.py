@@ -6,12 +6,12 @@ import pytest
 import scipy.ndimage
 import tiny
 
-from gen_ai import record
+from gen_ai.core.errors import DONE, UserError
 from gen_ai.data import spread
 from gen_ai.data.dataset import from_arrays
-from gen_ai.errors import DONE, UserError
+from gen_ai.evaluate.metrics import inception_score, ms_ssim
 from gen_ai.maths.pixels import to_signed
-from gen_ai.metrics import inception_score, ms_ssim
+from gen_ai.run import directory
 
 score = inception_score.inception_score
 
@@ -181,7 +181,7 @@ def test_every_evaluation_tells_the_spread_of_its_samples(tmp_path):
   config = tiny.config('gan', run__sample_every=0, eval__best='spread:max')
   code, trainer = tiny.run(config, tmp_path / 'gan')
   assert code == DONE
-  rows = [row for row in record.read_metrics(tmp_path / 'gan') if row['kind'] == 'eval']
+  rows = [row for row in directory.read_metrics(tmp_path / 'gan') if row['kind'] == 'eval']
   assert [row['step'] for row in rows] == [4, 8] and rows[0]['spread'] != rows[1]['spread']
   assert [path.name for path in (tmp_path / 'gan' / 'samples').iterdir()] == ['step_00000008.png']
   abstract = trainer.program.abstract_state()

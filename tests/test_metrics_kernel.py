@@ -6,8 +6,8 @@ import pytest
 import scipy.stats
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from gen_ai.errors import UserError
-from gen_ai.metrics import kernel, sliced
+from gen_ai.core.errors import UserError
+from gen_ai.evaluate.metrics import kernel, sliced
 
 
 def plain_mmd2(x, y):

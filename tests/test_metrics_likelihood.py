@@ -12,12 +12,12 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from scipy import special, stats
 
 from gen_ai import config as config_lib
-from gen_ai import keys
+from gen_ai.core import random
+from gen_ai.core.errors import UserError
 from gen_ai.data.plan import eval_plan
-from gen_ai.errors import UserError
-from gen_ai.evaluation import Evaluator
+from gen_ai.evaluate.examples import Evaluator
+from gen_ai.evaluate.metrics import likelihood
 from gen_ai.maths import densities, pixels
-from gen_ai.metrics import likelihood
 
 # p(z) = N(0, I), p(x|z) = N(W z + b, s^2 I), one x; everything closed in float64.
 W, b, s = np.array([[1.0, 0.4], [-0.3, 0.8], [0.5, -1.1]]), np.array([0.2, -0.1, 0.4]), 0.7
@@ -43,7 +43,7 @@ def linear_gaussian(mean, scale):
   w, offset, mean, scale = (jnp.asarray(v, jnp.float32) for v in (W, X - b, mean, scale))
 
   def log_weights(state, batch, key, draws):
-    eps = jax.vmap(lambda j: keys.normal_per_example(keys.stream(key, 'eps', j), batch['index'], (2,)))(draws)
+    eps = jax.vmap(lambda j: random.normal_per_example(random.stream(key, 'eps', j), batch['index'], (2,)))(draws)
     z = mean + eps @ scale.T
     error = (offset - z @ w.T) / s
     log_x = -0.5 * (error**2).sum(-1) - 3 * (math.log(s) + 0.5 * math.log(2 * math.pi))
@@ -194,12 +194,12 @@ def test_draw_0_of_the_vae_is_the_one_that_it_evaluates(name):
   config, method, state = vae(name)
   batch, key = examples(config, np.arange(6)), jax.random.key(5)
   single = jax.jit(lambda batch: likelihood.per_example(method.eval_step, state, batch, key))(batch)
-  eps = keys.normal_per_example(keys.stream(key, 'eps'), batch['index'], (config.model.latents[0],))
+  eps = random.normal_per_example(random.stream(key, 'eps'), batch['index'], (config.model.latents[0],))
   x = pixels.to_signed(batch['image'])
   if name == 'gaussian':
-    x = densities.dequantise(keys.per_example(keys.stream(key, 'dequantise'), batch['index']), x)
+    x = densities.dequantise(random.per_example(random.stream(key, 'dequantise'), batch['index']), x)
   if name == 'bernoulli':
-    bits = keys.per_example(keys.stream(key, 'binarise'), batch['index'])
+    bits = random.per_example(random.stream(key, 'binarise'), batch['index'])
     x = 2 * densities.binarise(bits, pixels.to_unit(batch['image'])) - 1
   encoder = config_lib.experiment(config).coders(config, tiny.dataset(config).spec)[0]
   moments = jax.jit(encoder.apply)({'params': state.params['encoder']}, x)
@@ -282,7 +282,7 @@ def test_a_language_models_figures_are_the_evaluators_with_errors():
   state = program.init()
   expected = Evaluator(program, config, source)(state)
   method = config_lib.builder(config)(config, program.spec)
-  key = keys.stream(keys.root(config.eval.seed), 'eval')
+  key = random.stream(random.root(config.eval.seed), 'eval')
   run = jax.jit(lambda batch: likelihood.per_example(method.eval_step, state, batch, key))
   totals, one = likelihood.Totals(), []
   for index, mask in zip(*eval_plan(source, 48), strict=True):

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gen_ai.errors import UserError
-from gen_ai.metrics import memorisation
-from gen_ai.metrics.memorisation import Examples, audit, copying, copying_statistic, pairs_picture, rank_z
+from gen_ai.core.errors import UserError
+from gen_ai.evaluate.metrics import memorisation
+from gen_ai.evaluate.metrics.memorisation import Examples, audit, copying, copying_statistic, pairs_picture, rank_z
 
 
 def mixture(rng, n, width=2):

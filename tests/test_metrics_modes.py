@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from gen_ai import metrics
-from gen_ai.errors import UserError
-from gen_ai.metrics.metric import Asked
-from gen_ai.metrics.modes import modes
+from gen_ai.core.errors import UserError
+from gen_ai.evaluate import metrics
+from gen_ai.evaluate.metrics.metric import Asked
+from gen_ai.evaluate.metrics.modes import modes
 
 
 def logits(classes, K=4):

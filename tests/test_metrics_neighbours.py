@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from gen_ai.errors import UserError
-from gen_ai.metrics import neighbours
-from gen_ai.metrics.prdc import prdc
+from gen_ai.core.errors import UserError
+from gen_ai.evaluate.metrics import neighbours
+from gen_ai.evaluate.metrics.prdc import prdc
 
 
 def mesh(devices=8):

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from gen_ai.core.errors import UserError
 from gen_ai.data.text import ByteVocab
-from gen_ai.errors import UserError
-from gen_ai.metrics import overlap
-from gen_ai.metrics.overlap import longest_overlaps, overlap_report
+from gen_ai.evaluate.metrics import overlap
+from gen_ai.evaluate.metrics.overlap import longest_overlaps, overlap_report
 
 
 def search(sequence, corpus):

@@ -10,8 +10,9 @@ import sys
 import pytest
 import tiny
 
-from gen_ai import distributed, record
-from gen_ai.errors import DONE, FAILED, REQUEUE, UserError
+from gen_ai.core.errors import DONE, FAILED, REQUEUE, UserError
+from gen_ai.parallel import processes as processes_lib
+from gen_ai.run import directory
 
 # What Gloo prints as it connects, in pieces, since its threads mix them; a number or a blank says nothing by itself.
 GLOO = re.compile(r'\[Gloo\] Rank|is connected to|peer ranks\.|Expected number of connected peer ranks is :|[\s\d]')
@@ -98,15 +99,15 @@ def test_a_language_model_in_two_processes(layout, reference, tmp_path):
     assert code == (REQUEUE if host else DONE), (i, out, err)
     assert 'Traceback' not in err
     assert bool(GLOO.sub('', out)) == (i == 0), 'only the first process speaks'
-  status = record.read_status(run)
+  status = directory.read_status(run)
   assert (status['state'], status['step']) == (('stopped', 4) if host else ('done', 8))
-  assert len(record.read_attempts(run)) == 2, 'only the first process writes'
+  assert len(directory.read_attempts(run)) == 2, 'only the first process writes'
   if host:
     assert_shares(tmp_path)
     # What two processes saved one continues.
     code, trainer = tiny.run(tiny.config('lm', data__feed='host'), run, devices=4)
     assert (code, trainer.step) == (DONE, 8)
-    assert record.read_attempts(run)[2]['step'] == 4
+    assert directory.read_attempts(run)[2]['step'] == 4
   assert_rows_close(reference, run, 1e-4)
 
 
@@ -151,13 +152,13 @@ def test_what_stops_the_first_process_stops_the_second(tmp_path):
 
 @pytest.mark.parametrize('address', ['localhost:{port}', 'no.such.host.invalid:9876', 'localhost:99999'])
 def test_a_coordinator_that_does_not_answer(address, monkeypatch):
-  monkeypatch.setattr(distributed, 'PATIENCE', 0.3)
+  monkeypatch.setattr(processes_lib, 'PATIENCE', 0.3)
   address = address.format(port=free_port())
   with pytest.raises(UserError, match=f'Process 0 does not answer at --coordinator={address}'):
-    distributed.initialise(address, 2, 1)
+    processes_lib.initialise(address, 2, 1)
 
 
 def test_one_process_agrees_with_itself():
-  assert distributed.agree('text') == distributed.from_main(lambda: 'text') == 'text'
-  assert [distributed.any_process(flag) for flag in (True, False)] == [True, False]
-  assert distributed.is_main()
+  assert processes_lib.agree('text') == processes_lib.from_main(lambda: 'text') == 'text'
+  assert [processes_lib.any_process(flag) for flag in (True, False)] == [True, False]
+  assert processes_lib.is_main()

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gen_ai.errors import UserError
+from gen_ai.core.errors import UserError
 from gen_ai.nets import conv as convs
 
 # kernel, strides, padding, features, (H, W): 3 channels in. Features below 3 take another path than features above.

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from gen_ai.errors import UserError
+from gen_ai.core.errors import UserError
 from gen_ai.nets import dcgan, mlp, pyramid, vae
 from gen_ai.nets.activation import activation_fn
 from gen_ai.nets.players import Critic

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from gen_ai.metrics import extractors, inception_weights
+from gen_ai.evaluate.metrics import extractors, inception_weights
 from gen_ai.nets import inception
 
 TORCH_LEAF = {'kernel': 'conv.weight', 'scale': 'bn.weight', 'bias': 'bn.bias', 'mean': 'bn.running_mean',

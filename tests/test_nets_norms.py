@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from gen_ai.errors import UserError
+from gen_ai.core.errors import UserError
 from gen_ai.nets.norms import BatchNorm, normalise
 
 X = 3.0 + 2.0 * jax.random.normal(jax.random.key(0), (16, 2, 2, 4)) * jnp.arange(1.0, 17.0)[:, None, None, None]

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gen_ai.errors import UserError
+from gen_ai.core.errors import UserError
 from gen_ai.nets import mlp, players, pyramid, resnet_gan, spectral
 from gen_ai.nets.conv import Conv
 

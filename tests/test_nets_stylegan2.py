@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import signal
 
-from gen_ai.errors import UserError
+from gen_ai.core.errors import UserError
 from gen_ai.nets.equalised import EqualisedConv, EqualisedDense, ModulatedConv, blur, downsample, leaky, upsample
 from gen_ai.nets.stylegan2 import COLLECTION, StyleDiscriminator, StyleGenerator, minibatch_deviation
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gen_ai.errors import UserError
+from gen_ai.core.errors import UserError
 from gen_ai.maths.sampling import generate
 from gen_ai.nets.transformer import Dropout, Transformer
 

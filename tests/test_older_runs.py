@@ -8,8 +8,8 @@ import pytest
 import tiny
 
 from gen_ai import config as config_lib
-from gen_ai import older_runs, record
-from gen_ai.errors import DONE, REQUEUE, UserError
+from gen_ai.core.errors import DONE, REQUEUE, UserError
+from gen_ai.run import directory, older_runs
 from gen_ai.sweep import trials as trials_lib
 from gen_ai.sweep.directory import Sweep
 
@@ -48,7 +48,7 @@ def test_a_field_that_is_added_says_what_runs_without_it_did(name):
   first = {*FIRST[''].split(), *FIRST.get(flat['experiment'], ' '.join(flat)).split()}
   first &= flat.keys()  # a network's own fields are in its configs alone
   new = sorted(flat.keys() - first - older_runs.ADDED.keys())
-  assert not new, 'give gen_ai.older_runs.ADDED the value at which it changes nothing'
+  assert not new, 'give gen_ai.run.older_runs.ADDED the value at which it changes nothing'
   tree = config_lib.to_json(config_lib.load(f'configs/{name}.py'))
   for path in older_runs.ADDED.keys() & flat.keys():
     section, _, field = path.partition('.')
@@ -94,10 +94,10 @@ def test_what_a_field_meant_is_said_in_one_line_and_the_run_is_sampled_evaluated
   assert (done.returncode, done.stderr.strip()) == (0, said)
   done = cli.command('gen_ai.evaluate', older)
   assert (done.returncode, done.stderr.strip()) == (0, said)
-  assert [row['notes'] for row in record.read_evaluations(older)] == [[said.removeprefix('note: ')]]
+  assert [row['notes'] for row in directory.read_evaluations(older)] == [[said.removeprefix('note: ')]]
   config, added = older_runs.read_config(older)
   assert sorted(added) == sorted(LACKING)
-  assert config_lib.to_json(config) == record.read_config(stopped)
+  assert config_lib.to_json(config) == directory.read_config(stopped)
   assert tiny.run(config, older)[0] == DONE
   tiny.run(tiny.config('gan'), tmp_path / 'whole')
   assert tiny.rows(older) == tiny.rows(tmp_path / 'whole')
@@ -141,11 +141,11 @@ def test_a_record_that_lacks_a_field_is_named_with_the_commit(stopped, tmp_path)
   cli.refused(cli.command('gen_ai.sample', older, f'--out={tmp_path}/x.png'), f'{older}/run.json was written by '
               'commit c0ffeec0ffee and says nothing of data.spec')  # fmt: skip
   with pytest.raises(UserError, match='says nothing of data.fingerprint'):
-    record.read_run(older)['data']['fingerprint']
-  assert record.read_run(older)['data'].get('spec') is None
+    directory.read_run(older)['data']['fingerprint']
+  assert directory.read_run(older)['data'].get('spec') is None
   (older / 'status.json').write_text('[]')
   with pytest.raises(UserError, match='is no JSON object'):
-    record.read_status(older)
+    directory.read_status(older)
 
 
 def test_a_sweep_whose_base_lacks_fields(tmp_path):
@@ -178,15 +178,15 @@ def flat_fields(tree):
 
 def test_a_run_that_recorded_the_fields_of_all_networks_goes_on_as_it_was(stopped, tmp_path):
   older = strip(shutil.copytree(stopped, tmp_path / 'older'))
-  tree = flat_fields(record.read_config(older))
+  tree = flat_fields(directory.read_config(older))
   (older / 'config.json').write_text(json.dumps(tree))
-  assert len(tree['model']) > len(record.read_config(stopped)['model']) + 9
+  assert len(tree['model']) > len(directory.read_config(stopped)['model']) + 9
   config, added = older_runs.read_config(older)
-  assert added == {} and config_lib.to_json(config) == record.read_config(stopped)
+  assert added == {} and config_lib.to_json(config) == directory.read_config(stopped)
   assert tiny.run(config, older)[0] == DONE
   tiny.run(tiny.config('gan'), tmp_path / 'whole')
   assert tiny.rows(older) == tiny.rows(tmp_path / 'whole')
-  assert record.read_config(older) == tree, 'the record stays as it was written'
+  assert directory.read_config(older) == tree, 'the record stays as it was written'
 
 
 def test_a_sweep_over_networks_that_recorded_the_fields_of_all_keeps_its_points(tmp_path):

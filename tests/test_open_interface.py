@@ -20,14 +20,16 @@ from ml_collections import ConfigDict
 
 import gen_ai
 from gen_ai import config as config_lib
-from gen_ai import keys, metrics, optim, record
-from gen_ai.checkpoint import Checkpoints
+from gen_ai.core import optim, random
+from gen_ai.core.errors import DONE, UserError
+from gen_ai.core.method import EXAMPLE, NUMBER, Field, Method, Spec, State, Task
 from gen_ai.data import kinds
 from gen_ai.data.assemble import Dataset
 from gen_ai.data.source import Source
-from gen_ai.errors import DONE, UserError
-from gen_ai.metrics.metric import SAMPLES, Figure, Metric
-from gen_ai.types import EXAMPLE, NUMBER, Field, Method, Spec, State, Task
+from gen_ai.evaluate import metrics
+from gen_ai.evaluate.metrics.metric import SAMPLES, Figure, Metric
+from gen_ai.run import directory
+from gen_ai.run.checkpoint import Checkpoints
 
 DIMS = 3
 
@@ -131,7 +133,7 @@ def build(config, spec, reduce=lambda tree: tree):
     return {'distance': (value.sum(), batch['mask'].sum())}
 
   def generate(state, inputs, own_keys):
-    return {'sample': state.params['mean'] + config.sample.width * keys.normal(own_keys, spec.shape)}
+    return {'sample': state.params['mean'] + config.sample.width * random.normal(own_keys, spec.shape)}
 
   def mirror(state, inputs, own_keys):
     strength = inputs.get('strength', jnp.ones(own_keys.shape[0]))[:, None]
@@ -179,7 +181,7 @@ def run(tmp_path_factory):
 
 
 def final_state(path):
-  config = config_lib.from_json(record.read_config(path))
+  config = config_lib.from_json(directory.read_config(path))
   checkpoints = Checkpoints(path / 'checkpoints', read_only=True)
   step, state = checkpoints.restore(tiny.program(config).abstract_state())
   checkpoints.close()
@@ -190,7 +192,7 @@ def test_it_trains_and_resumes_bit_for_bit(run, tmp_path):
   step, state = final_state(run)
   assert step == 40
   np.testing.assert_allclose(state.params['mean'], [1, 2, 3], atol=1.0)
-  rows = [row['distance'] for row in record.read_metrics(run) if row['kind'] == 'eval']
+  rows = [row['distance'] for row in directory.read_metrics(run) if row['kind'] == 'eval']
   assert rows[-1] < rows[0]
   short = tmp_path / 'short'
   assert cli.launch(f'--config={FILE}', f'--run_dir={short}', '--config.run.steps=20').returncode == DONE
@@ -204,7 +206,7 @@ def test_it_runs_packed_in_a_sweep_as_alone(run, tmp_path):
   (sweep,) = (tmp_path / 'points').iterdir()
   lane = final_state(sweep / 'optim.lr=0.1')
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), lane[1].params, final_state(run)[1].params)
-  assert record.read_run(sweep / 'optim.lr=0.1')['lanes'] == 2
+  assert directory.read_run(sweep / 'optim.lr=0.1')['lanes'] == 2
 
 
 def test_it_generates_and_does_what_nobody_foresaw(run, tmp_path):
@@ -233,7 +235,7 @@ def test_it_is_evaluated_compared_and_shown(run, tmp_path):
   assert done.returncode == DONE, done.stderr
   curve = cli.command('gen_ai.evaluate', run, '--metrics=mean_error', '--axis=sample.width=0.5,1.0,5.0')
   assert curve.returncode == DONE, curve.stderr
-  rows = record.read_evaluations(run)
+  rows = directory.read_evaluations(run)
   assert [row.get('axis') for row in rows] == [None, *({'sample.width': width} for width in (0.5, 1.0, 5.0))]
   assert rows[0]['figures']['mean_error']['better'] == 'min'
   assert rows[0]['figures']['mean_error'] == rows[2]['figures']['mean_error'], 'width is 1.0 in the config'

@@ -12,10 +12,10 @@ import tiny
 from ml_collections import ConfigDict
 
 from gen_ai import config as config_lib
-from gen_ai import optim
+from gen_ai.core import optim
+from gen_ai.core.errors import UserError
+from gen_ai.core.method import Spec, identity
 from gen_ai.data.text import ByteVocab
-from gen_ai.errors import UserError
-from gen_ai.types import Spec, identity
 
 
 def section(**fields):

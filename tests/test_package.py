@@ -17,9 +17,11 @@ import tiny
 from packaging.requirements import Requirement
 
 import gen_ai
-from gen_ai import command, commands, installation, provenance
 from gen_ai import config as config_lib
-from gen_ai.errors import UserError
+from gen_ai.core import command_line, installation
+from gen_ai.core import command_table as commands
+from gen_ai.core.errors import UserError
+from gen_ai.run import provenance
 
 PROJECT = tomllib.loads((tiny.ROOT / 'pyproject.toml').read_text())['project']
 EXTRAS = PROJECT['optional-dependencies']
@@ -154,7 +156,7 @@ def test_a_command_by_name_does_what_it_does_by_itself():
 @pytest.mark.parametrize(
   ('words', 'says'),
   [
-    (['smaple'], "'smaple' is no command. Did you mean sample?"),
+    (['smaple'], "'smaple' is no command. Did you mean 'sample'?"),
     (['xyzzy'], "'xyzzy' is no command. There are train, "),
     ([], 'no command is given. There are train, '),
   ],
@@ -166,10 +168,10 @@ def test_a_mistyped_command(words, says):
 
 def test_printed_commands_where_the_package_is_installed(monkeypatch):
   monkeypatch.setattr(installation, 'PACKAGED', True)
-  assert command.printed('launch.py', resume='x y') == "gen-ai train '--resume=x y'"
-  assert command.printed('gen_ai.compare', 'x') == 'gen-ai compare x'
-  assert command.printed('gen_ai.metrics.convert_inception', 'x') == 'python -m gen_ai.metrics.convert_inception x'
-  assert command.started([str(installation.SOURCE / 'launch.py'), '--tiny']) == 'gen-ai train --tiny'
+  assert command_line.printed('launch.py', resume='x y') == "gen-ai train '--resume=x y'"
+  assert command_line.printed('gen_ai.compare', 'x') == 'gen-ai compare x'
+  assert command_line.printed('gen_ai.convert_inception', 'x') == 'python -m gen_ai.convert_inception x'
+  assert command_line.started([str(installation.SOURCE / 'launch.py'), '--tiny']) == 'gen-ai train --tiny'
   assert (installation.pip(), installation.pip('tfds')) == ('pip install gen_ai', "pip install 'gen_ai[tfds]'")
 
 

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import tiny
 
-from gen_ai import compare, record
-from gen_ai.checkpoint import Checkpoints
+from gen_ai import compare
 from gen_ai.compare.find import find
-from gen_ai.errors import DONE, REQUEUE, UserError
+from gen_ai.core.errors import DONE, REQUEUE, UserError
+from gen_ai.run import directory
+from gen_ai.run.checkpoint import Checkpoints
 from gen_ai.sweep.directory import Sweep
 
 NAME = '~a [1]*?{b,c}\'"#%&$d;:(|)<!>^`=@ -é漢字 '  # as one folder: every one of these is legal
@@ -25,7 +26,7 @@ def test_train_resume_sample_and_move_a_run_of_any_name(tmp_path):
   config, path = tiny.config('gan'), tmp_path / NAME / 'run [2]'
   assert tiny.run(config, path, stop=tiny.StopAt(2))[0] == REQUEUE
   assert tiny.run(config, path)[0] == DONE
-  assert [row['step'] for row in record.read_attempts(path)] == [0, 4, 4, 8]
+  assert [row['step'] for row in directory.read_attempts(path)] == [0, 4, 4, 8]
   tiny.run(config, tmp_path / 'plain')
   assert tiny.rows(path) == tiny.rows(tmp_path / 'plain')
   (tmp_path / NAME).rename(tmp_path / f'moved {NAME}')
@@ -70,7 +71,7 @@ def test_what_storage_cannot_hold_is_refused_before_anything_is_written(name, sa
   cli.refused(cli.launch(*words, f'--runs_dir={tmp_path / name}', '--axis=run.seed=0:2'), says)
   assert not list(tmp_path.iterdir())
   with pytest.raises(UserError, match=says):
-    record.check_path(tmp_path / name / 'run')
+    directory.check_path(tmp_path / name / 'run')
   with pytest.raises(UserError, match=says):
     Checkpoints(tmp_path / name / 'run')
 

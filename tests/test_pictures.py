@@ -6,8 +6,8 @@ import sys
 import numpy as np
 import pytest
 
-from gen_ai import pictures
-from gen_ai.errors import UserError
+from gen_ai.core.errors import UserError
+from gen_ai.data import pictures
 
 Image = pytest.importorskip('PIL.Image')
 

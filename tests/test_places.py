@@ -6,9 +6,10 @@ import cli
 import jax
 import pytest
 
-from gen_ai import places, worker
+from gen_ai.core import places
+from gen_ai.core.errors import UserError
 from gen_ai.data import store
-from gen_ai.errors import UserError
+from gen_ai.parallel import compilation_cache
 
 
 def nobody(uid):
@@ -32,7 +33,7 @@ def homeless(monkeypatch, tmp_path):
 
 def test_defaults_go_below_the_folder_of_temporary_files(homeless):
   assert places.default(places.DATA) == homeless / 'tensorflow_datasets' == store.data_folder('')
-  assert worker.use_cache(places.COMPILED) == str(homeless / 'xla')
+  assert compilation_cache.use_cache(places.COMPILED) == str(homeless / 'xla')
   assert homeless.stat().st_mode & 0o777 == 0o700
 
 
@@ -40,7 +41,7 @@ def test_what_others_may_write_is_no_place(homeless):
   homeless.mkdir()
   homeless.chmod(0o777)  # programs are loaded from there
   assert places.default(places.COMPILED) is None
-  assert worker.use_cache(places.COMPILED) == ''
+  assert compilation_cache.use_cache(places.COMPILED) == ''
   with pytest.raises(UserError, match='config.data.data_dir'):
     store.data_folder('')
 

@@ -11,10 +11,12 @@ import printed
 import pytest
 import tiny
 
-from gen_ai import command, compare, record
+from gen_ai import compare
 from gen_ai import config as config_lib
 from gen_ai.compare import report
-from gen_ai.errors import DONE
+from gen_ai.core import command_line
+from gen_ai.core.errors import DONE
+from gen_ai.run import directory
 
 WORDS = ['--config=configs/gan.py', '--tiny', '--config.optim.lr=3e-4', '--config.run.writers=']
 
@@ -52,7 +54,7 @@ def test_what_follows_a_run(run, folder):
   assert modules == ['gen_ai.sample', 'gen_ai.evaluate', '--config', '--list']
   assert (folder / 'grid.png').is_file()
   [other] = set((folder / 'runs' / 'gan').iterdir()) - {path}
-  ours, theirs = (config_lib.from_json(record.read_config(each)) for each in (path, other))
+  ours, theirs = (config_lib.from_json(directory.read_config(each)) for each in (path, other))
   assert config_lib.difference(ours, theirs) == {'run.seed': (0, 1)}, 'the same experiment, another seed'
   assert f'run        {other}' in next(said.stdout for text, said in done.items() if '--config=' in text)
 
@@ -108,14 +110,14 @@ def test_a_comparison_keeps_the_command_of_a_lost_run_in_one_piece(folder, monke
 
 
 def test_elsewhere_than_in_the_checkout_a_command_says_where_it_is(folder, monkeypatch):
-  assert command.printed('launch.py', resume='x y') == "python launch.py '--resume=x y'"
-  assert command.printed('gen_ai.sample', 'x', n=2) == 'python -m gen_ai.sample x --n=2'
+  assert command_line.printed('launch.py', resume='x y') == "python launch.py '--resume=x y'"
+  assert command_line.printed('gen_ai.sample', 'x', n=2) == 'python -m gen_ai.sample x --n=2'
   monkeypatch.chdir(folder)
   done = tiny.command('-c', 'print()', cwd=folder)
   assert done.returncode == 0
-  text = command.printed('gen_ai.compare', 'x')
+  text = command_line.printed('gen_ai.compare', 'x')
   assert text == f'PYTHONPATH={shlex.quote(str(tiny.ROOT))} python -m gen_ai.compare x'
-  assert printed.run(command.printed('launch.py', '--list'), folder).stdout.startswith('configs/')
+  assert printed.run(command_line.printed('launch.py', '--list'), folder).stdout.startswith('configs/')
 
 
 @pytest.mark.parametrize('name', ['lm', 'vae', 'gan'])
@@ -131,7 +133,7 @@ def test_the_flags_of_a_config_make_it_again(name):
   for base in (config_lib.load(reference), tiny.config(name)):
     config = config_lib.override(base, changed)
     words = config_lib.as_flags(config, reference)
-    argv, overrides = command.split_overrides(words)
+    argv, overrides = command_line.split_overrides(words)
     again = config_lib.override(
       config_lib.load(reference), {**(config_lib.tiny(reference) if '--tiny' in argv else {}), **overrides}
     )

@@ -9,8 +9,9 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from gen_ai import config as config_lib
-from gen_ai import flops, keys, layouts, mesh, program
-from gen_ai.errors import UserError
+from gen_ai.core import random
+from gen_ai.core.errors import UserError
+from gen_ai.parallel import finite, flops, layouts, mesh
 
 # Operations.
 
@@ -145,32 +146,32 @@ def bits(key):
 
 
 def test_a_stream_depends_on_its_address_alone():
-  root = keys.root(0)
+  root = random.root(0)
   addresses = [('a', 0), ('a', 1), ('b', 0), ('ab', 0), ('a', 2**20)]
-  before = [bits(keys.stream(root, *address)) for address in addresses]
-  keys.stream(root, 'another')  # nothing is threaded: to draw from one stream moves no other
-  assert [bits(keys.stream(root, *address)) for address in addresses] == before
+  before = [bits(random.stream(root, *address)) for address in addresses]
+  random.stream(root, 'another')  # nothing is threaded: to draw from one stream moves no other
+  assert [bits(random.stream(root, *address)) for address in addresses] == before
   assert len({str(b) for b in before}) == len(addresses)
-  assert bits(keys.stream(keys.root(1), 'a')) != before[0]
-  traced = jax.jit(lambda seed, step: jax.random.key_data(keys.stream(keys.root(seed), 'a', step)))
+  assert bits(random.stream(random.root(1), 'a')) != before[0]
+  traced = jax.jit(lambda seed, step: jax.random.key_data(random.stream(random.root(seed), 'a', step)))
   assert traced(0, 1).tolist() == before[1]
 
 
 def test_streams_are_what_they_were():
   """A change here would change every run that is recorded."""
-  assert bits(keys.stream(keys.root(0), 'train', 3)) == bits(
+  assert bits(random.stream(random.root(0), 'train', 3)) == bits(
     jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 1550247075), 3)
   )
 
 
 def test_noise_of_an_example_is_independent_of_its_batch():
-  key = keys.root(0)
-  all_at_once = keys.normal_per_example(key, jnp.arange(12), (3, 2))
+  key = random.root(0)
+  all_at_once = random.normal_per_example(key, jnp.arange(12), (3, 2))
   assert all_at_once.shape == (12, 3, 2)
   shuffled = jnp.array([7, 0, 11])
-  np.testing.assert_array_equal(keys.normal_per_example(key, shuffled, (3, 2)), all_at_once[shuffled])
+  np.testing.assert_array_equal(random.normal_per_example(key, shuffled, (3, 2)), all_at_once[shuffled])
   assert len(np.unique(np.asarray(all_at_once))) == all_at_once.size
-  assert bits(keys.per_example(key, jnp.arange(3)))[2] == bits(jax.random.fold_in(key, 2))
+  assert bits(random.per_example(key, jnp.arange(3)))[2] == bits(jax.random.fold_in(key, 2))
 
 
 # Finiteness.
@@ -178,9 +179,9 @@ def test_noise_of_an_example_is_independent_of_its_batch():
 
 def test_the_first_bad_tensor_is_named():
   good = {'a': jnp.ones(3), 'b': {'c': jnp.zeros((2, 2)), 'n': jnp.int32(3)}, 'z': jnp.ones(1)}
-  assert bool(program.finite(good))
-  assert program.first_bad(good) == ''
+  assert bool(finite.finite(good))
+  assert finite.first_bad(good) == ''
   for value in (jnp.nan, jnp.inf, -jnp.inf):
     bad = {**good, 'b': {**good['b'], 'c': good['b']['c'].at[1, 0].set(value)}, 'z': jnp.full(1, jnp.nan)}
-    assert not bool(program.finite(bad))
-    assert program.first_bad(bad) == 'b/c'
+    assert not bool(finite.finite(bad))
+    assert finite.first_bad(bad) == 'b/c'

@@ -9,7 +9,7 @@ import pytest
 import tiny
 from PIL import Image
 
-from gen_ai.errors import DONE
+from gen_ai.core.errors import DONE
 
 BLOCK = re.compile(r'```(bash|python)\n(.*?)```', re.DOTALL)
 TINY = ['--tiny', '--config.run.writers=']

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from gen_ai import lease as lease_lib
-from gen_ai.errors import UserError
-from gen_ai.lease import Lease
-from gen_ai.record import RunDir
+from gen_ai.core.errors import UserError
+from gen_ai.run import lease as lease_lib
+from gen_ai.run.directory import RunDir
+from gen_ai.run.lease import Lease
 
 ENV = {**os.environ, 'PYTHONPATH': str(Path(lease_lib.__file__).parents[1])}
 
@@ -32,7 +32,7 @@ def python(script, *args):
 
 HOLD = """
   import sys
-  from gen_ai.lease import Lease
+  from gen_ai.run.lease import Lease
   with Lease(sys.argv[1]):
     print('held', flush=True)
     sys.stdin.read()
@@ -154,7 +154,7 @@ def test_a_child_that_outlives_the_holder_does_not_keep_the_lease(tmp_path, way)
   }[way]
   script = f"""
     import os, subprocess, sys, time
-    from gen_ai.lease import Lease
+    from gen_ai.run.lease import Lease
     Lease(sys.argv[1]).acquire()
     {child}
     print('held', flush=True)
@@ -178,7 +178,7 @@ def test_a_child_that_outlives_the_holder_does_not_keep_the_lease(tmp_path, way)
 def test_a_forked_child_that_ends_takes_nothing_from_its_parent(tmp_path):
   script = """
     import os, sys
-    from gen_ai.lease import Lease
+    from gen_ai.run.lease import Lease
     with Lease(sys.argv[1], beat=0) as lease:
       child = os.fork()
       if child:
@@ -247,8 +247,8 @@ def test_refresh_notices_a_deleted_a_replaced_and_a_lost_directory(tmp_path):
 
 CONTEND = """
   import sys, time
-  from gen_ai.errors import UserError
-  from gen_ai.lease import Lease
+  from gen_ai.core.errors import UserError
+  from gen_ai.run.lease import Lease
   print('ready', flush=True)
   sys.stdin.readline()
   try:

@@ -5,10 +5,10 @@ import subprocess
 
 import pytest
 
-from gen_ai import provenance
-from gen_ai.errors import UserError
-from gen_ai.files import dumps, sha256
-from gen_ai.info import ConfigFile, DataInfo, GitState, Origin, RunInfo
+from gen_ai.core.errors import UserError
+from gen_ai.core.files import dumps, sha256
+from gen_ai.run import provenance
+from gen_ai.run.info import ConfigFile, DataInfo, GitState, Origin, RunInfo
 
 CONFIG = {'run': {'name': 'a', 'seed': 1}, 'data': {'name': 'd', 'seed': 2}, 'optim': {'lr': 0.1}}
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from absl import logging
 
-from gen_ai import pictures, writers
-from gen_ai.errors import UserError
+from gen_ai.core.errors import UserError
+from gen_ai.data import pictures
+from gen_ai.run import trackers
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def test_tensorboard_holds_scalars_pictures_and_texts_without_pillow(tmp_path, m
   monkeypatch.setattr(builtins, '__import__', no_pillow)
   pictures.save_grid(tmp_path / 's.png', np.zeros((2, 30, 60, 3), np.uint8), columns=1)
   (tmp_path / 's.txt').write_text('def f():', encoding='utf-8')
-  mirror = writers.open_writers('tensorboard', tmp_path, '{"a": 1}')
+  mirror = trackers.open_writers('tensorboard', tmp_path, '{"a": 1}')
   mirror.scalars(4, {'train/loss_nats': np.float32(0.5), 'train/bad': float('nan')})
   mirror.picture(4, 'samples', tmp_path / 's.png')
   mirror.picture(4, 'texts', tmp_path / 's.txt')
@@ -68,7 +69,7 @@ def test_tensorboard_holds_scalars_pictures_and_texts_without_pillow(tmp_path, m
 def test_a_resumed_tensorboard_drops_what_it_computes_again(tmp_path):
   pytest.importorskip('tensorboardX')
   for start, steps in ((0, (1, 2, 3)), (2, (3, 4))):
-    mirror = writers.open_writers('tensorboard', tmp_path, '{}', step=start)
+    mirror = trackers.open_writers('tensorboard', tmp_path, '{}', step=start)
     for step in steps:
       mirror.scalars(step, {'loss': step})
     mirror.close()
@@ -78,15 +79,15 @@ def test_a_resumed_tensorboard_drops_what_it_computes_again(tmp_path):
 
 
 def test_no_writer_and_an_unknown_writer(tmp_path):
-  writers.open_writers('', tmp_path, '{}').scalars(1, {'a': 1.0})
+  trackers.open_writers('', tmp_path, '{}').scalars(1, {'a': 1.0})
   assert not list(tmp_path.iterdir())
-  with pytest.raises(UserError, match="unknown writer 'tensorbord': did you mean 'tensorboard'"):
-    writers.open_writers('wandb, tensorbord', tmp_path, '{}')
+  with pytest.raises(UserError, match="unknown writer 'tensorbord'. Did you mean 'tensorboard'"):
+    trackers.open_writers('wandb, tensorbord', tmp_path, '{}')
 
 
 def test_a_missing_package_is_named_once_with_the_way_out(tmp_path, monkeypatch, warned):
   monkeypatch.setitem(sys.modules, 'wandb', None)
-  mirror = writers.open_writers('wandb', tmp_path, '{}')
+  mirror = trackers.open_writers('wandb', tmp_path, '{}')
   for step in range(3):
     mirror.scalars(step, {'a': 1.0})
   mirror.close()
@@ -126,7 +127,7 @@ def wandb(monkeypatch):
 def test_wandb_gets_rows_on_an_axis_of_our_own_steps(tmp_path, wandb):
   run, asked = wandb
   (tmp_path / 's.txt').write_text('a < b')
-  mirror = writers.open_writers('wandb', tmp_path / 'toy' / '50% #1?', json.dumps({'a': 1}), step=5)
+  mirror = trackers.open_writers('wandb', tmp_path / 'toy' / '50% #1?', json.dumps({'a': 1}), step=5)
   mirror.scalars(6, {'train/loss': 0.5})
   mirror.picture(6, 'samples', tmp_path / 's.png')
   mirror.picture(6, 'texts', tmp_path / 's.txt')
@@ -143,7 +144,7 @@ def test_wandb_gets_rows_on_an_axis_of_our_own_steps(tmp_path, wandb):
 def test_a_writer_that_fails_is_switched_off_and_the_others_go_on(tmp_path, wandb, warned):
   pytest.importorskip('tensorboardX')
   run, _ = wandb
-  mirror = writers.open_writers('wandb,tensorboard', tmp_path, '{}')
+  mirror = trackers.open_writers('wandb,tensorboard', tmp_path, '{}')
   mirror.scalars(1, {'a': 1.0})
   run.broken = True
   for step in (2, 3):

@@ -9,11 +9,13 @@ import made_runs
 import pytest
 import tiny
 
-from gen_ai import agreement, record, worker
 from gen_ai import config as config_lib
-from gen_ai.agreement import DIFFERENT, IDENTICAL, WITHIN, Tolerance, compare_rows
-from gen_ai.errors import DONE, REQUEUE, Diverged
-from gen_ai.info import ConfigFile, Origin, RunInfo
+from gen_ai.compare import agreement
+from gen_ai.compare.agreement import DIFFERENT, IDENTICAL, WITHIN, Tolerance, compare_rows
+from gen_ai.core.errors import DONE, REQUEUE, Diverged
+from gen_ai.run import directory
+from gen_ai.run.info import ConfigFile, Origin, RunInfo
+from gen_ai.train import open_run
 
 TOLERANCE = Tolerance(1e-3, 1e-5)
 NAN = float('nan')
@@ -99,7 +101,7 @@ def test_what_differs_in_origin_is_told():
 
 
 def test_where_a_run_diverged_is_read_from_its_row_or_else_its_status(tmp_path):
-  run = record.RunDir.make(tmp_path / 'run')
+  run = directory.RunDir.make(tmp_path / 'run')
   run.write_config(config_lib.to_json(config_lib.load('configs/lm.py')))
   run.write_run(dict.fromkeys(('data', 'versions', 'git', 'devices', 'host', 'environment'), {}))
   run.begin_attempt(0)
@@ -123,7 +125,7 @@ def test_the_evaluation_at_an_end_that_a_resume_moved_is_not_compared(tmp_path):
     run.append_metrics({'step': step, 'kind': 'eval', 'loss': 1.0})
   run.status('done', 100, 100)
   assert agreement.read(run.path).ends == ()
-  run.change({'run.steps': (40, 100)}, record.read_run(run.path), record.read_config(run.path))
+  run.change({'run.steps': (40, 100)}, directory.read_run(run.path), directory.read_config(run.path))
   read = agreement.read(run.path)
   assert read.ends == (40,)
   assert [(row['step'], row['kind']) for row in read.until(100).rows] == [(40, 'train'), (100, 'train'), (100, 'eval')]
@@ -140,9 +142,9 @@ def train(folder, **overrides):
   config = tiny.config('lm', data__name=f'text:{text}/*.txt', data__split='auto', **overrides)
   config = config_lib.override(config, {'run.name': 'lm'})
   origin = Origin(['launch.py'], ConfigFile('configs/lm.py'))
-  path = record.RunDir.create(folder / 'runs', 'lm').path
+  path = directory.RunDir.create(folder / 'runs', 'lm').path
   try:
-    return path, worker.work(config, str(path), '', origin)
+    return path, open_run.work(config, str(path), '', origin)
   except Diverged:
     return path, None
 
@@ -182,9 +184,9 @@ def test_a_run_reproduces_bit_for_bit(run):
   assert 'differs    ' not in done.stdout, 'same code, machine and versions'
   assert 'tolerance  |a - b| <= 1e-05 + 0.001 |a|' in done.stdout
   assert tiny.rows(path) == tiny.rows(other)
-  assert record.read_config(path) == record.read_config(other)
-  assert record.read_run(other)['config_file']['path'] == 'configs/lm.py'
-  assert record.read_run(other)['argv'][0].endswith('reproduce.py')
+  assert directory.read_config(path) == directory.read_config(other)
+  assert directory.read_run(other)['config_file']['path'] == 'configs/lm.py'
+  assert directory.read_run(other)['argv'][0].endswith('reproduce.py')
   report = json.loads((path.parent.parent / 'report.json').read_text())
   assert (report['verdict'], report['recorded'], report['again']) == (IDENTICAL, str(path), str(other))
   assert (report['first_changed'], report['first_different']) == (None, None)
@@ -215,8 +217,8 @@ def test_the_first_steps_alone(copy):
   assert done.returncode == 0, done.stderr
   assert 'verdict    identical: all 3 rows up to step 4 are bit-identical' in done.stdout
   [other] = [p for p in copy.parent.iterdir() if p != copy]
-  assert (record.read_status(other)['state'], record.read_status(other)['step']) == ('stopped', 6)
-  assert record.read_config(other) == record.read_config(copy), 'schedules are those of the whole run'
+  assert (directory.read_status(other)['state'], directory.read_status(other)['step']) == ('stopped', 6)
+  assert directory.read_config(other) == directory.read_config(copy), 'schedules are those of the whole run'
   assert tiny.rows(other) == [row for row in tiny.rows(copy) if row['step'] <= 6]
   # Later, the rest.
   done = again(copy, f'--out={other}')
@@ -230,7 +232,7 @@ def test_the_first_steps_alone(copy):
 def test_a_run_that_was_killed_is_compared_as_far_as_it_came(run, copy):
   lines = (copy / 'metrics.jsonl').read_text().splitlines(keepends=True)
   (copy / 'metrics.jsonl').write_text(''.join(lines[:4]) + lines[4][:20])
-  record.RunDir(copy).status('running', 6, 8)
+  directory.RunDir(copy).status('running', 6, 8)
   done = again(copy, f'--out={run[1]}')
   assert done.returncode == 0
   assert f'recorded   {copy} (running)' in done.stdout
@@ -258,13 +260,13 @@ def test_a_diverged_run_diverges_again_at_the_same_step(tmp_path):
   assert done.returncode == 0, (done.stdout, done.stderr)
   assert 'diverged   ' in done.stdout and 'both diverged at step' in done.stdout.splitlines()[-1]
   [other] = [p for p in path.parent.iterdir() if p != path]
-  assert record.read_status(other)['state'] == 'diverged'
+  assert directory.read_status(other)['state'] == 'diverged'
   assert tiny.rows(other)[-1]['kind'] == 'diverged' and len(tiny.rows(other)) == len(tiny.rows(path))
   # A record that says otherwise.
   kept = [line for line in (path / 'metrics.jsonl').read_text().splitlines() if 'diverged' not in line]
   sound = {'step': 8, 'kind': 'train', 'attempt': 1, 'seconds': 1.0, 'loss_nats': 1.0}
   (path / 'metrics.jsonl').write_text('\n'.join([*kept, json.dumps(sound)]) + '\n')
-  record.RunDir(path).status('done', 8, 8)
+  directory.RunDir(path).status('done', 8, 8)
   done = again(path)
   assert done.returncode == 1
   assert 'the recorded run did not diverge, this one diverged at step' in done.stdout
@@ -319,11 +321,11 @@ def copying(source, monkeypatch, rows=None, code=DONE):
 
   def work(config, run_dir, *arguments, **options):
     shutil.copytree(source, run_dir, dirs_exist_ok=True)
-    file = record.RunDir(run_dir).path / 'metrics.jsonl'
+    file = directory.RunDir(run_dir).path / 'metrics.jsonl'
     file.write_text(''.join(file.read_text().splitlines(keepends=True)[:rows]))
     return code
 
-  monkeypatch.setattr(worker, 'work', work)
+  monkeypatch.setattr(open_run, 'work', work)
 
 
 def test_a_new_run_lies_next_to_the_others(run, copy, tmp_path, monkeypatch):

@@ -15,13 +15,15 @@ import numpy as np
 import pytest
 import tiny
 
-from gen_ai import compare, provenance, record, resume
+from gen_ai import compare
 from gen_ai import config as config_lib
-from gen_ai.checkpoint import Checkpoints
-from gen_ai.errors import DONE, REQUEUE, UserError
-from gen_ai.progress import Display
+from gen_ai.core.errors import DONE, REQUEUE, UserError
+from gen_ai.run import directory, provenance
+from gen_ai.run.checkpoint import Checkpoints
 from gen_ai.sweep import trials as trials_lib
 from gen_ai.sweep.directory import Sweep
+from gen_ai.train import resume
+from gen_ai.train.progress import Display
 
 every_config = pytest.mark.parametrize('name', tiny.CONFIGS)
 
@@ -69,13 +71,13 @@ def test_runs_that_are_stopped_or_killed_and_resumed_equal_an_undisturbed_one(na
   config = tiny.config(name)
   whole, halved, killed = (tmp_path / name for name in ('whole', 'halved', 'killed'))
   assert tiny.run(config, whole)[0] == DONE
-  assert len(record.read_metrics(whole)) == config.run.steps // config.run.log_every + 2
+  assert len(directory.read_metrics(whole)) == config.run.steps // config.run.log_every + 2
   if name not in tiny.STRUCTURES:
     return
   code, trainer = tiny.run(config, halved, stop=tiny.StopAt(3))
   assert (code, trainer.step) == (REQUEUE, 3 * config.run.log_every)
-  assert record.read_status(halved)['state'] == 'stopped'
-  speeds = [row['examples_per_second'] for row in record.read_metrics(halved) if row['kind'] == 'train']
+  assert directory.read_status(halved)['state'] == 'stopped'
+  speeds = [row['examples_per_second'] for row in directory.read_metrics(halved) if row['kind'] == 'train']
   assert max(speeds) < 1e7, 'the last row before a stop is timed like the others'
   broken = [halved]
   if name == config.experiment:  # a process of its own for one config of every family: the record knows no config
@@ -84,9 +86,9 @@ def test_runs_that_are_stopped_or_killed_and_resumed_equal_an_undisturbed_one(na
   for path in broken:
     assert tiny.run(config, path)[0] == DONE
     assert_same_run(config, whole, path)
-    assert record.read_status(path)['state'] == 'done'
-    assert len(record.read_attempts(path)) >= 2
-    assert len(record.read_metrics(path)) == config.run.steps // config.run.log_every + 2
+    assert directory.read_status(path)['state'] == 'done'
+    assert len(directory.read_attempts(path)) >= 2
+    assert len(directory.read_metrics(path)) == config.run.steps // config.run.log_every + 2
 
 
 def kill(name, path):
@@ -97,7 +99,7 @@ def kill(name, path):
   process = subprocess.run([sys.executable, '-c', TINY_RUN, name, str(path), str(rows)], cwd=tiny.ROOT,
                            env={**os.environ, **cache}, stderr=subprocess.PIPE, text=True, timeout=300)  # fmt: skip
   assert process.returncode == -signal.SIGKILL, process.stderr
-  assert record.read_status(path)['state'] == 'running'
+  assert directory.read_status(path)['state'] == 'running'
 
 
 def start(path, name, *overrides):
@@ -140,7 +142,7 @@ def test_sigterm_and_sigkill_at_random_moments_lose_nothing(name, tmp_path):
     assert code == (REQUEUE if sign == signal.SIGTERM else -signal.SIGKILL), (number, log(broken).read_text())
   process = start(broken, name)
   assert process.wait(timeout=300) == DONE, log(broken).read_text()
-  assert len(record.read_attempts(broken)) >= 4
+  assert len(directory.read_attempts(broken)) >= 4
   config_overrides = {'run__steps': 400, 'run__eval_every': 100, 'run__sample_every': 200, 'run__save_every': 20}
   assert_same_run(tiny.config(name, **config_overrides), whole, broken)
 
@@ -151,7 +153,7 @@ def test_a_checkpoint_goes_on_on_another_number_of_devices(tmp_path):
   code, trainer = tiny.run(tiny.config('lm', mesh__fsdp=1), tmp_path / 'run', devices=1)
   assert code == DONE
   tiny.run(tiny.config('lm'), tmp_path / 'alone')
-  here, alone = (record.read_metrics(tmp_path / d)[-1] for d in ('run', 'alone'))
+  here, alone = (directory.read_metrics(tmp_path / d)[-1] for d in ('run', 'alone'))
   assert here['loss_nats'] == pytest.approx(alone['loss_nats'], rel=1e-3)
 
 
@@ -184,7 +186,7 @@ def twice(tmp_path_factory):
   folder = tmp_path_factory.mktemp('resume')
   for name, steps in (('short', 4), ('long', 8)):
     assert tiny.run(of_text(folder / 'text', run__steps=steps), folder / name, devices=8)[0] == DONE
-    about = {**record.read_run(folder / name), 'config_file': {'path': 'configs/lm.py', 'argument': ''}}
+    about = {**directory.read_run(folder / name), 'config_file': {'path': 'configs/lm.py', 'argument': ''}}
     (folder / name / 'run.json').write_text(json.dumps(about))
   return folder
 
@@ -201,27 +203,27 @@ def test_more_steps_equal_those_of_a_longer_run_and_data_that_moved_is_named(sho
   done = cli.launch(f'--resume={short}', '--config.run.steps=8', f'--config.data.name={place}')
   assert done.returncode == DONE, done.stderr
   assert 'changed    config.run.steps: 4 before, 8 from now on\n' in done.stdout
-  long, config = twice / 'long', config_lib.from_json(record.read_config(short))
+  long, config = twice / 'long', config_lib.from_json(directory.read_config(short))
   assert tiny.rows(short) == tiny.rows(long)
   states = [Checkpoints(path / 'checkpoints', read_only=True).restore(tiny.program(config).abstract_state())
             for path in (short, long)]  # fmt: skip
   assert [step for step, _ in states] == [8, 8]
   jax.tree.map(np.testing.assert_array_equal, states[0][1], states[1][1])
   # The record: one more line says what changed; all the rest is that of the longer run.
-  [change] = [row for row in record.read_attempts(short) if row['event'] == 'change']
+  [change] = [row for row in directory.read_attempts(short) if row['event'] == 'change']
   old = f'text:{twice / "text"}/*.txt'
   assert change['changed'] == {'run.steps': [4, 8], 'data.name': [old, place]}
   assert (config.run.steps, config.data.name) == (8, place)
-  about = record.read_run(short)
+  about = directory.read_run(short)
   assert about['overrides'] == {'run.steps': 8, 'data.name': place}
   assert (about['data']['name'], about['data']['location']) == (place, f'{tmp_path / "moved"}/a.txt')
-  assert about['config_hash'] == provenance.config_hash(record.read_config(short))
-  assert about['group_hash'] == provenance.group_hash(record.read_config(short))
+  assert about['config_hash'] == provenance.config_hash(directory.read_config(short))
+  assert about['group_hash'] == provenance.group_hash(directory.read_config(short))
   frame = compare.load(short, long).runs
   assert list(frame['steps']) == list(frame['step']) == [8, 8] and list(frame['state']) == ['done', 'done']
   # A third resume finds it complete, by the config that is recorded now.
   assert 'is complete: its 8 steps are done' in cli.launch(f'--resume={short}').stdout
-  assert len([row for row in record.read_attempts(short) if row['event'] == 'change']) == 1
+  assert len([row for row in directory.read_attempts(short) if row['event'] == 'change']) == 1
 
 
 def test_a_run_alone_says_what_may_change_and_what_may_not(short, tmp_path):
@@ -239,9 +241,9 @@ def test_a_run_alone_says_what_may_change_and_what_may_not(short, tmp_path):
   for words, says in cases:
     cli.refused(cli.launch(f'--resume={short}', *words), *says)
   assert [path for path in cli.files(short) if path.name not in kept] == before
-  assert record.read_config(short)['run']['steps'] == 4
+  assert directory.read_config(short)['run']['steps'] == 4
   # A decay that was shaped for the end of the run.
-  tree = record.read_config(short)
+  tree = directory.read_config(short)
   for decay, refused in ((0, True), (4, False)):
     tree['optim'] |= {'schedule': 'cosine', 'decay_steps': decay}
     config = config_lib.from_json(tree)
@@ -264,7 +266,7 @@ def test_data_that_moved_is_named_to_evaluate(short, tmp_path):
 
 
 def test_data_of_a_sweep_that_moved_is_named_once_for_all_points(short, tmp_path):
-  base = config_lib.from_json(record.read_config(short))
+  base = config_lib.from_json(directory.read_config(short))
   trials = trials_lib.resolve(base, [{'run.seed': 0}, {'run.seed': 1}])
   sweep = Sweep.create(str(tmp_path / 'runs'), 'seed', base, trials, {'launcher': 'local', 'halving': ''})
   run = short.rename(sweep.run_dir(trials[0]))
@@ -284,7 +286,7 @@ def test_data_of_a_sweep_that_moved_is_named_once_for_all_points(short, tmp_path
   assert done.returncode == DONE, done.stderr
   again = Sweep.open(sweep.path)
   assert {trial.config.data.name for trial in again.trials} == {place}
-  assert record.read_config(run)['data']['name'] == record.read_run(run)['data']['name'] == place
+  assert directory.read_config(run)['data']['name'] == directory.read_run(run)['data']['name'] == place
   assert again.about['changed'] == [{'data.name': [base.data.name, place]}]
 
 
@@ -301,6 +303,6 @@ def test_checkpoints_that_are_gone_are_told_on_the_screen_and_in_the_record(shor
     tiny.run(of_text(twice / 'text', run__steps=4), path, devices=8)
     found = f'{path}/checkpoints {says}, though the run had come to step 4: it goes on from step {step}'
     assert f'found      {found}' in said
-    starts = [row for row in record.read_attempts(path) if row['event'] == 'start']
+    starts = [row for row in directory.read_attempts(path) if row['event'] == 'start']
     assert [row.get('found') for row in starts] == [None, found]
     assert tiny.rows(path) == tiny.rows(twice / 'short')

@@ -8,9 +8,11 @@ import made_runs
 import pytest
 import tiny
 
-from gen_ai import provenance, record, surroundings, worker
 from gen_ai.compare import load
-from gen_ai.errors import UserError
+from gen_ai.core import surroundings
+from gen_ai.core.errors import UserError
+from gen_ai.run import directory, provenance
+from gen_ai.train import open_run
 
 GAN = ['--config=configs/gan.py', '--tiny', '--config.run.writers=']
 UNUSUAL = {
@@ -81,12 +83,12 @@ def test_numbers_that_the_environment_changes_are_told_recorded_and_not_pooled(t
   made_runs.make(tmp_path / 'b', run__seed=1, protocol={'about': unusual})
   monkeypatch.setenv('JAX_DEFAULT_MATMUL_PRECISION', 'bfloat16')
   lines = []
-  worker.tell_numerics(SimpleNamespace(say=lines.append), usual)
+  open_run.tell_numerics(SimpleNamespace(say=lines.append), usual)
   assert [' '.join(line.split()) for line in lines] == [
     'numbers JAX_DEFAULT_MATMUL_PRECISION=bfloat16 (from the environment, and so on the record)',
     'numbers differ from where the run began: nothing was set there',
   ]  # fmt: skip
-  record.RunDir(usual).begin_attempt(50, environment=provenance.environment())  # as a lane begins
+  directory.RunDir(usual).begin_attempt(50, environment=provenance.environment())  # as a lane begins
   assert list(load(tmp_path).runs['arithmetic']) == [
     'as usual then JAX_DEFAULT_MATMUL_PRECISION=bfloat16', 'JAX_DEFAULT_MATMUL_PRECISION=bfloat16',
   ]  # fmt: skip

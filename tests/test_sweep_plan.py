@@ -10,8 +10,9 @@ import pytest
 import tiny
 
 from gen_ai import config as config_lib
-from gen_ai import files, record
-from gen_ai.errors import DONE, REQUEUE, UserError
+from gen_ai.core import files
+from gen_ai.core.errors import DONE, REQUEUE, UserError
+from gen_ai.run import directory as directory_lib
 from gen_ai.sweep import board, command, directory, space
 from gen_ai.sweep import plan as plan_lib
 from gen_ai.sweep import trials as trials_lib
@@ -291,7 +292,7 @@ def test_a_damaged_or_missing_sweep_is_named(tmp_path):
 
 def write(run_dir, state, step, message=''):
   run_dir.mkdir(exist_ok=True)
-  record.RunDir(run_dir).status(state, step, 8, message)
+  directory_lib.RunDir(run_dir).status(state, step, 8, message)
 
 
 def test_the_status_of_a_trial_is_what_its_run_or_a_newer_word_of_its_launcher_says(tmp_path):
@@ -299,7 +300,7 @@ def test_the_status_of_a_trial_is_what_its_run_or_a_newer_word_of_its_launcher_s
   first, second, third, fourth = found.trials
   write(found.run_dir(first), 'running', 4)
   assert found.status(first).state == 'lost', 'nobody holds its lease'
-  with record.RunDir(found.run_dir(first)).lease():
+  with directory_lib.RunDir(found.run_dir(first)).lease():
     assert found.status(first).state == 'running'
     assert first not in found.unfinished()
     assert first in found.unfinished(running=True)
@@ -391,7 +392,7 @@ def test_a_resume_takes_trials_that_workers_of_a_dead_launcher_still_run(tmp_pat
   found, given = made(tmp_path, {'run.seed': 0}, {'run.seed': 1}), []
   monkeypatch.setattr(LAUNCHERS[name], 'launch', lambda sweep, trials, options: given.extend(trials))
   write(found.run_dir(found.trials[0]), 'running', 4)
-  with record.RunDir(found.run_dir(found.trials[0])).lease():
+  with directory_lib.RunDir(found.run_dir(found.trials[0])).lease():
     assert command.resume(str(found.path), name, False, Options(), {}) == code
   assert [trial.number for trial in given] == taken
 

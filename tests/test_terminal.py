@@ -9,9 +9,9 @@ import cli
 import made_runs
 import pytest
 
-from gen_ai import terminal
-from gen_ai.errors import UserError
-from gen_ai.progress import Display
+from gen_ai.core import terminal
+from gen_ai.core.errors import UserError
+from gen_ai.train.progress import Display
 
 
 def broken():

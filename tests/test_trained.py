@@ -8,7 +8,7 @@ import pytest
 import tiny
 
 import gen_ai
-from gen_ai.errors import DONE, UserError
+from gen_ai.core.errors import DONE, UserError
 
 NAMES = ('square', 'star', 'line', 'circle', 'ring', 'cross', 'arrow', 'heart', 'cloud', '3')  # of the ten classes
 RULE = '\n' + '-' * 40 + '\n'
@@ -150,7 +150,7 @@ def gen_ai_rows(run):
 
 
 def test_a_curve_over_a_setting_is_measured_by_one_program(runs, tmp_path, monkeypatch):
-  from gen_ai import restored
+  from gen_ai.evaluate import restored
 
   real, restores = restored.restore, []
 

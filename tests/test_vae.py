@@ -11,9 +11,9 @@ from scipy import stats
 
 from experiments import _views, vae
 from gen_ai import config as config_lib
-from gen_ai import keys
-from gen_ai.errors import UserError
-from gen_ai.metrics.likelihood import log_weights
+from gen_ai.core import random
+from gen_ai.core.errors import UserError
+from gen_ai.evaluate.metrics.likelihood import log_weights
 
 
 def test_static_images_are_binarised_once_and_dynamic_ones_anew():
@@ -85,7 +85,7 @@ def test_log_weights_of_two_layers_are_the_densities_added_up_by_hand():
     return mean, np.exp(log_std)
 
   for draw in range(4):
-    noise = [np.asarray(keys.normal_per_example(keys.stream(key, name, draw), batch['index'], (size,)), np.float64)
+    noise = [np.asarray(random.normal_per_example(random.stream(key, name, draw), batch['index'], (size,)), np.float64)
              for name, size in (('eps', 6), ('eps_2', 4))]  # fmt: skip
     q1 = moments('encoder', 2 * x.reshape(5, -1) - 1)
     h1 = q1[0] + q1[1] * noise[0]
@@ -110,7 +110,7 @@ def test_the_gradient_estimators_agree_on_average_and_on_the_model(name, beta):
     target = chain.likelihood.targets(batch, jax.random.key(1))
 
     def one(key, config=config, chain=chain, state=state, target=target):
-      eps = {f'eps_{n}': jax.random.normal(keys.stream(key, 'eps', n), (8, 5, size))
+      eps = {f'eps_{n}': jax.random.normal(random.stream(key, 'eps', n), (8, 5, size))
              for n, size in enumerate(chain.sizes, 1)}  # fmt: skip
       loss = lambda p: vae.objective(config, chain, p, {'target': target, **eps}, jnp.float32(beta))[0]  # noqa: E731
       return jax.grad(loss)(state.params)

@@ -8,7 +8,7 @@ import tiny
 
 from experiments import vae_gan
 from gen_ai import config as config_lib
-from gen_ai.errors import UserError
+from gen_ai.core.errors import UserError
 from gen_ai.maths.pixels import to_signed
 
 PARTS = ('encoder', 'decoder', 'discriminator')

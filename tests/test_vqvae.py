@@ -9,7 +9,7 @@ import tiny
 
 from experiments import vqvae
 from gen_ai import config as config_lib
-from gen_ai.errors import UserError
+from gen_ai.core.errors import UserError
 from gen_ai.maths import densities, quantise
 from gen_ai.maths.pixels import to_signed
 from gen_ai.nets.transformer import Transformer

@@ -19,22 +19,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from gen_ai import config as config_lib
-from gen_ai import engine, files, keys, record, worker
 from gen_ai.config import idle
+from gen_ai.core import files, random
 from gen_ai.data import dataset as dataset_lib
-from gen_ai.data import identity
 from gen_ai.data.feed import Feed, make_feed
-from gen_ai.evaluation import Evaluator
-from gen_ai.generation import CallInputs, Generation, SplitInputs
-from gen_ai.info import RunInfo
-from gen_ai.lane import Lane
-from gen_ai.layouts import make_layout
-from gen_ai.program import Program
-from gen_ai.progress import Display
-from gen_ai.stop import Stop
+from gen_ai.evaluate.examples import Evaluator
+from gen_ai.evaluate.generation import CallInputs, Generation, SplitInputs
+from gen_ai.parallel.layouts import make_layout
+from gen_ai.parallel.program import Program
+from gen_ai.run import data_identity, directory
+from gen_ai.run.info import RunInfo
+from gen_ai.run.trackers import open_writers
 from gen_ai.sweep import unused_floats
 from gen_ai.sweep.trials import signature
-from gen_ai.writers import open_writers
+from gen_ai.train import open_run
+from gen_ai.train import trainer as trainer_lib
+from gen_ai.train.interruption import Stop
+from gen_ai.train.progress import Display
+from gen_ai.train.run_logger import Lane
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = sorted(p.stem for p in (ROOT / 'configs').glob('*.py') if p.stem != '__init__')
@@ -170,8 +172,8 @@ class _Shared(Program):
     """The program of another config of the structure: with floats and seeds of its own, as a lane has them."""
     other = copy.copy(self)
     other.floats = other._one = {path: np.float32(value) for path, value in config_lib.traced(config).items()}
-    other.key, other.compile_stats = keys.root(config.run.seed), {}
-    other._init_keys = keys.stream(other.key, 'init')
+    other.key, other.compile_stats = random.root(config.run.seed), {}
+    other._init_keys = random.stream(other.key, 'init')
     return other
 
   def init(self):
@@ -218,7 +220,7 @@ def samples(program, state, n, seed=0):
 
 def sample(method, state, key, n, task='generate', **inputs):
   """What a task of a method returns as its samples, by the noise of `key`."""
-  run = jax.jit(lambda state, keys: method.tasks[task].run(state, inputs, keys))
+  run = jax.jit(lambda state, random: method.tasks[task].run(state, inputs, random))
   return run(state, jax.random.split(key, n))['sample']
 
 
@@ -291,16 +293,16 @@ class StopAt:
 def run(config, path, devices=1, stop=None):
   """Trains `config` in run directory `path` with the real engine, new or resumed; returns (exit code, trainer)."""
   path = Path(path)
-  resumed = worker.is_run(str(path))
-  rec = record.RunDir(path) if resumed else record.RunDir.make(path)
+  resumed = open_run.is_run(str(path))
+  rec = directory.RunDir(path) if resumed else directory.RunDir.make(path)
   if not resumed:
     rec.write_config(config_lib.to_json(config))
-    rec.write_run(RunInfo(data=identity.describe(dataset(config))).to_json())
+    rec.write_run(RunInfo(data=data_identity.describe(dataset(config))).to_json())
   with Stop() as signals, rec.lease():
     lane = Lane(config, rec, path / 'checkpoints', lambda step: open_writers('', path, '', step))
     display = Display(config.run.steps, quiet=True)
-    trainer = engine.Trainer([lane], dataset(config), program(config, devices), display, stop or signals)
-    return engine.train(trainer), trainer
+    trainer = trainer_lib.Trainer([lane], dataset(config), program(config, devices), display, stop or signals)
+    return trainer_lib.train(trainer), trainer
 
 
 def command(*words, timeout=300, env=None, cwd=ROOT):
@@ -320,4 +322,4 @@ VOLATILE = ('attempt', 'seconds', 'examples_per_second', 'input_stall_percent')
 
 def rows(path):
   """The rows of metrics.jsonl that still hold, without what a clock measured."""
-  return [{k: v for k, v in row.items() if k not in VOLATILE} for row in record.read_metrics(path)]
+  return [{k: v for k, v in row.items() if k not in VOLATILE} for row in directory.read_metrics(path)]

@@ -8,12 +8,12 @@ from typing import Any
 from rich.console import Console
 
 from gen_ai import config as config_lib
-from gen_ai import info, record
 from gen_ai.compare import layout
-from gen_ai.compare.find import is_run
 from gen_ai.compare.layout import Column
 from gen_ai.compare.select import shown
-from gen_ai.errors import UserError
+from gen_ai.core.errors import UserError
+from gen_ai.run import directory, info
+from gen_ai.run.directory import is_run
 
 ABSENT = '(absent)'
 _WIDE = 48  # characters of a value in the table
@@ -33,7 +33,7 @@ def sections(path: Path) -> dict[str, dict[str, Any]]:
   places = {'host': run.host.name, 'platform': run.host.platform, 'cpus': run.host.cpus, 'devices': run.devices,
             'lanes': run.lanes}  # fmt: skip
   return {
-    'config': config_lib.flatten(record.read_config(path)),
+    'config': config_lib.flatten(directory.read_config(path)),
     'code': {**code, 'config file': run.config_file.path, 'config file sha256': run.config_file.sha256},
     'data': config_lib.flatten(data),
     'evaluation': config_lib.flatten(asdict(run.evaluation) if run.evaluation else {}),

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from gen_ai import config as config_lib
-from gen_ai import files, record
 from gen_ai.compare.statistics import Interval, Mode
+from gen_ai.core import files
+from gen_ai.run import directory
 
 if TYPE_CHECKING:
   import pandas as pd
@@ -109,9 +110,9 @@ def left(run_dir: str | os.PathLike) -> list[Evaluation]:
 
 
 def _in_order(run_dir: str | os.PathLike) -> list[dict[str, Any]]:
-  rows = record.read_evaluations(run_dir)
+  rows = directory.read_evaluations(run_dir)
   if any(row.get('axis') for row in rows):
-    own = config_lib.flatten(record.read_config(run_dir))
+    own = config_lib.flatten(directory.read_config(run_dir))
     rows = [row for row in rows if all(own.get(path) == value for path, value in (row.get('axis') or {}).items())]
   return sorted(rows, key=lambda row: (row['step'], row['time']))
 

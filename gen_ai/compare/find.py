@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from gen_ai.errors import UserError
-from gen_ai.installation import LAUNCH
+from gen_ai.core.errors import UserError
+from gen_ai.core.installation import LAUNCH
+from gen_ai.run.directory import CONFIG_FILE, is_run
 from gen_ai.sweep import directory
 from gen_ai.sweep.directory import Sweep
 from gen_ai.sweep.trials import Trial
@@ -27,11 +28,6 @@ class Found(NamedTuple):
   places: list[Place]  # each once; trials of a sweep in their order
   root: Path  # folder that holds all of them
   left: list[str]  # sweeps that cannot be read, and why: their runs are taken for runs of their own
-
-
-def is_run(path: str | os.PathLike) -> bool:
-  """Whether `path` is a run directory: config.json is what makes one."""
-  return (Path(path) / 'config.json').is_file()
 
 
 def find(patterns: Sequence[str | os.PathLike]) -> Found:
@@ -97,10 +93,10 @@ def _root(pattern: str) -> str:
 def _walk(top: str) -> Iterator[Path]:
   """Run directories and sweep directories at and below `top`; the inside of a run is not looked at."""
   for folder, inner, files in os.walk(top, followlinks=True):
-    if 'config.json' in files:
+    if CONFIG_FILE in files:
       inner.clear()
     inner[:] = sorted(name for name in inner if not name.startswith('.'))
-    if 'config.json' in files or directory.FILE in files:
+    if CONFIG_FILE in files or directory.FILE in files:
       yield Path(os.path.normpath(folder))
 
 

@@ -3,16 +3,15 @@
 import math
 
 from gen_ai.compare.statistics import Interval
+from gen_ai.core import text
 
 NOTHING = '-'
 _PREFIXES = ('', 'k', 'M', 'G', 'T', 'P', 'E', 'Z')
 
 
 def number(value: float) -> str:
-  """Four significant digits."""
-  if not math.isfinite(value):
-    return NOTHING if math.isnan(value) else f'{value}'
-  return f'{value:.0f}' if 1e4 <= abs(value) < 1e7 else f'{value:#.4g}'.rstrip('.')
+  """Four significant digits, as columns show them; '-' for a NaN."""
+  return NOTHING if math.isnan(value) else text.number(value, zeros=True)
 
 
 def interval(found: Interval, signed: bool = False) -> str:
@@ -62,10 +61,5 @@ def short(value: float, unit: str = '') -> str:
 
 
 def duration(seconds: float) -> str:
-  """'4.2s', '3m 20s' or '2h 05m'."""
-  if not math.isfinite(seconds):
-    return NOTHING
-  if seconds < 60:
-    return f'{seconds:.1f}s'
-  whole = round(seconds)
-  return f'{whole // 60}m {whole % 60:02d}s' if whole < 3600 else f'{whole // 3600}h {whole % 3600 // 60:02d}m'
+  """'4.2s', '3m 20s' or '2h 05m'; '-' where it is not known."""
+  return text.duration(seconds, tenths=True) if math.isfinite(seconds) else NOTHING

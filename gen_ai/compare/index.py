@@ -22,7 +22,7 @@ from gen_ai.compare import records
 from gen_ai.compare.find import find
 from gen_ai.compare.output import writing
 from gen_ai.compare.select import cells, label, shown
-from gen_ai.errors import UserError
+from gen_ai.core.errors import UserError
 
 if TYPE_CHECKING:
   import pandas as pd

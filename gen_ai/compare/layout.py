@@ -9,7 +9,7 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.text import Text
 
-from gen_ai.terminal import printable
+from gen_ai.core.terminal import printable
 
 GAP = 2
 TIE = '\u00a0'  # a space at which no line ends

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from gen_ai.errors import UserError
-from gen_ai.files import write_atomic
+from gen_ai.core.errors import UserError
+from gen_ai.core.files import write_atomic
 
 if TYPE_CHECKING:
   import pandas as pd

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gen_ai.compare import evaluations
 from gen_ai.compare.select import cells, is_hash, missing, shown
-from gen_ai.errors import UserError
+from gen_ai.core.errors import UserError
 
 if TYPE_CHECKING:
   import pandas as pd

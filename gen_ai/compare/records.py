@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gen_ai import command, info, provenance, record, surroundings
 from gen_ai import config as config_lib
 from gen_ai.compare import evaluations
-from gen_ai.compare.find import Place, find, is_run
-from gen_ai.errors import UserError
-from gen_ai.info import EvalProtocol, RunInfo
-from gen_ai.lease import Lease
+from gen_ai.compare.find import Place, find
+from gen_ai.core import command_line, surroundings
+from gen_ai.core.errors import UserError
+from gen_ai.run import directory, info, provenance
+from gen_ai.run.directory import is_run
+from gen_ai.run.info import EvalProtocol, RunInfo
+from gen_ai.run.lease import Lease
 
 if TYPE_CHECKING:
   import pandas as pd
@@ -155,10 +157,10 @@ load.__doc__ = f'{load.__doc__}\n{schema()}\n'
 def _read(place: Place, last_k: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
   """The columns of one run, and its curves as {column: [steps]}."""
   path = place.path
-  config = config_lib.flatten(record.read_config(path))
+  config = config_lib.flatten(directory.read_config(path))
   about = info.read_if_any(path)
-  summary = record.read_summary(path) if (path / 'summary.json').is_file() else {}
-  attempts, rows = record.read_attempts(path), record.read_metrics(path)
+  summary = directory.read_summary(path) if (path / 'summary.json').is_file() else {}
+  attempts, rows = directory.read_attempts(path), directory.read_metrics(path)
   row = {**_identity(place, config, about, attempts), **_state(path, config)}
   row['attempts'] = len({a['attempt'] for a in attempts})
   row |= _costs(row, about, summary, rows)
@@ -247,11 +249,11 @@ def _state(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
   """state, step and message; a run that says it is running while no process holds it is lost."""
   if not (path / 'status.json').is_file():
     return {'state': 'waiting', 'step': 0, 'message': ''}
-  status = record.read_status(path)
+  status = directory.read_status(path)
   state, message = status['state'], status['message']
   if state == 'running' and not Lease(path).held():
     state = 'lost'
-    message = f'its process on {status["host"]} is gone; go on with `{command.printed("launch.py", resume=path)}`'
+    message = f'its process on {status["host"]} is gone; go on with `{command_line.printed("launch.py", resume=path)}`'
   return {'state': state, 'step': status['step'], 'message': message}
 
 

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from gen_ai.compare import budget, curves, evaluations, groups, protocol, report_rows, report_samples, settings
 from gen_ai.compare.select import Metric
 from gen_ai.compare.statistics import Mode
-from gen_ai.errors import UserError
-from gen_ai.files import write_atomic
+from gen_ai.core.errors import UserError
+from gen_ai.core.files import write_atomic
 
 if TYPE_CHECKING:
   import pandas as pd

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from gen_ai import command, info
 from gen_ai.compare import evaluations, groups
 from gen_ai.compare.curves import figure, figures
 from gen_ai.compare.report_stamps import Stamps
 from gen_ai.compare.select import Metric, cells, label, missing, shown
 from gen_ai.compare.statistics import Interval
+from gen_ai.core import command_line
+from gen_ai.run import info
 
 if TYPE_CHECKING:
   import pandas as pd
@@ -258,14 +259,14 @@ def _provenance(row: 'pd.Series') -> list[list[str]]:
   """[what, text] of where a run comes from; what its record does not tell is left out."""
   path = str(row.name)
   about = info.read_if_any(path) or info.RunInfo()
-  argv = command.started(about.argv) if about.argv else ''
+  argv = command_line.started(about.argv) if about.argv else ''
   evaluation = asdict(about.evaluation) if about.evaluation is not None else {}
   evaluation |= {f'data_{name}': value for name, value in evaluation.pop('data_figures', {}).items()}
   protocol = ', '.join(f'{name} {shown(value)}' for name, value in evaluation.items()
                        if value not in ('', None) and name not in ('split_rule', 'data'))  # fmt: skip
   attempts = f'{row["attempts"]} (resumed)' if row['attempts'] > 1 else str(row['attempts'])
   pairs = [
-    ('reproduce', command.printed('gen_ai.reproduce', path)), ('started as', argv), ('directory', path),
+    ('reproduce', command_line.printed('gen_ai.reproduce', path)), ('started as', argv), ('directory', path),
     ('sweep', f'{row["sweep"]}, trial {row["point"]}' if row['sweep'] else ''), ('created', row['created']),
     ('message', row['message']), ('attempts', attempts), ('code', row['code']), ('versions', row['versions']),
     ('devices', row['devices']), ('host', row['host']), ('data', f'{row["data"]} {row["data_version"]}'.strip()),

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from gen_ai import info
 from gen_ai.compare import evaluations
+from gen_ai.run import info
 
 STEPS = 16  # of one run and view
 BYTES = 40_000_000  # of all pictures in one page

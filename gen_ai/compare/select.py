@@ -11,8 +11,8 @@ import numpy as np
 from gen_ai.compare import evaluations
 from gen_ai.compare.records import COLUMNS
 from gen_ai.compare.statistics import Mode
-from gen_ai.config import nearest
-from gen_ai.errors import UserError
+from gen_ai.core.errors import UserError
+from gen_ai.core.text import did_you_mean
 
 if TYPE_CHECKING:
   import pandas as pd
@@ -68,8 +68,8 @@ def column(frame: 'pd.DataFrame', name: str) -> str:
     return f'config.{ends[0]}'
   stamp = evaluations.fields(frame, name)
   if stamp:
-    raise UserError(f"no stamp has a field '{name}'.{nearest(name, stamp)} There are {', '.join(stamp)}.")
-  hint = f' Did you mean {" or ".join(ends)}?' if ends else nearest(name, [*fields, *frame.columns])
+    raise UserError(f"no stamp has a field '{name}'.{did_you_mean(name, stamp)} There are {', '.join(stamp)}.")
+  hint = f' Did you mean {" or ".join(ends)}?' if ends else did_you_mean(name, [*fields, *frame.columns])
   raise UserError(f"no run has a field '{name}'.{hint} There are the fields of the config, such as optim.lr, and "
                   f'{", ".join(list(COLUMNS)[:8])}, ...')  # fmt: skip
 
@@ -215,7 +215,7 @@ def every(names: Sequence[str], frame: 'pd.DataFrame') -> list[Metric]:
 
 def _nearest(name: str, names: Sequence[str]) -> str:
   ends = [known for known in names if known.endswith(f'/{name}')]
-  return f' Did you mean {" or ".join(ends)}?' if ends else nearest(name, list(names))
+  return f' Did you mean {" or ".join(ends)}?' if ends else did_you_mean(name, names)
 
 
 def _metric(text: str) -> Metric:

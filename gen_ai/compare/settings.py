@@ -7,9 +7,9 @@ from typing import Any
 
 from rich.console import Console
 
-from gen_ai import record
 from gen_ai.compare import layout
 from gen_ai.compare.layout import Column
+from gen_ai.run import directory
 
 _FEW = 3  # curves that are shown where none is of a metric that is compared
 AXIS = 'axis'  # of a row of evaluations.jsonl: {'section.field': value}
@@ -42,7 +42,7 @@ def collect(runs: Sequence[str]) -> list[Curve]:
   """The curves of `runs`, newest measurements last. Raises UserError where a record is damaged."""
   found: dict[tuple[Any, ...], dict[Any, tuple[float, float | None, float | None]]] = {}
   for index, run in enumerate(runs):
-    rows = [row for row in record.read_evaluations(run) if row.get(AXIS)]
+    rows = [row for row in directory.read_evaluations(run) if row.get(AXIS)]
     for row in sorted(rows, key=lambda row: (row['step'], row['time'])):
       for setting, value in row[AXIS].items():
         fixed = ' '.join(f'{name}={other}' for name, other in row[AXIS].items() if name != setting)

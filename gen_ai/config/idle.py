@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from gen_ai.config.defaults import declared
 from gen_ai.config.field import Needs
 from gen_ai.config.tree import flatten
-from gen_ai.errors import UserError
+from gen_ai.core.errors import UserError
 
 
 def reason(config: ConfigDict, path: str) -> str:

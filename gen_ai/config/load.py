@@ -2,7 +2,6 @@
 
 import ast
 import copy
-import difflib
 import importlib
 import importlib.util
 import inspect
@@ -15,13 +14,14 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from gen_ai import installation
 from gen_ai.config import idle
 from gen_ai.config.defaults import common, declared, settle, usual
 from gen_ai.config.field import NETWORK, either
 from gen_ai.config.tree import difference, flatten
-from gen_ai.errors import UserError
-from gen_ai.installation import LAUNCH, SOURCE
+from gen_ai.core import installation
+from gen_ai.core.errors import UserError
+from gen_ai.core.installation import LAUNCH, SOURCE
+from gen_ai.core.text import did_you_mean, near
 
 
 def make_config(experiment: str, data: str, fields: Mapping[str, Any] | None = None, every: int = 0) -> ConfigDict:
@@ -44,17 +44,11 @@ def make_config(experiment: str, data: str, fields: Mapping[str, Any] | None = N
   return config.lock()
 
 
-def nearest(word: str, words: Iterator[str] | list[str]) -> str:
-  """' Did you mean X?' for the closest of `words`, or an empty string."""
-  match = difflib.get_close_matches(word, list(words), n=1, cutoff=0.4)
-  return f" Did you mean '{match[0]}'?" if match else ''
-
-
 def _nearest_files(path: str) -> str:
   """' Did you mean X or Y?': config files beside `path` and in configs/ whose names are like its own."""
   folders = {str(Path(path).parent): Path(path).parent, 'configs': SOURCE / 'configs'}
   files = {p.stem: f'{name}/{p.name}' for name, folder in folders.items() if name != '.' for p in folder.glob('*.py')}
-  match = difflib.get_close_matches(Path(path).stem, [stem for stem in files if stem != '__init__'], n=2, cutoff=0.5)
+  match = near(Path(path).stem, files.keys() - {'__init__'}, most=2, cutoff=0.5)
   return f' Did you mean {" or ".join(files[stem] for stem in match)}?' if match else ''
 
 
@@ -223,10 +217,10 @@ def assign(config: ConfigDict, path: str, value: Any) -> None:
         f"The config has no field '{path}': it is for config.{NETWORK} {either(fields[path].networks)}, and here "
         f'config.{NETWORK}={flat[NETWORK]!r}.'
       )
-    near = nearest(path, [*flat, *(fields.keys() - flat.keys())])
-    others = [field for name, field in fields.items() if name not in flat and f"'{name}'" in near]
-    near += ''.join(f' It is for config.{NETWORK} {either(other.networks)}.' for other in others if other.networks)
-    raise UserError(f"The config has no field '{path}'.{near} `--print_config` shows all.")
+    hint = did_you_mean(path, [*flat, *(fields.keys() - flat.keys())])
+    others = [field for name, field in fields.items() if name not in flat and f"'{name}'" in hint]
+    hint += ''.join(f' It is for config.{NETWORK} {either(other.networks)}.' for other in others if other.networks)
+    raise UserError(f"The config has no field '{path}'.{hint} `--print_config` shows all.")
   section_path, _, name = path.rpartition('.')
   section = config
   for part in section_path.split('.') if section_path else []:
@@ -283,8 +277,8 @@ def experiment(config: ConfigDict) -> ModuleType:
       ) from error
   names = sorted(p.stem for p in (SOURCE / 'experiments').glob('*.py') if not p.stem.startswith('_'))
   if config.experiment not in names:
-    near = nearest(config.experiment, names)
-    raise UserError(f"No experiment '{config.experiment}'.{near} There are {', '.join(names)}.")
+    hint = did_you_mean(config.experiment, names)
+    raise UserError(f"No experiment '{config.experiment}'.{hint} There are {', '.join(names)}.")
   return installation.experiment(config.experiment)
 
 

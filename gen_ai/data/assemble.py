@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gen_ai.core.errors import UserError
+from gen_ai.core.method import Spec
 from gen_ai.data import splits, text
 from gen_ai.data.source import ArrayExamples, ImageSource, Piece, Source
-from gen_ai.errors import UserError
-from gen_ai.types import Spec
 
 IMAGES, TEXT = 'image', 'text'  # names of kinds of data
 

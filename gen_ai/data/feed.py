@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from gen_ai.core.errors import UserError
 from gen_ai.data import plan
 from gen_ai.data.source import Source
-from gen_ai.errors import UserError
 
 RESIDENT_BYTES = 2**30  # 'auto' keeps a split up to this size on the device
 _READ_AHEAD_BYTES = 2**30  # what the host feed may hold of the chunks to come

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import logging
 
-from gen_ai import places
+from gen_ai.core import places
+from gen_ai.core.errors import UserError
 from gen_ai.data import store
 from gen_ai.data.source import ArrayExamples
-from gen_ai.errors import UserError
 
 _SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.gif', '.webp', '.tif', '.tiff', '.ppm', '.pgm')
 _MODES = ('1', 'L', 'LA', 'La', 'P', 'PA', 'RGB', 'RGBA', 'RGBa', 'RGBX', 'CMYK', 'YCbCr', 'LAB', 'HSV')  # 8 bit

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from gen_ai import command
+from gen_ai.core import command_line
+from gen_ai.core.errors import UserError
 from gen_ai.data import mnist_5k
-from gen_ai.errors import UserError
 
 
 def read_csv(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -47,4 +47,4 @@ def main(arguments: list[str], overrides: dict[str, str]) -> int:
 
 
 if __name__ == '__main__':
-  command.run(main)
+  command_line.run(main)

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from gen_ai.errors import UserError
+from gen_ai.core.errors import UserError
 
 NAME = 'mnist_5k'
 VERSION = '1.0.0'

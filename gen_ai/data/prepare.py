@@ -15,9 +15,9 @@ from typing import Any
 
 from absl import app, flags
 
-from gen_ai import installation, places, terminal
+from gen_ai.core import installation, places, terminal
+from gen_ai.core.errors import FAILED, UserError
 from gen_ai.data import mnist_5k, store, text, tfds_source
-from gen_ai.errors import FAILED, UserError
 
 _REACH_SECONDS = 2.0
 

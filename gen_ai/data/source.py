@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from gen_ai.errors import UserError
+from gen_ai.core.errors import UserError
 
 IMAGE, LABEL, TOKENS, INDEX = 'image', 'label', 'tokens', 'index'
 _READ_AT_ONCE = 1024  # examples one thread reads while a whole split is read

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from gen_ai.errors import UserError
+from gen_ai.core.errors import UserError
 
 NAMES = ('train', 'validation', 'test')
 _SLICE = re.compile(r'(?P<name>[^\[\]|+]+?)(\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?')

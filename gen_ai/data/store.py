@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import logging
 
-from gen_ai import places
+from gen_ai.core import places
+from gen_ai.core.errors import UserError
 from gen_ai.data.source import ArrayExamples
-from gen_ai.errors import UserError
 
 FILE_BYTES = 16 * 2**20  # decoded images from this size on go to a file
 _ROWS_AT_ONCE = 256

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from gen_ai import places
+from gen_ai.core import places
+from gen_ai.core.errors import UserError
+from gen_ai.core.method import Vocab
 from gen_ai.data import splits
 from gen_ai.data.source import TextSource
-from gen_ai.errors import UserError
-from gen_ai.types import Vocab
 
 _LEFT_OUT = ('test', 'tests', 'idle_test', 'site-packages', 'dist-packages', '__pycache__')
 

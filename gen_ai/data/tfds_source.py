@@ -1,17 +1,17 @@
 """Data sets prepared by TensorFlow Datasets, read by random access without TensorFlow and without a network."""
 
-import difflib
 import functools
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from gen_ai import installation
-from gen_ai.command import printed
+from gen_ai.core import installation
+from gen_ai.core.command_line import printed
+from gen_ai.core.errors import UserError
+from gen_ai.core.text import did_you_mean
 from gen_ai.data import images, mnist_5k, store
 from gen_ai.data.source import ArrayExamples
-from gen_ai.errors import UserError
 
 OWN = (mnist_5k.NAME, 'python_stdlib')  # data sets of this project
 DECODE_BYTES = 4 * 2**30  # larger data sets are decoded while training reads them
@@ -105,9 +105,8 @@ def check_name(name: str) -> None:
   known = [*OWN, *tfds.list_builders(with_community_datasets=False)]
   base = name.split(':')[0].split('/')[0]
   if base not in known:
-    near = difflib.get_close_matches(base, known, n=3, cutoff=0.5)
-    hint = f'did you mean {" or ".join(near)}?' if near else "names are TFDS's, or folder:PATH, or text:GLOB."
-    raise UserError(f'unknown data set {name!r}: {hint}')
+    hint = did_you_mean(base, known, 3, 0.5) or " Names are TFDS's, or folder:PATH, or text:GLOB."
+    raise UserError(f'unknown data set {name!r}.{hint}')
 
 
 def _find_features(name: str, builder: Any, tfds: Any) -> Prepared:

@@ -9,8 +9,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from gen_ai.errors import UserError
-from gen_ai.types import Array, PyTree
+from gen_ai.core.errors import UserError
+from gen_ai.core.method import Array, PyTree
 
 CriticFn = Callable[[Array], Array]
 

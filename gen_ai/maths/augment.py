@@ -11,8 +11,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gen_ai.errors import UserError
-from gen_ai.types import Array, Key
+from gen_ai.core.errors import UserError
+from gen_ai.core.method import Array, Key
 
 POLICIES = ('color', 'translation', 'cutout')
 GROUPS = ('blit', 'geometric', 'color')

@@ -5,7 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from gen_ai.types import Array
+from gen_ai.core.method import Array
 
 
 def log_density(z: Array, mean: Array, log_std: Array) -> Array:

@@ -5,8 +5,8 @@ import math
 import jax
 import jax.numpy as jnp
 
+from gen_ai.core.method import Array, Key
 from gen_ai.maths import pixels
-from gen_ai.types import Array, Key
 
 MIN_LOG_SCALE = -7.0  # PixelCNN++'s floor: a logistic narrower than 0.12 of a level buys no likelihood
 

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from gen_ai.types import Array
+from gen_ai.core.method import Array
 
 ACTIVE = 0.01  # variance of a posterior mean above which its unit is active, arXiv 1509.00519, section 5.2
 MOMENTUM = 0.99  # the share of the running moments that survives an update

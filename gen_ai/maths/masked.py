@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from gen_ai.types import Array, SumCount
+from gen_ai.core.method import Array, SumCount
 
 
 def masked(per_example: Mapping[str, Array], mask: Array) -> SumCount:

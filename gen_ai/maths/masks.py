@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from gen_ai.errors import UserError
-from gen_ai.types import Array, Key
+from gen_ai.core.errors import UserError
+from gen_ai.core.method import Array, Key
 
 KINDS = ('box', 'half', 'centre')
 

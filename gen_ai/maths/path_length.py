@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from gen_ai.types import Array
+from gen_ai.core.method import Array
 
 DECAY = 0.01  # of the running mean
 

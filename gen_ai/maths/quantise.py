@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gen_ai.types import Array
+from gen_ai.core.method import Array
 
 _SMOOTHING = 1e-5  # of cluster sizes: the authors' Laplace smoothing
 

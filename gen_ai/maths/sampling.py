@@ -5,9 +5,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from gen_ai.errors import UserError
-from gen_ai.maths.switch import is_off
-from gen_ai.types import Array, Key, PyTree
+from gen_ai.core.errors import UserError
+from gen_ai.core.method import Array, Key, PyTree
+from gen_ai.core.switch import is_off
 
 StepFn = Callable[[PyTree, Array, Array], tuple[Array, PyTree]]
 

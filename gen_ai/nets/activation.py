@@ -5,8 +5,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from gen_ai.errors import UserError
-from gen_ai.types import Array
+from gen_ai.core.errors import UserError
+from gen_ai.core.method import Array
 
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
   'relu': jax.nn.relu,

@@ -6,9 +6,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from gen_ai.core.method import Array, Batch, PyTree
 from gen_ai.nets import spectral
 from gen_ai.nets.players import Scores
-from gen_ai.types import Array, Batch, PyTree
 
 Module = nn.Module  # so that no other room need import Flax
 

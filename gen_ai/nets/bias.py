@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from gen_ai.types import Array
+from gen_ai.core.method import Array
 
 
 def add_bias(y: Array, bias: Array) -> Array:

@@ -5,10 +5,10 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from gen_ai.core.method import Array
 from gen_ai.nets.activation import activation_fn
 from gen_ai.nets.conv import Conv
 from gen_ai.nets.norms import normalise
-from gen_ai.types import Array
 
 
 class ResidualBlock(nn.Module):

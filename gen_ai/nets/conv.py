@@ -16,11 +16,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gen_ai.errors import UserError
-from gen_ai.maths.lowering import has_run_axis
+from gen_ai.core.errors import UserError
+from gen_ai.core.lowering import has_run_axis
+from gen_ai.core.method import Array
 from gen_ai.nets.bias import add_bias
 from gen_ai.nets.spectral import normalise_spectrum
-from gen_ai.types import Array
 
 LOWERINGS = ('auto', 'direct', 'patches')
 Pads = tuple[tuple[int, int], tuple[int, int]]

@@ -11,8 +11,8 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from gen_ai.core.method import Array, Reduce, identity
 from gen_ai.nets.pyramid import Upsample
-from gen_ai.types import Array, Reduce, identity
 
 
 class DCGANGenerator(nn.Module):

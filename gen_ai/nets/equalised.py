@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from gen_ai.core.method import Array
 from gen_ai.nets.bias import add_bias
 from gen_ai.nets.conv import conv, conv_transpose
-from gen_ai.types import Array
 
 GAIN = math.sqrt(2.0)  # of an activation, so that the variance is kept through a leaky ReLU of slope 0.2
 TAPS = (1.0, 3.0, 3.0, 1.0)  # the low-pass filter

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from gen_ai.types import Array
+from gen_ai.core.method import Array
 
 SIDE = 299  # pixels, of the square images that it takes
 FEATURES = 2048

@@ -5,12 +5,12 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from gen_ai.core.method import Array
 from gen_ai.nets.activation import activation_fn
 from gen_ai.nets.conv import Conv, ConvTranspose
 from gen_ai.nets.norms import normalise
 from gen_ai.nets.pyramid import num_stages
 from gen_ai.nets.vae import with_context
-from gen_ai.types import Array
 
 
 class CompletionGenerator(nn.Module):

@@ -7,9 +7,9 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from gen_ai.core.method import Array
 from gen_ai.nets.activation import activation_fn
 from gen_ai.nets.spectral import Dense
-from gen_ai.types import Array
 
 
 class MLP(nn.Module):

@@ -9,8 +9,8 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from gen_ai.errors import UserError
-from gen_ai.types import Array, Reduce, identity
+from gen_ai.core.errors import UserError
+from gen_ai.core.method import Array, Reduce, identity
 
 NORMS = ('none', 'batch', 'group')
 GROUP_SIZE = 16  # channels a group, arXiv 1803.08494, table 3: as good as 32 groups

@@ -12,10 +12,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from gen_ai.core.method import Array, PyTree
 from gen_ai.nets.equalised import EqualisedDense
 from gen_ai.nets.pyramid import kernel_init
 from gen_ai.nets.spectral import Dense, Embed
-from gen_ai.types import Array, PyTree
 
 CONDITIONS = ('none', 'concat', 'projection', 'auxiliary')
 

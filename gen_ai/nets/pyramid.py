@@ -8,11 +8,11 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from gen_ai.errors import UserError
+from gen_ai.core.errors import UserError
+from gen_ai.core.method import Array, Reduce, identity
 from gen_ai.nets.activation import activation_fn
 from gen_ai.nets.conv import Conv, ConvTranspose
 from gen_ai.nets.norms import normalise
-from gen_ai.types import Array, Reduce, identity
 
 UPSAMPLES = ('deconv', 'resize')
 INITS = ('normal', 'lecun')

@@ -13,13 +13,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gen_ai.errors import UserError
+from gen_ai.core.errors import UserError
+from gen_ai.core.method import Array, Reduce, identity
 from gen_ai.nets.activation import activation_fn
 from gen_ai.nets.conv import Conv
 from gen_ai.nets.norms import normalise
 from gen_ai.nets.pyramid import double, halve, num_stages
 from gen_ai.nets.spectral import Dense
-from gen_ai.types import Array, Reduce, identity
 
 ATTENTION_SHARE = 8  # channels a query channel, arXiv 1805.08318, section 3
 

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from gen_ai.core.method import Array
 from gen_ai.nets.bias import add_bias
-from gen_ai.types import Array
 
 COLLECTION = 'spectral'
 _EPSILON = 1e-12  # of a norm that is divided by

@@ -15,11 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from gen_ai.maths.switch import is_off
+from gen_ai.core.method import Array, Key, Reduce, identity
+from gen_ai.core.switch import is_off
 from gen_ai.nets.bias import add_bias
 from gen_ai.nets.equalised import GAIN, EqualisedConv, EqualisedDense, ModulatedConv, leaky, upsample
 from gen_ai.nets.pyramid import num_stages
-from gen_ai.types import Array, Key, Reduce, identity
 
 OUTPUTS: dict[str, Callable[[Array], Array]] = {'linear': identity, 'tanh': jnp.tanh}
 COLLECTION = 'style'  # running means: w_avg [D] of the generator, deviation [] of the discriminator

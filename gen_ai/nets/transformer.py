@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gen_ai.errors import UserError
-from gen_ai.maths.switch import is_off
+from gen_ai.core.errors import UserError
+from gen_ai.core.method import Array
+from gen_ai.core.switch import is_off
 from gen_ai.nets.activation import activation_fn
-from gen_ai.types import Array
 
 Cache = list[tuple[Array, Array]]  # a layer: keys and values [B, context, heads, D / heads]
 

@@ -11,13 +11,13 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from gen_ai.core.method import Array
 from gen_ai.nets.activation import activation_fn
 from gen_ai.nets.classifier import ResidualBlock
 from gen_ai.nets.conv import Conv, ConvTranspose
 from gen_ai.nets.mlp import MLP
 from gen_ai.nets.norms import normalise
 from gen_ai.nets.pyramid import Downsample, Upsample, double, num_stages
-from gen_ai.types import Array
 
 
 def with_context(x: Array, context: Array | None) -> Array:

@@ -5,9 +5,9 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from gen_ai.core.method import Array
 from gen_ai.nets.activation import activation_fn
 from gen_ai.nets.pyramid import Downsample
-from gen_ai.types import Array
 
 
 class FeatureDiscriminator(nn.Module):

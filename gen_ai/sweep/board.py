@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
-from gen_ai import terminal
-from gen_ai.command import printed
-from gen_ai.errors import DONE, FAILED, REQUEUE
+from gen_ai.core import terminal, text
+from gen_ai.core.command_line import printed
+from gen_ai.core.errors import DONE, FAILED, REQUEUE
 from gen_ai.sweep.directory import Sweep, TrialStatus
-from gen_ai.sweep.trials import Trial, groups, text_of
+from gen_ai.sweep.trials import Trial, groups
 
 if TYPE_CHECKING:  # rich is heavy for `launch.py --help`
   from rich.console import Console
@@ -73,8 +73,8 @@ def fields(trials: Sequence[Trial]) -> dict[str, str]:
 
 def _cells(trial: Trial, headings: Mapping[str, str]) -> list[str]:
   if len(headings) <= _MAX_COLUMNS:
-    return [text_of(trial.overrides[path]) if path in trial.overrides else '' for path in headings]
-  return ['  '.join(f'{headings[path]}={text_of(value)}' for path, value in trial.overrides.items())]
+    return [text.value(trial.overrides[path]) if path in trial.overrides else '' for path in headings]
+  return ['  '.join(f'{headings[path]}={text.value(value)}' for path, value in trial.overrides.items())]
 
 
 def _table(headings: Mapping[str, str], *columns: str) -> 'Table':
@@ -106,7 +106,6 @@ def _metrics(rows: Iterable[Row]) -> tuple[list[str], dict[int, list[str]]]:
 
   Where not all trials have the same ones, a single cell names the first.
   """
-  from gen_ai.progress import number
 
   found = {row.trial.number: row.metrics for row in rows}
   leading = {tuple(metrics)[:_MAX_METRICS] for metrics in found.values() if metrics}
@@ -114,9 +113,9 @@ def _metrics(rows: Iterable[Row]) -> tuple[list[str], dict[int, list[str]]]:
     return [], dict.fromkeys(found, [])
   if len(leading) > 1:
     first = {key: next(iter(metrics.items()), None) for key, metrics in found.items()}
-    return ['eval'], {key: [f'{one[0]} {number(one[1])}' if one else ''] for key, one in first.items()}
+    return ['eval'], {key: [f'{one[0]} {text.number(one[1])}' if one else ''] for key, one in first.items()}
   names = list(leading.pop())
-  return names, {key: [number(m[name]) if m else '' for name in names] for key, m in found.items()}
+  return names, {key: [text.number(m[name]) if m else '' for name in names] for key, m in found.items()}
 
 
 def console() -> 'Console':
@@ -173,7 +172,7 @@ def _steps(status: TrialStatus) -> str:
 
 def problem(sweep: Sweep, trial: Trial, status: TrialStatus, lines: int = 0) -> str:
   """What is to be said of a trial that went wrong: overrides, message, path of its log and its last `lines` lines."""
-  changes = ' '.join(f'{path}={text_of(value)}' for path, value in trial.overrides.items())
+  changes = ' '.join(f'{path}={text.value(value)}' for path, value in trial.overrides.items())
   said = [f'trial {trial.number} {status.state}: {changes or "the config as it is"}']
   said += [f'  {status.message}'] if status.message else []
   log = sweep.log(trial)
@@ -296,7 +295,7 @@ class Board:
     self._live.update(self._draw(), refresh=True)
 
   def _line(self, trial: Trial, state: str, more: str) -> None:
-    changes = ' '.join(f'{self._headings[path]}={text_of(value)}' for path, value in trial.overrides.items())
+    changes = ' '.join(f'{self._headings[path]}={text.value(value)}' for path, value in trial.overrides.items())
     self.say(f'{time.strftime("%H:%M:%S")}  trial {trial.number}  {state:8}  {changes}  ({more})')
 
   def _state(self, row: Row) -> str:
@@ -332,13 +331,12 @@ class Board:
 
   def _clock(self) -> str:
     """Time so far, and what is left at this pace, start-up and compilation of further trials included."""
-    from gen_ai.progress import duration
 
     seconds, done = time.monotonic() - self._began, self._steps_done() - self._first_steps
     todo = [row.status for row in self._rows.values() if self._state(row) in ('waiting', 'starting', 'running')]
     left = sum(status.total - status.step for status in todo)
-    pace = f', about {duration(seconds * left / done)} left' if done > 0 and left and seconds > 10 else ''
-    return f'{duration(seconds)} so far{pace}'
+    pace = f', about {text.duration(seconds * left / done)} left' if done > 0 and left and seconds > 10 else ''
+    return f'{text.duration(seconds)} so far{pace}'
 
   def _chosen(self, count: int) -> list[Row]:
     """At most `count` rows, by number: those at work, then those that went wrong, ended last, or are next."""

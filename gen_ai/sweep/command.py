@@ -4,8 +4,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
-from gen_ai import command, provenance, surroundings, terminal
-from gen_ai.errors import DONE, UserError
+from gen_ai.core import command_line, surroundings, terminal
+from gen_ai.core.errors import DONE, UserError
+from gen_ai.run import provenance
 from gen_ai.sweep import board
 from gen_ai.sweep.directory import Sweep
 from gen_ai.sweep.launchers.base import Launcher, Options
@@ -98,10 +99,10 @@ def stop(path: str, numbers: Sequence[int]) -> int:
   if unknown:
     raise UserError(
       f'{path} has no trial {unknown[0]}: its trials are 0 to {max(known)}, as '
-      f'`{command.printed("launch.py", status=path)}` shows.'
+      f'`{command_line.printed("launch.py", status=path)}` shows.'
     )
   sweep.request_stop(numbers)
   LAUNCHERS[sweep.launcher].cancel(sweep, numbers)
   which = f'trial(s) {", ".join(map(str, numbers))}' if numbers else 'all trials'
-  print(f'asked {which} of {path} to save and leave; `{command.printed("launch.py", resume=path)}` goes on.')
+  print(f'asked {which} of {path} to save and leave; `{command_line.printed("launch.py", resume=path)}` goes on.')
   return 0

@@ -19,9 +19,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from gen_ai import config as config_lib
-from gen_ai import files, info, older_runs, record
-from gen_ai.errors import UserError
-from gen_ai.lease import Lease
+from gen_ai.core import files
+from gen_ai.core.errors import UserError
+from gen_ai.run import directory, info, older_runs
+from gen_ai.run.lease import Lease
 from gen_ai.sweep.trials import Trial
 
 FILE = 'sweep.json'
@@ -32,7 +33,7 @@ ENDED = ('done', 'diverged', 'pruned')  # nothing is left to do there
 class TrialStatus:
   """Where a trial stands, as its record says."""
 
-  state: str  # 'waiting' | one of gen_ai.record.STATES | 'lost' (was running, and its process is gone)
+  state: str  # 'waiting' | one of gen_ai.run.directory.STATES | 'lost' (was running, and its process is gone)
   step: int
   total: int
   message: str
@@ -72,7 +73,7 @@ class Sweep:
     Raises:
       UserError: the place cannot be written or hold runs, or the disk is full. Nothing is left there.
     """
-    record.check_path(runs_dir)
+    directory.check_path(runs_dir)
     planned = cls.planned(runs_dir, label, base, trials, about)
     path = planned.path
     with files.disk_errors(path / FILE, path):
@@ -145,7 +146,7 @@ class Sweep:
     own, found = path / 'status.json', TrialStatus('waiting', 0, total, '', '')
     if own.is_file():
       try:
-        run = record.read_status(path)
+        run = directory.read_status(path)
       except UserError as error:  # the others of the sweep can still be told of
         return replace(found, state='failed', message=str(error))
       state = 'lost' if run['state'] == 'running' and not Lease(path).held() else run['state']

@@ -14,8 +14,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gen_ai import files, record
-from gen_ai.errors import UserError
+from gen_ai.core import files
+from gen_ai.core.errors import UserError
+from gen_ai.run import directory
 from gen_ai.sweep.directory import Sweep
 
 FILE = 'decisions.jsonl'
@@ -138,7 +139,7 @@ def rung_values(sweep: Sweep, rung: int, metric: str, since: int = 0) -> dict[in
 
 def _value_at(run_dir: Path, rung: int, metric: str, since: int) -> float | None:
   """The metric after update `rung`; NaN where the run diverged up to there; None where it has not come so far."""
-  for row in record.read_metrics(run_dir):
+  for row in directory.read_metrics(run_dir):
     if row['kind'] == 'eval' and row['step'] == rung:
       if metric not in row:
         known = ', '.join(name for name in row if name not in ('step', 'kind', 'attempt', 'seconds'))
@@ -147,7 +148,7 @@ def _value_at(run_dir: Path, rung: int, metric: str, since: int) -> float | None
     if row['kind'] == 'diverged' and since < row['step'] <= rung:
       return math.nan
   if (run_dir / 'status.json').is_file():  # a state that was not finite at a save leaves no row
-    status = record.read_status(run_dir)
+    status = directory.read_status(run_dir)
     if status['state'] == 'diverged' and since < status['step'] <= rung:
       return math.nan
   return None

@@ -6,13 +6,12 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from gen_ai import config as config_lib
-from gen_ai import info, record
 from gen_ai.config import PLACES
-from gen_ai.data import identity
+from gen_ai.core.errors import UserError
 from gen_ai.data.dataset import Dataset
-from gen_ai.errors import UserError
-from gen_ai.resume import load_data, record_changes
+from gen_ai.run import data_identity, directory, info
 from gen_ai.sweep.directory import Sweep
+from gen_ai.train.resume import load_data, record_changes
 
 
 def check_move(sweep: Sweep, overrides: Mapping[str, Any]) -> None:
@@ -35,14 +34,14 @@ def move_sweep(sweep: Sweep, overrides: Mapping[str, Any]) -> None:
   Raises:
     UserError: the data there is other data. Nothing is changed then.
   """
-  started: list[tuple[record.RunDir, ConfigDict, Dataset]] = []
+  started: list[tuple[directory.RunDir, ConfigDict, Dataset]] = []
   datasets: dict[str, Dataset] = {}
   for trial in sweep.trials:
-    config, run = config_lib.override(trial.config, overrides), record.RunDir(sweep.run_dir(trial))
-    if (run.path / 'config.json').is_file():
+    config, run = config_lib.override(trial.config, overrides), directory.RunDir(sweep.run_dir(trial))
+    if directory.is_run(run.path):
       data = config.data.to_json()
       datasets[data] = datasets.get(data) or load_data(run.path, config)
-      identity.check(datasets[data], info.trained_on(run.path).fingerprint, run.path)
+      data_identity.check(datasets[data], info.trained_on(run.path).fingerprint, run.path)
       started.append((run, config, datasets[data]))
   sweep.move(overrides)
   for run, config, dataset in started:

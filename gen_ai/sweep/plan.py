@@ -7,8 +7,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from gen_ai import config as config_lib
-from gen_ai import surroundings, writers
-from gen_ai.errors import UserError
+from gen_ai.core import surroundings, text
+from gen_ai.core.errors import UserError
+from gen_ai.run import trackers
 from gen_ai.sweep import halving
 from gen_ai.sweep.launchers.registry import LAUNCHERS
 from gen_ai.sweep.trials import SEEDS, Trial, axis, declared, drawn, groups, packable, product, resolve
@@ -41,11 +42,11 @@ def plan(request: Request) -> list[Trial]:
     if f'--sweep={name}' in parts:
       raise UserError(f'--sweep names {name} twice: once is enough.')
     parts[f'--sweep={name}'] = declared(request.reference, name)
-  for text in request.axes:
-    part = f'--axis={text.partition("=")[0]}'
+  for given in request.axes:
+    part = f'--axis={given.partition("=")[0]}'
     if part in parts:
       raise UserError(f'{part} is given twice: put all its values into one.')
-    parts[part] = axis(text)
+    parts[part] = axis(given)
   if request.sample:
     parts[f'--sample={request.sample}'] = drawn(request.reference, request.sample, request.sample_seed)
   trials = resolve(request.base, product(parts), request.overrides)
@@ -64,7 +65,7 @@ def choose(launcher: str, trials: Sequence[Trial]) -> str:
   """
   known = ['auto', *LAUNCHERS]
   if launcher not in known:
-    raise UserError(f'--launcher={launcher} is none of {", ".join(known)}.{config_lib.nearest(launcher, known)}')
+    raise UserError(f'--launcher={launcher} is none of {", ".join(known)}.{text.did_you_mean(launcher, known)}')
   reasons = [f'trial {trial.number}: {reason}' for trial in trials if (reason := packable(trial.config))]
   if launcher == 'packed' and reasons:
     raise UserError(f'--launcher=packed runs every trial whole on one device, but {reasons[0]}. Use --launcher=local.')
@@ -97,7 +98,7 @@ def check(trials: Sequence[Trial], rule: str, in_process: bool) -> None:
   for group in groups(trials):
     trial, config = group[0], group[0].config
     try:
-      writers.parse_names(config.run.writers)
+      trackers.parse_names(config.run.writers)
       data = config.data.to_json()
       if data not in datasets:
         datasets[data] = dataset_lib.load(config.data)
@@ -123,7 +124,7 @@ def _check_group(group: Sequence[Trial], dataset: Any, judges: Mapping[str, str]
   seen: dict[str, Trial] = {}
   figures: list[str] = []
   if config.eval.metrics:
-    from gen_ai.judge import training_protocol
+    from gen_ai.evaluate.evaluator import training_protocol
 
     asked = training_protocol(config, dataset)
     figures = asked.figures if asked else []
@@ -141,5 +142,5 @@ def _check_group(group: Sequence[Trial], dataset: Any, judges: Mapping[str, str]
                       f'{config.eval.metrics_every} to config.run.eval_every={config.run.eval_every}.')  # fmt: skip
     if name and name not in {*metrics, *figures}:
       known = [*sorted(metrics), *figures]
-      raise UserError(f"{where} names the metric '{name}'.{config_lib.nearest(name, known)} Evaluations give "
+      raise UserError(f"{where} names the metric '{name}'.{text.did_you_mean(name, known)} Evaluations give "
                       f'{", ".join(known)}; config.eval.metrics adds figures of samples.')  # fmt: skip

@@ -3,13 +3,14 @@
 import json
 from collections.abc import Sequence
 
-from gen_ai import distributed, engine
-from gen_ai.lane import Lane
+from gen_ai.parallel import processes
 from gen_ai.sweep import halving
 from gen_ai.sweep.directory import Sweep
+from gen_ai.train import trainer
+from gen_ai.train.run_logger import Lane
 
 
-def pruner(sweep: Sweep) -> engine.Prune | None:
+def pruner(sweep: Sweep) -> trainer.Prune | None:
   """Early stopping by the sweep's rule; None without one."""
   if not sweep.about['halving']:
     return None
@@ -23,7 +24,7 @@ def pruner(sweep: Sweep) -> engine.Prune | None:
     def decide() -> str:
       return json.dumps(sorted(set(numbers) - halving.decide(sweep, rule, step, numbers)))
 
-    stopped = json.loads(distributed.from_main(decide))
+    stopped = json.loads(processes.from_main(decide))
     why = f'by {rule} at step {step}: see {sweep.path / halving.FILE}'
     return dict.fromkeys(stopped, why)
 

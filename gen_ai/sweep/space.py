@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gen_ai.errors import UserError
+from gen_ai.core.errors import UserError
 
 Draw = Callable[[np.random.Generator], Any]
 _TRIES = 100  # draws for a trial that is not there yet

@@ -11,9 +11,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from gen_ai import config as config_lib
-from gen_ai import files
 from gen_ai.config import idle
-from gen_ai.errors import UserError
+from gen_ai.core import files, text
+from gen_ai.core.errors import UserError
 from gen_ai.sweep import space
 
 SEEDS = ('run.seed', 'data.seed')  # differ between the lanes of one program, as traced floats do
@@ -51,7 +51,7 @@ def declared(reference: str, name: str) -> list[dict[str, Any]]:
   known = sweeps_of(config_lib.load_module(path, argument))
   if name not in known:
     listed = ', '.join(sorted(known)) or 'none'
-    raise UserError(f"{path} has no sweep '{name}'.{config_lib.nearest(name, list(known))} It has: {listed}. Define "
+    raise UserError(f"{path} has no sweep '{name}'.{text.did_you_mean(name, known)} It has: {listed}. Define "
                     f'`def sweep_{name}(): yield {{"section.field": value}}`, or use --axis=FIELD=V1,V2.')  # fmt: skip
   trials = config_lib.call(path, f'sweep_{name}()', lambda: list(known[name]() or ()))
   if not trials:
@@ -167,12 +167,7 @@ def _scalar(value: Any) -> Any:
 
 
 def _label(overrides: Mapping[str, Any]) -> str:
-  return ','.join(f'{path}={text_of(value)}' for path, value in overrides.items()) or 'the config as it is'
-
-
-def text_of(value: Any) -> str:
-  """A value as tables and directory names show it: 0.0001, not 1e-04; shortest where nothing is lost."""
-  return f'{value:g}' if isinstance(value, float) and float(f'{value:g}') == value else str(value)
+  return ','.join(f'{path}={text.value(value)}' for path, value in overrides.items()) or 'the config as it is'
 
 
 def _directory(number: int, overrides: Mapping[str, Any], taken: set[str]) -> str:

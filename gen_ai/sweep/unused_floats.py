@@ -10,8 +10,8 @@ from jax.interpreters import partial_eval
 from ml_collections import ConfigDict
 
 from gen_ai import config as config_lib
-from gen_ai.program import Build
-from gen_ai.types import PyTree, Spec, Task
+from gen_ai.core.method import PyTree, Spec, Task
+from gen_ai.parallel.program import Build
 
 
 def trace(config: ConfigDict, build: Build, spec: Spec, batch: Mapping[str, np.ndarray]) -> tuple[set[str], set[str]]:

@@ -9,10 +9,10 @@ import functools
 import importlib
 import pkgutil
 
+from gen_ai.core.errors import UserError
+from gen_ai.core.method import Spec
 from gen_ai.data.kinds import base as base
 from gen_ai.data.kinds.base import DataKind as DataKind
-from gen_ai.errors import UserError
-from gen_ai.types import Spec
 
 _registered: dict[str, DataKind] = {}
 

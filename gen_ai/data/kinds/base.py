@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from gen_ai.core.errors import UserError
+from gen_ai.core.method import Spec
 from gen_ai.data.assemble import Dataset
 from gen_ai.data.source import Source
-from gen_ai.errors import UserError
-from gen_ai.types import Spec
 
 
 class DataKind:

@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from gen_ai import pictures
-from gen_ai.data import images, spread, tfds_source
+from gen_ai.core.errors import UserError
+from gen_ai.core.method import Spec
+from gen_ai.data import images, pictures, spread, tfds_source
 from gen_ai.data.assemble import IMAGES, Dataset, from_examples
 from gen_ai.data.kinds.base import DataKind, check_count, read_array
 from gen_ai.data.source import IMAGE, Source
-from gen_ai.errors import UserError
 from gen_ai.maths.pixels import to_uint8
-from gen_ai.types import Spec
 
 ROW = 8  # images beside each other where several kinds of them are shown
 

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from gen_ai.core.errors import UserError
+from gen_ai.core.files import disk_errors, write_atomic
+from gen_ai.core.method import Spec
 from gen_ai.data import text, tfds_source
 from gen_ai.data.assemble import TEXT, Dataset, from_text
 from gen_ai.data.kinds.base import DataKind, check_count, read_array
 from gen_ai.data.source import TOKENS
 from gen_ai.data.text import ByteVocab, CharVocab
-from gen_ai.errors import UserError
-from gen_ai.files import disk_errors, write_atomic
-from gen_ai.types import Spec
 
 RULE = '\n' + '-' * 40 + '\n'  # between texts
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 
-from gen_ai.errors import UserError
+from gen_ai.core.errors import UserError
 from gen_ai.sweep.directory import Sweep
 from gen_ai.sweep.trials import Trial
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from gen_ai import command
+from gen_ai.core import command_line
 from gen_ai.sweep.directory import Sweep
 from gen_ai.sweep.launchers.base import Launcher, Options
 from gen_ai.sweep.trials import Trial
@@ -20,4 +20,4 @@ class Commands(Launcher):
     """Prints one command a trial."""
     del options
     for trial in trials:
-      print(command.printed(*sweep.command(trial)))
+      print(command_line.printed(*sweep.command(trial)))

@@ -10,8 +10,8 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from gen_ai.errors import REQUEUE
-from gen_ai.stop import LAUNCHER
+from gen_ai.core.errors import REQUEUE
+from gen_ai.train.interruption import LAUNCHER
 
 _LOOK_SECONDS = 0.5
 
@@ -20,7 +20,7 @@ def keep(parent: int, folder: str, command: Sequence[str]) -> int:
   """Runs `command` in `folder` and returns its exit code, 128 + n for one that signal n ended.
 
   When process `parent` is no longer the parent of this one, the worker gets SIGTERM, which lets it save. When this
-  process is killed, the worker finds out by itself (`gen_ai.stop`).
+  process is killed, the worker finds out by itself (`gen_ai.train.interruption`).
   """
   signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])  # Ray blocks it, and children inherit that
   worker = subprocess.Popen(command, cwd=folder, env={**os.environ, LAUNCHER: str(os.getpid())})

@@ -19,21 +19,24 @@ import jax
 from absl import logging
 
 from gen_ai import config as config_lib
-from gen_ai import engine, files, info, memory, record, worker
+from gen_ai.core import files
+from gen_ai.core.errors import OutOfMemory, UserError
 from gen_ai.data import dataset as dataset_lib
-from gen_ai.data import identity
 from gen_ai.data.dataset import Dataset
 from gen_ai.data.feed import make_feed
-from gen_ai.errors import OutOfMemory, UserError
-from gen_ai.evaluation import Evaluator
-from gen_ai.lane import Lane
-from gen_ai.layouts import LaneLayout
-from gen_ai.program import Program
-from gen_ai.progress import Display
-from gen_ai.stop import Stop
+from gen_ai.evaluate.examples import Evaluator
+from gen_ai.parallel import compilation_cache, memory
+from gen_ai.parallel.layouts import LaneLayout
+from gen_ai.parallel.program import Program
+from gen_ai.run import data_identity, directory, info
 from gen_ai.sweep.directory import ENDED, Sweep
 from gen_ai.sweep.pruning import pruner
 from gen_ai.sweep.trials import Trial, groups
+from gen_ai.train import open_run
+from gen_ai.train import trainer as trainer_lib
+from gen_ai.train.interruption import Stop
+from gen_ai.train.progress import Display
+from gen_ai.train.run_logger import Lane
 
 FILE = 'packing.jsonl'
 _OWN_FILES, _LANE_FILES = 40, 8  # open files of the process (24 were seen) and of a lane (7): its lease, mirrors, saves
@@ -67,7 +70,7 @@ def _resident(trial: Trial) -> int:
 
 
 def lane_bytes(trial: Trial) -> int:
-  """Bytes that one lane needs to train or to be evaluated, by `gen_ai.memory.estimate`: at most, as XLA fuses."""
+  """Bytes that one lane needs to train or to be evaluated, by `parallel.memory.estimate`: at most, as XLA fuses."""
   program, config, splits = _program([trial], lanes=False), trial.config, _dataset(trial).splits
   feed = make_feed(splits['train'], config.data, 1, None, program.batches_per_step)
   trained = program.training_bytes(feed, feed.chunk(0, 1))
@@ -164,7 +167,7 @@ def launch(sweep: Sweep, trials: Sequence[Trial], cache: str) -> None:
   Raises:
     UserError: the disk is full, a run directory is in use, ...: what was saved stays, and --resume goes on.
   """
-  cache = worker.use_cache(cache)
+  cache = compilation_cache.use_cache(cache)
   with Stop([sweep.path / 'stop' / 'all']) as stop:
     clusters = _clusters(sweep, trials)
     while clusters and not stop.requested:
@@ -213,7 +216,7 @@ def _run(sweep: Sweep, trials: Sequence[Trial], stop: Stop, cache: str) -> None:
   with contextlib.ExitStack() as stack:
     lanes: dict[int, Lane] = {}
     one = _program(trials, lanes=False)
-    judging, judge = worker.judged(trials[0].config, dataset)
+    judging, judge = open_run.judged(trials[0].config, dataset)
     for trial in trials:
       try:
         lanes[trial.number] = _open(sweep, trial, dataset, one, judging, len(trials), stack)
@@ -229,7 +232,7 @@ def _run(sweep: Sweep, trials: Sequence[Trial], stop: Stop, cache: str) -> None:
       display = Display(trials[0].config.run.steps)
       first = sweep.run_dir(by_number[numbers[0]])
       _header(display, program, len(numbers), trials[0], first, dataset, cache)
-      worker.tell_numerics(display, first)
+      open_run.tell_numerics(display, first)
 
       def pack(live: Sequence[Lane], step: int, width: int) -> tuple[Program, list[Lane]] | None:
         numbers = [lane.number for lane in live]
@@ -240,22 +243,22 @@ def _run(sweep: Sweep, trials: Sequence[Trial], stop: Stop, cache: str) -> None:
         return _program([by_number[number] for number in numbers]), [lanes[number] for number in numbers]
 
       slots = [lanes[number] for number in order]
-      trainer = engine.Trainer(slots, dataset, program, display, stop, pack, pruner(sweep), judge=judge)
-      engine.train(trainer, [(step, states.pop(lane.number)) for lane in trainer.lanes])
+      trainer = trainer_lib.Trainer(slots, dataset, program, display, stop, pack, pruner(sweep), judge=judge)
+      trainer_lib.train(trainer, [(step, states.pop(lane.number)) for lane in trainer.lanes])
 
 
 def _open(sweep: Sweep, trial: Trial, dataset: Dataset, program: Program, judging: Mapping[str, Any], lanes: int,
           stack: contextlib.ExitStack) -> Lane:  # fmt: skip
   """The record of one trial, new or continued, held until `stack` closes."""
   path = sweep.run_dir(trial)
-  known = worker.is_run(str(path))
-  run = record.RunDir(path) if known else record.RunDir.make(path, adopt=True)
+  known = directory.is_run(path)
+  run = directory.RunDir(path) if known else directory.RunDir.make(path, adopt=True)
   stack.enter_context(run.lease(wait=LEASE_WAIT))
   origin = info.Origin(sys.argv, sweep.config_file, sweep.about['asked']['overrides'] | trial.overrides)
-  worker.describe(run, trial.config, dataset, program, origin, judging, lanes)
-  identity.check(dataset, info.trained_on(path).fingerprint, path)
+  open_run.describe(run, trial.config, dataset, program, origin, judging, lanes)
+  data_identity.check(dataset, info.trained_on(path).fingerprint, path)
   own = Stop([sweep.path / 'stop' / str(trial.number)])
-  return Lane(trial.config, run, path / 'checkpoints', worker.mirrors(trial.config, path), own, trial.number)
+  return Lane(trial.config, run, path / 'checkpoints', open_run.mirrors(trial.config, path), own, trial.number)
 
 
 def _restored(sweep: Sweep, lanes: dict[int, Lane], program: Program) -> list[tuple[int, list[int], dict[int, Any]]]:
@@ -309,8 +312,8 @@ def _header(
   display.say(
     f'packed     {trials} trials as {program.lanes} lanes of one program on {len(devices)} x {devices[0].device_kind}'
   )
-  display.say(f'data       {dataset.name} {dataset.version}, {identity.told(dataset)}')
-  for line in worker.data_lines(trial.config, path):
+  display.say(f'data       {dataset.name} {dataset.version}, {data_identity.told(dataset)}')
+  for line in open_run.data_lines(trial.config, path):
     display.say(line)
   display.say(f'parameters {program.parameter_count():,} a point')
   for note in program.notes:

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from gen_ai import config as config_lib
-from gen_ai import files, places, stop
+from gen_ai.core import files, places
 from gen_ai.sweep.board import Board
 from gen_ai.sweep.directory import Sweep
 from gen_ai.sweep.launchers.base import Launcher, Options
 from gen_ai.sweep.launchers.slots import Slot, make_slots, pinned
 from gen_ai.sweep.launchers.supervisor import HEADER, End, Supervisor
 from gen_ai.sweep.trials import Trial
+from gen_ai.train import interruption
 
 _TICK_SECONDS = 0.1
 _LEASE_WAIT = 60  # seconds
@@ -76,7 +77,7 @@ class Processes:
     script, *flags = sweep.command(trial, f'--compilation_cache={self._cache}', f'--lease_wait={_LEASE_WAIT}')
     # The script by its path, and the user's own folder: a config may name data relative to it.
     words = [sys.executable, str(config_lib.SOURCE / script), *flags]
-    variables = {**os.environ, 'PYTHONUNBUFFERED': '1', stop.LAUNCHER: str(os.getpid()), **slot.env}
+    variables = {**os.environ, 'PYTHONUNBUFFERED': '1', interruption.LAUNCHER: str(os.getpid()), **slot.env}
     with files.disk_errors(log, sweep.path), log.open('a') as output, pinned(slot.cores):
       now = datetime.now(UTC).isoformat(timespec='seconds')
       print(f'{HEADER}{now}  {slot.label}  {shlex.join(words)}', file=output, flush=True)

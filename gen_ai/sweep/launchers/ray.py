@@ -25,8 +25,8 @@ from types import ModuleType
 from typing import Any
 
 from gen_ai import config as config_lib
-from gen_ai import files, installation
-from gen_ai.errors import FAILED, REQUEUE, UserError
+from gen_ai.core import files, installation
+from gen_ai.core.errors import FAILED, REQUEUE, UserError
 from gen_ai.sweep.board import Board
 from gen_ai.sweep.directory import FILE, Sweep
 from gen_ai.sweep.launchers.base import Launcher, Options

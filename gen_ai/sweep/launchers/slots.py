@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 
-from gen_ai.errors import UserError
+from gen_ai.core.errors import UserError
 
 _TRIAL_BYTES = 1 << 30  # of main memory that a trial on a CPU is given: about 0.5 GiB are Python, JAX and its compiler
 _FRACTION = '0.75'  # of an accelerator's memory that JAX takes unless told

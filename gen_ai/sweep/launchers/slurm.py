@@ -16,9 +16,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gen_ai import command, files
 from gen_ai.config import SOURCE
-from gen_ai.errors import REQUEUE, UserError
+from gen_ai.core import command_line, files
+from gen_ai.core.errors import REQUEUE, UserError
 from gen_ai.sweep.directory import Sweep
 from gen_ai.sweep.launchers.base import Launcher, Options
 from gen_ai.sweep.launchers.slots import memory_share
@@ -127,7 +127,7 @@ class Slurm(Launcher):
         if not (here / 'slurm' / 'jobs.jsonl').exists():
           raise
         before = f'Submitted before that: job {", ".join(jobs)}. ' if jobs else ''
-        way = command.printed('launch.py', resume=sweep.path)
+        way = command_line.printed('launch.py', resume=sweep.path)
         raise UserError(
           f'{error} {before}The sweep stays: `{way}` submits the rest, with other options where --sbatch names them '
           'anew.'
@@ -202,9 +202,9 @@ def _next_steps(sweep: Sweep, jobs: Sequence[str]) -> None:
   print(f'logs       {sweep.path}/logs/NUMBER.log')
   print('next')
   print(f'  squeue --jobs={",".join(jobs)}')
-  print(f'  {command.printed("launch.py", status=sweep.path)}')
-  print(f'  {command.printed("launch.py", stop=sweep.path)}      # saves; nothing is lost')
-  resume = command.printed('launch.py', resume=sweep.path)
+  print(f'  {command_line.printed("launch.py", status=sweep.path)}')
+  print(f'  {command_line.printed("launch.py", stop=sweep.path)}      # saves; nothing is lost')
+  resume = command_line.printed('launch.py', resume=sweep.path)
   print(f'  {resume}    # after a failure or a stop: submits what is unfinished', flush=True)
 
 
@@ -327,7 +327,7 @@ def render(sweep: Sweep, fields: Mapping[str, Any], asked: Asked, cache: str) ->
   """
   here = sweep.path.resolve()
   folder, log = fields['output']
-  resume = command.printed('launch.py', resume=here)
+  resume = command_line.printed('launch.py', resume=here)
   throttle, lines = f'%{asked.max_jobs}' if asked.max_jobs else '', directives(asked.sbatch)
   values = {
     'sweep': shlex.quote(str(here)), 'name': _quote(here.name), 'array': fields['array'] + throttle,

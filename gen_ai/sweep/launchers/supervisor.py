@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any, NamedTuple, Protocol
 
-from gen_ai import stop
-from gen_ai.errors import DIVERGED, DONE, REQUEUE, UserError
-from gen_ai.lease import Lease
+from gen_ai.core.errors import DIVERGED, DONE, REQUEUE, UserError
+from gen_ai.run.lease import Lease
 from gen_ai.sweep.board import Board, log_tail
 from gen_ai.sweep.directory import ENDED, Sweep
 from gen_ai.sweep.trials import Trial
+from gen_ai.train import interruption
 
 HEADER = '=== '  # begins the line that a back end writes to a trial's log before its worker does
 LOST = 256  # in place of an exit code: nobody knows how the worker ended, as its node is gone
@@ -89,7 +89,7 @@ class Supervisor:
 
     Ctrl-C, SIGTERM or SIGHUP makes the workers save and leave; a second Ctrl-C kills them.
     """
-    with stop.handling(self._on_signal):
+    with interruption.handling(self._on_signal):
       try:
         while (self._workers or self._waiting) and not (self._end and time.monotonic() > self._end):
           self._pass_on_stop()

@@ -1,0 +1,281 @@
+"""Figures of a trained run, or of samples made elsewhere, on a whole split, under one stated protocol.
+
+python -m gen_ai.evaluate RUN_DIR [--metrics=fd,kid,prdc,nll,memorisation] [--split=test] [--samples=10000]
+    [--extractor=classifier:RUN_DIR|inception:FILE|random] [--task=NAME] [--out=report.json]
+    [--config.sample.truncation=0.7] [--axis=sample.truncation=0.3,0.7,1.0]
+python -m gen_ai.evaluate --samples_file=x.npy --data=fashion_mnist [--run_dir=runs/theirs] [--metrics=...]
+"""
+
+import itertools
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags
+from ml_collections import ConfigDict
+
+from gen_ai import config as config_lib
+from gen_ai.core import command_line, files
+from gen_ai.core.errors import UserError
+from gen_ai.core.method import State
+from gen_ai.data import kinds, pictures
+from gen_ai.data.dataset import Dataset
+from gen_ai.evaluate import external, metrics, restored
+from gen_ai.evaluate.evaluator import Judge, protocol, shared_stamp
+from gen_ai.evaluate.metrics.metric import FEATURES, SAMPLES, Figure, Found, Metric
+from gen_ai.run import data_identity, directory, info, older_runs
+from gen_ai.sweep.trials import axis, signature
+from gen_ai.train.resume import load_data
+
+FLAGS = flags.FLAGS
+BESIDE = 'data_'  # begins the field of a stamp that holds the same figure of the data
+flags.DEFINE_enum('split', 'test', ['train', 'validation', 'test'], 'which split')
+flags.DEFINE_string('step', 'latest', "checkpoint: 'latest', 'best' or a step")
+flags.DEFINE_string('out', '', 'also write the report, with its protocol, to this JSON file')
+flags.DEFINE_string('metrics', None, 'figures besides the own ones of the method: fd, fd_infinity, kid, prdc, is, '
+                    'modes, ms_ssim, sliced_wasserstein, nll, '
+                    'memorisation; config.eval.metrics if not given')  # fmt: skip
+flags.DEFINE_integer('samples', None, 'samples they are measured on; config.eval.samples if not given', lower_bound=2)
+flags.DEFINE_string('extractor', None, 'of features: classifier:RUN_DIR, inception:FILE or random (weak); '
+                    'config.eval.extractor if not given')  # fmt: skip
+flags.DEFINE_string('task', None, 'that draws the samples: generate, complete, ...; config.eval.task if not given')
+flags.DEFINE_multi_string('axis', [], 'SECTION.FIELD=V1,V2,...: one evaluation a value of a setting; repeat for a grid')
+flags.DEFINE_string('samples_file', '', 'judge the samples in this .npy file instead of a run: uint8 [N, H, W, C]')
+flags.DEFINE_string('data', '', 'with --samples_file: the data set they are compared with')
+flags.DEFINE_string('run_dir', '', 'with --samples_file: the directory that makes them a run to compare')
+
+
+def _overrides(given: Mapping[str, Any]) -> dict[str, Any]:
+  """Config overrides, those of the flags included."""
+  named = {'eval.samples': FLAGS.samples, 'eval.extractor': FLAGS.extractor, 'eval.task': FLAGS.task}
+  return {**given, **{path: value for path, value in named.items() if value is not None}}
+
+
+def _refuse_idle(asked: Sequence[Metric], given: Mapping[str, Any]) -> None:
+  """Refuses what the metrics `asked` would not read, and what is said twice."""
+  samples, features = 'figures of samples (--metrics)', 'figures of images (--metrics)'
+  drawn = any(metric.of in (FEATURES, SAMPLES) for metric in asked)
+  now = [*([samples] if drawn else []), *([features] if any(metric.of == FEATURES for metric in asked) else [])]
+  here = f'an evaluation of {", ".join(metric.name for metric in asked) or "the own figures of the method"}'
+  command_line.refuse_idle({'samples': (samples,), 'extractor': (features,), 'task': (samples,)}, now, here)
+  for path in given:
+    name = path.removeprefix('eval.')
+    if name in ('metrics', 'samples', 'extractor', 'task') and FLAGS[name].value is not None:
+      raise UserError(f'--{name} and config.{path} say the same thing twice: leave one of them out.')
+    idle = {'metrics_every': 'training', 'nll_draws': '' if any(m.draws for m in asked) else "the figure 'nll'",
+            'samples': '' if drawn else samples, 'extractor': '' if features in now else features,
+            'task': '' if drawn else samples,
+            'best': '' if FLAGS.step == 'best' else '--step=best'}.get(name)  # fmt: skip
+    if idle and path.startswith('eval.'):
+      raise UserError(f'config.{path} would do nothing: it is for {idle}, and this is {here}. Leave it out.')
+
+
+def row_of(found: Found, dataset: Dataset, split: str, step: int, seconds: float, point: Mapping[str, Any] = {}
+           ) -> dict[str, Any]:  # fmt: skip
+  """The evaluation as a line of evaluations.jsonl; `point` of --axis makes it one of a curve."""
+  at = ''.join(f'_{path.rpartition(".")[2]}_{value}' for path, value in point.items())
+  return {
+    **({'axis': dict(point)} if point else {}),
+    'time': datetime.now(UTC).isoformat(timespec='seconds'), 'step': step, 'split': split, 'seconds': seconds,
+    'stamp': shared_stamp(dataset, split),
+    'figures': {name: figure.record() for name, figure in found.figures.items()},
+    'pictures': {name: f'evaluations/step_{step:08d}_{split}{at}_{name}.png' for name in found.pictures},
+    'texts': {name: list(texts) for name, texts in found.texts.items()}, 'notes': found.notes,
+  }  # fmt: skip
+
+
+def place(run_dir: str) -> Path | None:
+  """Where the evaluation is to be recorded; None where that cannot be written and --out shall hold it alone.
+
+  Raises:
+    UserError: neither can be written. Nothing has been computed then.
+  """
+  if FLAGS.out:
+    _check_out()
+  path = Path(run_dir)
+  why = files.unwritable(path / 'evaluations.jsonl', parents=True)
+  why = why or files.unwritable(path / 'evaluations' / 'picture.png', parents=True)
+  if not why:
+    return path
+  if not FLAGS.out:
+    raise UserError(f'{run_dir} cannot be written ({why}), and holds its evaluations: --out=FILE.json keeps this one '
+                    'elsewhere.')  # fmt: skip
+  print(f'note: {run_dir} cannot be written ({why}): --out={FLAGS.out} alone holds the evaluation', file=sys.stderr)
+  return None
+
+
+def keep(run_dir: str, row: dict[str, Any], found: Found, at: Path | None) -> dict[str, Any]:
+  """Writes --out, then adds the evaluation with its pictures to the record `at`; without one they lie beside --out.
+
+  What cannot be kept is shown all the same.
+  """
+  if at is None:
+    out = Path(FLAGS.out)
+    row['pictures'] = {name: str(out.with_name(f'{out.stem}_{name}.png')) for name in found.pictures}
+  try:
+    if FLAGS.out:
+      write_report(FLAGS.out, {'run': run_dir, **row})
+    for name, (images, columns) in found.pictures.items():
+      pictures.save_grid((at or Path()) / row['pictures'][name], images, columns)
+    if at is not None:
+      directory.append_evaluation(at, row)
+  except UserError:
+    show(f'{run_dir}, step {row["step"]}, not kept:', {**row, 'pictures': {}})
+    raise
+  return row
+
+
+def show(title: str, row: Mapping[str, Any]) -> None:
+  """Prints the figures with their intervals, the pictures, and what there is to say."""
+  print(title)
+  for name, figure in row['figures'].items():
+    told = f'  [{figure["low"]:.6g}, {figure["high"]:.6g}]' if 'low' in figure else ''
+    if BESIDE + name in figure.get('stamp', {}):
+      told += f'  ({figure["stamp"][BESIDE + name]:.6g} in the training data)'
+    print(f'  {name:24} {figure["value"]:<12.6g}{told}')
+  if any('low' in figure for figure in row['figures'].values()):
+    print('  in brackets: 95 % intervals over examples or samples; other seeds of training vary more')
+  for note in row['notes']:
+    print(f'  note: {note}')
+  for name, path in row['pictures'].items():
+    print(f'  {name}: {path}')
+
+
+def _check_out() -> None:
+  """Raises UserError where --out cannot be written, before anything is computed."""
+  why = files.unwritable(FLAGS.out)
+  if why:
+    raise UserError(f'--out={FLAGS.out} cannot be written: {why}.')
+
+
+def write_report(out: str, report: Mapping[str, Any]) -> None:
+  """Writes --out. Raises UserError where that is not possible."""
+  try:
+    Path(out).write_text(files.dumps(report, indent=2) + '\n', encoding='utf-8')
+  except OSError as error:
+    raise UserError(f'--out={out} cannot be written: {error.strerror}.') from error
+
+
+def _quick(samples: np.ndarray, dataset: Dataset, stamp: Mapping[str, Any]) -> dict[str, Figure]:
+  """The figures that cost next to nothing, of the samples that are shown, beside those of the training data."""
+  kind = kinds.of(dataset.spec)
+  if len(samples) < kind.fewest or not kind.quick:
+    return {}
+  # To digits that no machine changes.
+  beside = {f'{BESIDE}{name}': round(value, 4) for name, value in kind.data_measured(dataset.splits['train']).items()}
+  told = kind.measured(samples)
+  return {name: Figure(value, stamp={**beside, **stamp}, better=kind.quick[name]) for name, value in told.items()}
+
+
+def _of_shown(judge: Judge, state: State, config: ConfigDict, dataset: Dataset) -> dict[str, Figure]:
+  """`_quick` of the first samples, as in training; {} of a method that draws none."""
+  if judge.generation is None:
+    return {}
+  (samples,) = judge.generation.read(state, np.arange(config.sample.n))
+  return _quick(samples, dataset, {'samples': config.sample.n, **judge.stamp()})
+
+
+def _points(config: ConfigDict, sections: Sequence[str]) -> Iterator[tuple[dict[str, Any], ConfigDict]]:
+  """({field: value}, config) of every point of --axis; ({}, config) without one.
+
+  Raises:
+    UserError: a field that no task can be run again under, or values that it cannot have.
+  """
+  axes = [axis(text) for text in FLAGS.axis]
+  for path in (path for points in axes for path in points[0]):
+    if path.partition('.')[0] not in sections:
+      free = ', '.join(f'config.{section}.*' for section in sections) or 'nothing'
+      raise UserError(f'--axis={path}=...: an evaluation can vary {free} alone; the rest belongs to the training.')
+  for parts in itertools.product(*axes):
+    own = config_lib.override(config, {path: value for part in parts for path, value in part.items()})
+    flat = config_lib.flatten(own)
+    point = {path: flat[path] for part in parts for path in part}
+    config_lib.validate(own)
+    yield point, own
+
+
+def evaluate_run(run_dir: str, overrides: Mapping[str, Any]) -> list[dict[str, Any]]:
+  """Evaluates a checkpoint, once or at every point of --axis; adds to the run's record and returns what was added."""
+  sections = restored.task_sections(run_dir)
+  config = restored.open_config(run_dir, _overrides(overrides), ('eval', *config_lib.PLACES, *sections))
+  at = place(run_dir)
+  dataset = load_data(run_dir, config)
+  data_identity.check(dataset, info.trained_on(run_dir).fingerprint, run_dir)
+  names = config.eval.metrics if FLAGS.metrics is None else FLAGS.metrics
+  asked = metrics.parse(names, dataset.spec.kind)
+  _refuse_idle(asked, overrides)
+  points = list(_points(config, sections))
+  program, judge, rows, before = None, None, [], config
+  for point, own in points:
+    started = time.perf_counter()
+    if program is None or judge is None or signature(own) != signature(before):
+      program, state, step = restored.restore(run_dir, own, dataset.spec, FLAGS.step)
+      judge = Judge(program, own, dataset, protocol(own, dataset, FLAGS.split, asked))
+    else:  # the same program, with other floats
+      program.use_floats(own)
+      judge.use(own)
+    before = own
+    (found,) = judge.lanes(state)
+    found = found._replace(figures={**judge.own(state), **_of_shown(judge, state, own, dataset), **found.figures})
+    row = row_of(found, dataset, FLAGS.split, step, time.perf_counter() - started, point)
+    added = older_runs.read_config(run_dir)[1]
+    row['notes'] += [older_runs.note(run_dir, added)] if added else []
+    rows.append(keep(run_dir, row, found, at))
+  if FLAGS.out:
+    write_report(FLAGS.out, {'run': run_dir, **rows[0]} if len(rows) == 1 else {'run': run_dir, 'curve': rows})
+  return rows
+
+
+def evaluate_file(overrides: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+  """Judges samples made elsewhere; returns the run directory that holds the evaluation, and the evaluation."""
+  started = time.perf_counter()
+  run_dir = FLAGS.run_dir or f'runs/external/{Path(FLAGS.samples_file).stem}'
+  at = place(run_dir)
+  config, dataset = external.open_data(FLAGS.data, _overrides(overrides))
+  kind = kinds.of(dataset.spec)
+  asked = metrics.parse(kind.metrics if FLAGS.metrics is None else FLAGS.metrics, kind.name)
+  _refuse_idle(asked, overrides)
+  samples = kind.load(FLAGS.samples_file, dataset.spec, FLAGS.samples, 'samples_file')
+  config = config_lib.override(config, {'eval.samples': len(samples)})
+  found, content = external.judge(samples, config, dataset, protocol(config, dataset, FLAGS.split, asked))
+  found = found._replace(figures={**_quick(samples, dataset, {'samples': len(samples)}), **found.figures})
+  if at is not None:
+    external.run_directory(run_dir, config, dataset, FLAGS.samples_file, content)
+  row = row_of(found, dataset, FLAGS.split, config.run.steps, time.perf_counter() - started)
+  return run_dir, keep(run_dir, row, found, at)
+
+
+def main(arguments: list[str], overrides: dict[str, str]) -> int:
+  """Evaluates and prints."""
+  command_line.refuse_idle(
+    {
+      'data': ('--samples_file',),
+      'run_dir': ('--samples_file',),
+      'step': ('a run',),
+      'task': ('a run',),
+      'axis': ('a run',),
+    },
+    ['--samples_file' if FLAGS.samples_file else 'a run'],
+    'samples of a file, which have no checkpoint' if FLAGS.samples_file else 'a run, which has its own data',
+  )
+  if FLAGS.samples_file:
+    if arguments or not FLAGS.data:
+      raise UserError('--samples_file=FILE.npy goes with --data=NAME, the data set to compare with, and with no run.')
+    run_dir, row = evaluate_file(overrides)
+    rows, what = [row], f'{FLAGS.samples_file}, as {run_dir}'
+  else:
+    run_dir = restored.one_argument(arguments, 'gen_ai.evaluate')
+    rows = evaluate_run(run_dir, overrides)
+    what = f'{run_dir}, step {rows[0]["step"]}'
+  for row in rows:
+    stamp, at = row['stamp'], ''.join(f', config.{path}={value}' for path, value in row.get('axis', {}).items())
+    show(f'{what}{at}, {row["split"]} split of {stamp["data"]}: {stamp["examples"]:,} {stamp["form"]}', row)
+  return 0
+
+
+if __name__ == '__main__':
+  command_line.run(main)

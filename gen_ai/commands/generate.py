@@ -1,0 +1,202 @@
+"""What a trained run can do: python -m gen_ai.generate RUN_DIR [--task=complete] [--n=64] [--label=3] [--out=grid.png].
+
+Inputs of a task: --label=circle (name or number), --prompt="def ", --image=x.npy, --mask=half, --latent=z.npy, and any
+other by --input=NAME=VALUE or --input=NAME=FILE.npy. What is repeated gives sample i the i-th, and round again.
+"""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from gen_ai.config import LARGEST_SEED
+from gen_ai.core import command_line, files
+from gen_ai.core.errors import UserError
+from gen_ai.core.method import EXAMPLE, GENERATE, MASK, PROMPT, SAMPLE, Task
+from gen_ai.data import kinds
+from gen_ai.evaluate import restored
+from gen_ai.evaluate.generation import check_inputs
+from gen_ai.evaluate.trained import Trained
+from gen_ai.maths import masks
+
+FLAGS = flags.FLAGS
+GIVEN = 64  # samples
+EXAMPLES = 16  # test examples, where a task needs some and none are given
+
+
+def define_flags() -> None:
+  """Defines the flags; the short names of this command call it, too."""
+  flags.DEFINE_string('task', '', 'what the model is to do; the first of its tasks if not given, which draws samples')
+  flags.DEFINE_integer('n', None, 'how many; 64, or as many as the inputs are if not given', lower_bound=1)
+  flags.DEFINE_string('out', '', 'grid.png, samples.npy (uint8 [N, H, W, C], or int32 tokens), texts.txt, or all.npz, '
+                      'which holds everything that the task returns')  # fmt: skip
+  flags.DEFINE_multi_string('label', [], 'class of the samples, by name or number; repeat it for several')
+  flags.DEFINE_multi_string('prompt', [], 'text that samples start with; repeat it for several')
+  flags.DEFINE_string('image', '', '.npy file of images: uint8 [N, H, W, C], or floats in [-1, 1]; where a task needs '
+                      'some and none are given, test images of the data of the run')  # fmt: skip
+  flags.DEFINE_alias('images', 'image')
+  flags.DEFINE_string('mask', '', '.npy file, not 0 where a pixel is hidden: [H, W] for all images, or [N, H, W]; or '
+                      'box, half or centre; masks as in training if not given')  # fmt: skip
+  flags.DEFINE_string('latent', '', '.npy file of latents: float [N, Z]')
+  flags.DEFINE_multi_string('input', [], 'NAME=VALUE or NAME=FILE.npy, of any other input of the task')
+  flags.DEFINE_integer('seed', None, "noise of the samples; that of the run's evaluations if not given", lower_bound=0,
+                       upper_bound=LARGEST_SEED)  # fmt: skip
+  flags.DEFINE_string('step', 'latest', "checkpoint: 'latest', 'best' or a step")
+
+
+def _given() -> dict[str, Any]:
+  """The inputs that this command line gives, by name, as text."""
+  found: dict[str, Any] = {name: FLAGS[name].value for name in ('label', 'prompt', 'image', 'mask', 'latent')}
+  found = {name: value for name, value in found.items() if value}
+  for text in FLAGS.input:
+    name, equals, value = text.partition('=')
+    if not equals or not name:
+      raise UserError(f'--input={text} must be NAME=VALUE or NAME=FILE.npy.')
+    if name in found:
+      raise UserError(f"the input '{name}' is given twice: leave one of them out.")
+    found[name] = value
+  return found
+
+
+def _read(run_dir: str, task: Task, given: Mapping[str, Any]) -> dict[str, Any]:
+  """The inputs with what lies in files read. Raises UserError for a file that is not what the task takes."""
+  spec, found = restored.recorded_spec(run_dir), dict(given)
+  by_name = {text.partition('=')[0] for text in FLAGS.input}
+  for name, value in given.items():
+    field, flag = task.inputs[name], f'input={name}' if name in by_name else name
+    if field.what == EXAMPLE:
+      found[name] = kinds.of(spec).load(value, spec, None, flag)
+    elif field.what == MASK and value not in masks.KINDS:
+      found[name] = read_mask(value, flag, field.shape)
+    elif isinstance(value, str) and field.what not in (MASK, PROMPT):
+      found[name] = _numbers(value, flag) if field.shape or value.endswith('.npy') else value
+  return found
+
+
+def read_mask(value: str, flag: str, shape: tuple[int | None, ...]) -> np.ndarray:
+  """A mask [N, H, W, 1] from a file. Raises UserError for a file that is no mask of these images."""
+  try:
+    mask = kinds.base.read_array(value, flag)
+  except UserError as error:
+    raise UserError(f'{error} It is none of {", ".join(masks.KINDS)} either.') from error
+  H, W, _ = shape
+  if mask.shape == (H, W):
+    return np.asarray(mask)[None, ..., None]
+  if mask.ndim in (3, 4) and mask.shape[1:] in ((H, W), (H, W, 1)):
+    return np.asarray(mask).reshape(-1, H, W, 1)  # type: ignore[arg-type]
+  raise UserError(f'--{flag}={value} has the shape {list(mask.shape)}: for images of {H}x{W} it must be [{H}, {W}] or '
+                  f'[N, {H}, {W}].')  # fmt: skip
+
+
+def _numbers(value: str, flag: str) -> np.ndarray:
+  if value.endswith('.npy'):
+    return np.asarray(kinds.base.read_array(value, flag))
+  try:
+    numbers = [float(part) for part in value.split(',')]
+    whole = all(one.is_integer() and abs(one) < 2**31 for one in numbers)
+    return np.asarray(numbers, np.int32 if whole else np.float32)
+  except ValueError:
+    raise UserError(f'--{flag}={value} is neither a .npy file nor numbers with commas between them.') from None
+
+
+def _check_out(out: Path, kind: Any, task: Task) -> None:
+  """Raises UserError for a file that the task's outputs cannot be written to."""
+  endings = (*kind.endings, '.npz') if task.draws else ('.npz', *(('.npy',) if len(task.outputs) == 1 else ()))
+  if out.suffix not in endings:
+    raise UserError(f'--out={out} must end in {", ".join(endings[:-1])} or {endings[-1]}.')
+  why = files.unwritable(out, parents=True)
+  if why:
+    raise UserError(f'--out={out} cannot be written: {why}.')
+
+
+def write(out: Path, trained: Trained, task: Task, outputs: Mapping[str, np.ndarray], arrays: Mapping[str, np.ndarray]
+          ) -> None:  # fmt: skip
+  """Writes what the task returned to `out` by its ending; a picture shows what it was given beside what it drew.
+
+  Raises:
+    UserError: that is not possible.
+  """
+  kind = kinds.of(trained.spec)
+  try:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.suffix == '.npz':
+      np.savez(out, **dict(outputs))  # type: ignore[arg-type]
+    elif SAMPLE not in outputs:
+      np.save(out, next(iter(outputs.values())))
+    else:
+      samples, columns, given = outputs[SAMPLE], None, [name for name in arrays if task.inputs[name].what == EXAMPLE]
+      if given and out.suffix != '.npy':
+        original = np.resize(arrays[given[0]], samples.shape)
+        parts = [original, samples]
+        if 'mask' in outputs:
+          parts = [kind.hidden(original, outputs['mask']), samples, original]
+        samples, columns = kind.beside(parts, trained.spec)
+      kind.save(out, trained.spec, samples, columns)
+  except OSError as error:
+    raise UserError(f'--out={out} cannot be written: {error.strerror}.') from error
+
+
+def _chosen(run_dir: str, tasks: Mapping[str, Task], task: str, drawing: bool) -> str:
+  """The name of the task that is wanted. Raises UserError where the run has none such."""
+  has = f'it can {", ".join(tasks)}' if tasks else 'it has no tasks'
+  name = FLAGS.task or task or next((name for name, one in tasks.items() if one.draws or not drawing), '')
+  if not name:
+    raise UserError(f'{run_dir} draws no samples: {has} (python -m gen_ai.generate --task=NAME).')
+  if name not in tasks:
+    raise UserError(f"{run_dir} does not '{name}': {has}.")
+  return name
+
+
+def main(arguments: list[str], overrides: dict[str, str], task: str = '', drawing: bool = False,
+         module: str = 'gen_ai.generate') -> int:  # fmt: skip
+  """Runs the task, writes or prints what it returns.
+
+  Args:
+    arguments: the run directory.
+    overrides: of the task's settings.
+    task: where --task names none; '' takes the first of the run's.
+    drawing: whether that must draw samples.
+    module: that was called, for messages.
+  """
+  run_dir = restored.one_argument(arguments, module)
+  if 'sample.n' in overrides:
+    raise UserError('config.sample.n is for the grids of training: here --n=N says how many samples are drawn.')
+  if 'sample.prompt' in overrides:
+    raise UserError('config.sample.prompt starts the texts of training: here --prompt=TEXT starts them.')
+  tasks = restored.tasks(run_dir)
+  name = _chosen(run_dir, tasks, task, drawing)
+  found, given = tasks[name], _given()
+  needed = [one for one, field in found.inputs.items() if field.required and field.what == EXAMPLE and one not in given]
+  check_inputs(name, found, {**given, **dict.fromkeys(needed)})
+  kind, out = kinds.of(restored.recorded_spec(run_dir)), Path(FLAGS.out) if FLAGS.out else None
+  if out is not None:
+    _check_out(out, kind, found)
+  inputs = _read(run_dir, found, given)
+  trained = Trained(run_dir, FLAGS.step, overrides)
+  seed = trained.config.eval.seed if FLAGS.seed is None else FLAGS.seed
+  for one in needed:
+    inputs[one] = trained.examples(FLAGS.n or EXAMPLES)
+  arrays = trained.inputs(name, FLAGS.n, seed, **inputs)
+  examples = [len(arrays[one]) for one in arrays if found.inputs[one].what == EXAMPLE]
+  n = FLAGS.n or max(examples or [len(array) for array in arrays.values() if len(array) > 1], default=GIVEN)
+  n = min([n, *examples])
+  if trained.note:
+    print(f'note: {trained.note}.', file=sys.stderr)
+  outputs = trained.outputs(name, n, seed, arrays)
+  shown = kind.shown(trained.spec, outputs[SAMPLE]) if found.draws else ''
+  if out is None and shown:
+    print(shown)
+    return 0
+  what = 'samples' if name == GENERATE else name
+  out = out or Path(f'{what}_step_{trained.step}{kind.endings[0] if found.draws else ".npz"}')
+  write(out, trained, found, outputs, arrays)
+  print(f'{n} {"samples" if found.draws else "outputs"} of step {trained.step}: {out}')
+  return 0
+
+
+if __name__ == '__main__':
+  define_flags()
+  command_line.run(main)

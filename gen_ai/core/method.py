@@ -1,0 +1,156 @@
+"""The one interface between methods and everything else, and the shape glossary of the repository.
+
+Shapes:
+  B batch   H W C image height, width, channels   T tokens   D width   V vocabulary   Z latent
+  R runs    K steps in a chunk    N examples
+Values:
+  image  uint8 [B, H, W, C] in a batch; networks see float32 x in [-1, 1] (`gen_ai.maths.pixels`)
+  index  int32 [B] number of each example in its split: the address of its noise
+  mask   float32 [B] 1 for an example, 0 for padding (evaluation batches only)
+"""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
+
+import jax
+
+from gen_ai.core.errors import UserError
+
+Array = jax.Array
+Key = jax.Array  # a typed key, jax.random.key
+PyTree = Any
+Batch = Mapping[str, Array]
+Metrics = Mapping[str, Array]  # {name with unit: float32 scalar}
+SumCount = Mapping[str, tuple[Array, Array]]  # {name with unit: (float32 sum, float32 count)}
+
+
+CLASSES = 'classes'  # the view (see `Method`) that has a row a class, in the order of their labels
+
+
+class State(NamedTuple):
+  """Everything that training changes: arrays only. `step` counts completed updates.
+
+  `ema` and `stats` are `()` where a method uses none.
+  """
+
+  step: Array  # int32 []
+  params: PyTree
+  opt_state: PyTree
+  ema: PyTree = ()  # averaged parameters (and statistics) used to sample and evaluate
+  stats: PyTree = ()  # batch-norm moments and other state of the networks
+
+
+class Field(NamedTuple):
+  """One named input or output of a task, as one example has it: without the batch axis.
+
+  Attributes:
+    what: EXAMPLE, LABEL, MASK, PROMPT, LATENT or NUMBER, which says how a command reads and shows it. A task may use
+      a word of its own: such an input is read as numbers.
+    shape: of one example; None for a length that a call chooses.
+    required: whether a call must give it. What is left out a method draws by itself.
+  """
+
+  what: str
+  shape: tuple[int | None, ...] = ()
+  required: bool = False
+
+
+EXAMPLE = 'example'  # of the data: as an input in the form that batches have it, as an output in that of the networks
+LABEL = 'label'  # int32 [], the number of a class
+MASK = 'mask'  # float32 [H, W, 1], 1: hidden
+PROMPT = 'prompt'  # int32 [P] tokens; of a shorter one the rest is -1
+LATENT = 'latent'  # float32, standard normal where it is drawn
+NUMBER = 'number'  # float32
+
+TaskFn = Callable[[State, Mapping[str, Array], Key], Mapping[str, Array]]
+
+
+class Task(NamedTuple):
+  """Something that a trained model can do: generate, complete, reconstruct, ...
+
+  Attributes:
+    run: (state, inputs {name: [B, ...]}, keys [B]) -> outputs {name: [B, ...]}; traceable. What an example gets depends
+      on its own inputs and its own key alone, so any batching gives the same.
+    inputs: what a call may give, and must give where a field is required.
+    outputs: what it returns.
+    settings: sections of the config that it may be run again under after training; evaluations record them.
+    check: looks at the inputs of a call, NumPy arrays, before anything is computed; returns what a person should know
+      of them, '' if nothing. Raises UserError for inputs that it cannot take.
+  """
+
+  run: TaskFn
+  inputs: Mapping[str, Field] = MappingProxyType({})
+  outputs: Mapping[str, Field] = MappingProxyType({})
+  settings: tuple[str, ...] = ('sample',)
+  check: Callable[[Mapping[str, Any]], str] = lambda inputs: ''
+
+  @property
+  def draws(self) -> bool:
+    """Whether its output 'sample' is an example of the data, which metrics of samples can judge."""
+    return SAMPLE in self.outputs and self.outputs[SAMPLE].what == EXAMPLE
+
+
+SAMPLE = 'sample'  # the output of tasks that draw
+GENERATE = 'generate'  # the task of drawing samples
+
+
+class Method(NamedTuple):
+  """A generative method: pure functions, all traceable.
+
+  `views` are pictures beyond plain samples (reconstructions, traversals): {name: (state, batch, key) -> images}, drawn
+  in rows of 8 from the first validation examples whenever samples are. The rows of the view CLASSES are named.
+  """
+
+  init: Callable[[Key], State]
+  train_step: Callable[[State, Batch, Key], tuple[State, Metrics]]
+  eval_step: Callable[[State, Batch, Key], SumCount]
+  tasks: Mapping[str, Task] = MappingProxyType({})  # what a trained model can do, the one that tells most first
+  batches_per_step: int = 1  # batches of data that one train_step takes, joined to [batches_per_step * B, ...]
+  measure: str = ''  # what evaluations measure where a config can change it: figures of unlike ones are not compared
+  views: Mapping[str, Callable[[State, Batch, Key], Array]] = MappingProxyType({})
+  # The metrics of training and evaluation that tell most: {name: 'min' | 'max', the way that is better, or '' where
+  # neither is}. Wherever metrics are shown these come first, in this order.
+  leading: Mapping[str, str] = MappingProxyType({})
+  notes: tuple[str, ...] = ()  # what a person should know of these settings, shown where training begins
+
+
+class Vocab(Protocol):
+  """Text to tokens and back."""
+
+  size: int
+
+  def encode(self, text: str) -> Any:
+    """Tokens int32 [T] of `text`; raises UserError on a character outside the vocabulary."""
+
+  def decode(self, tokens: Any) -> str:
+    """Text of int [T] tokens."""
+
+  def byte_counts(self) -> Any:
+    """float32 [V]: UTF-8 bytes that each token stands for."""
+
+
+class Spec(NamedTuple):
+  """What a method may know of its data before it sees any."""
+
+  kind: str  # of data: the name of one in gen_ai.data.kinds
+  shape: tuple[int, ...]  # of one example: (H, W, C) of images, (T,) of text
+  num_classes: int = 0  # 0: no labels
+  vocab: Vocab | None = None  # text only
+
+  @property
+  def image_shape(self) -> tuple[int, int, int]:
+    """(H, W, C) of images. Raises UserError for data that is not shaped so."""
+    if len(self.shape) != 3:
+      raise UserError(f'data of the kind {self.kind}, {list(self.shape)}, is not shaped as images are, [H, W, C].')
+    H, W, C = self.shape
+    return H, W, C
+
+
+# `identity` under jit, where arrays are global; `lax.pmean` over devices under pmap.
+Reduce = Callable[[PyTree], PyTree]
+
+
+def identity(tree: PyTree) -> PyTree:
+  """The reduction of a program whose arrays are global already."""
+  return tree

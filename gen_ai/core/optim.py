@@ -1,0 +1,276 @@
+"""Optimisers by name, learning-rate schedules, gradient accumulation, averages, and the update that uses them all."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+from optax import contrib
+
+from gen_ai.core.errors import UserError
+from gen_ai.core.method import Array, Batch, Key, Metrics, PyTree, Reduce, State
+from gen_ai.core.switch import is_off
+
+OPTIMISERS = ('adam', 'adamw', 'sgd', 'rmsprop', 'lion', 'muon')
+HEADS = ('score', 'classes', 'head', 'to_rgb')  # modules whose kernels lead out of a network
+MUON_RMS = 0.2
+SCHEDULES = ('constant', 'cosine', 'linear')
+
+
+def schedule_shape(optim: ConfigDict, steps: int) -> Callable[[Array], Array]:
+  """Learning rate as a fraction of its peak, at an update count.
+
+  A unit shape, multiplied by `lr` afterwards, because Optax's own schedule constructors refuse a traced peak.
+  Warm-up is linear and gives update `i` (from 0) the fraction (i + 1) / (warmup_steps + 1), as nanoGPT does.
+
+  Args:
+    optim: config.optim.
+    steps: updates in the run, where `decay_steps` is 0.
+
+  Raises:
+    UserError: an unknown schedule, or a warm-up longer than the decay.
+  """
+  if optim.schedule not in SCHEDULES:
+    raise UserError(f"config.optim.schedule='{optim.schedule}' is none of {', '.join(SCHEDULES)}.")
+  warmup, end = optim.warmup_steps, optim.decay_steps or steps
+  if optim.schedule != 'constant' and warmup >= end:
+    raise UserError(f'config.optim.warmup_steps={warmup} leaves no update for the decay, which ends at update {end}.')
+
+  def shape(count: Array) -> Array:
+    progress = jnp.clip((count - warmup) / max(end - warmup, 1), 0.0, 1.0)
+    if optim.schedule == 'cosine':
+      factor = optim.end_factor + (1 - optim.end_factor) * 0.5 * (1 + jnp.cos(jnp.pi * progress))
+    elif optim.schedule == 'linear':
+      factor = 1 + (optim.end_factor - 1) * progress
+    else:
+      factor = jnp.ones_like(progress)
+    return jnp.minimum((count + 1) / (warmup + 1), 1.0) * factor
+
+  return shape
+
+
+def ends_with_run(optim: ConfigDict) -> bool:
+  """Whether the schedule ends where the run does, so that a run of more steps has other learning rates all along."""
+  return optim.schedule != 'constant' and not optim.decay_steps
+
+
+def _matrices(params: PyTree) -> PyTree:
+  """True for kernels and embeddings, False for biases and scales: what weight decay applies to."""
+  return jax.tree.map(lambda p: p.ndim >= 2, params)
+
+
+def groups(params: PyTree) -> PyTree:
+  """'muon' or 'adam' for every parameter, by its name: which rule of optimiser 'muon' moves it.
+
+  Muon is made for the matrices of hidden layers (https://kellerjordan.github.io/posts/muon/): dense and convolution
+  kernels. Embeddings, learned constants, norms and biases are Adam's, and so are the kernels of HEADS.
+  """
+
+  def group(path: tuple[Any, ...], leaf: Array) -> str:
+    *modules, name = jax.tree_util.keystr(path, simple=True, separator='/').split('/')
+    head = bool(modules) and modules[-1].rstrip('0123456789').rstrip('_') in HEADS
+    return 'muon' if name == 'kernel' and leaf.ndim >= 2 and not head else 'adam'
+
+  return jax.tree_util.tree_map_with_path(group, params)
+
+
+def _muon(optim: ConfigDict, lr: Callable[[Array], Array]) -> optax.GradientTransformation:
+  """Muon on the kernels of hidden layers and AdamW on the rest, see `groups`.
+
+  A kernel [..., in, out] is one matrix [... * in, out]. Its update has a root mean square of MUON_RMS, near that of
+  Adam (arXiv 2502.16982), so that one learning rate serves both.
+  """
+
+  def matrix(updates: PyTree) -> PyTree:
+    return jax.tree.map(lambda x: contrib.MuonDimensionNumbers(tuple(range(x.ndim - 1)), x.ndim - 1), updates)
+
+  def by_shape(updates: PyTree, params: PyTree) -> PyTree:
+    return jax.tree.map(lambda x: MUON_RMS * max(x.size // x.shape[-1], x.shape[-1]) ** 0.5 * x, updates)
+
+  kernels = optax.chain(
+    contrib.scale_by_muon(beta=optim.b1, eps=optim.eps, weight_dimension_numbers=matrix),
+    optax.stateless(by_shape),
+    optax.add_decayed_weights(optim.weight_decay),
+    optax.scale_by_learning_rate(lr),
+  )
+  rest = optax.adamw(lr, b1=optim.b1, b2=optim.b2, eps=optim.eps, weight_decay=optim.weight_decay, mask=_matrices)
+  return optax.partition({'muon': kernels, 'adam': rest}, groups)
+
+
+def optimiser(
+  optim: ConfigDict, steps: int, lr_factor: float | Array = 1.0, updates_per_step: int = 1
+) -> optax.GradientTransformation:
+  """The Optax optimiser that `config.optim` describes, gradient clipping and schedule included.
+
+  Args:
+    optim: config.optim; its floats may be traced.
+    steps: updates in the run.
+    lr_factor: multiplies the learning rate, for a second network that learns at another pace.
+    updates_per_step: updates this network makes in one step of the run, by which schedules count.
+
+  Raises:
+    UserError: an unknown name, or a weight decay that the optimiser has not.
+  """
+  if optim.name not in OPTIMISERS:
+    raise UserError(f"config.optim.name='{optim.name}' is none of {', '.join(OPTIMISERS)}.")
+  if optim.name in ('adam', 'sgd', 'rmsprop') and not is_off(optim.weight_decay):
+    raise UserError(f'config.optim.weight_decay is set, but {optim.name} has none: use adamw, lion or muon.')
+  shape = schedule_shape(optim, steps)
+
+  def lr(count: Array) -> Array:
+    return shape(count // updates_per_step) * optim.lr * lr_factor
+
+  decay = {'weight_decay': optim.weight_decay, 'mask': _matrices}
+  moments = {'b1': optim.b1, 'b2': optim.b2}
+  if optim.name == 'adam':
+    rule = optax.adam(lr, **moments, eps=optim.eps)
+  elif optim.name == 'adamw':
+    rule = optax.adamw(lr, **moments, eps=optim.eps, **decay)
+  elif optim.name == 'sgd':
+    rule = optax.sgd(lr, momentum=None if is_off(optim.b1) else optim.b1)
+  elif optim.name == 'rmsprop':
+    rule = optax.rmsprop(lr, decay=optim.b2, eps=optim.eps, eps_in_sqrt=False,
+                         momentum=None if is_off(optim.b1) else optim.b1)  # fmt: skip
+  elif optim.name == 'lion':
+    rule = optax.lion(lr, **moments, **decay)
+  else:
+    rule = _muon(optim, lr)
+  return rule if is_off(optim.clip_norm) else optax.chain(optax.clip_by_global_norm(optim.clip_norm), rule)
+
+
+def split_batch(batch: Batch, parts: int) -> Batch:
+  """Leaves [B, ...] as [parts, B // parts, ...].
+
+  Part i takes rows i, i + parts, ...: every device keeps the rows it has, where a cut into halves would move them.
+  """
+  return jax.tree.map(lambda x: jnp.moveaxis(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 1, 0), batch)
+
+
+# (params, stats, batch, key) -> (loss, (metrics, stats))
+LossFn = Callable[[PyTree, PyTree, Batch, Key], tuple[Array, tuple[Metrics, PyTree]]]
+
+
+def gradients(loss_fn: LossFn, params: PyTree, stats: PyTree, batch: Batch, key: Key, accumulate: int, reduce: Reduce):
+  """Gradient of the mean loss over `batch`, computed in `accumulate` micro-batches.
+
+  Args:
+    loss_fn: (params, stats, batch, key) -> (loss, (metrics, new stats)); the loss is a mean over the batch.
+    params: differentiated.
+    stats: state of the networks (batch-norm averages), handed from one micro-batch to the next.
+    batch: leaves [B, ...], B a multiple of `accumulate`.
+    key: noise of the loss.
+    accumulate: number of micro-batches.
+    reduce: mean over devices under pmap, identity under jit.
+
+  Returns:
+    (gradients like params, metrics averaged over the batch, stats).
+  """
+  grad_fn = jax.grad(loss_fn, has_aux=True)
+  if accumulate == 1:
+    grads, (metrics, stats) = grad_fn(params, stats, batch, key)
+    return reduce(grads), reduce(metrics), stats
+
+  def body(stats: PyTree, part: tuple[Batch, Array]):
+    micro, number = part
+    grads, (metrics, stats) = grad_fn(params, stats, micro, jax.random.fold_in(key, number))
+    return stats, (grads, metrics)
+
+  # Sums run in the carry, not over stacked gradients: memory stays that of one micro-batch.
+  def add(carry: PyTree, part: tuple[Batch, Array]):
+    stats, total = carry
+    stats, result = body(stats, part)
+    return (stats, jax.tree.map(jnp.add, total, result)), None
+
+  parts = (split_batch(batch, accumulate), jnp.arange(accumulate))
+  shapes = jax.eval_shape(lambda s: body(s, jax.tree.map(lambda x: x[0], parts))[1], stats)
+  zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+  (stats, total), _ = jax.lax.scan(add, (stats, zeros), parts)
+  grads, metrics = jax.tree.map(lambda x: x / accumulate, total)
+  return reduce(grads), reduce(metrics), stats
+
+
+def ema_update(average: PyTree, new: PyTree, decay: float | Array, step: Array) -> PyTree:
+  """Exponential moving average after update `step` (from 1), in fp32.
+
+  The decay is min(decay, (1 + step) / (10 + step)): early on the average follows, so that a short run is not stuck with
+  its initialisation.
+  """
+  rate = jnp.minimum(decay, (1 + step) / (10 + step))
+  return jax.tree.map(lambda a, n: a + (1 - rate) * (n.astype(a.dtype) - a), average, new)
+
+
+class Pace(NamedTuple):
+  """How fast one part of the parameters learns, where several have an optimiser each."""
+
+  lr_factor: float | Array = 1.0  # its learning rate over config.optim.lr
+  updates_per_step: int = 1  # by which schedules count
+
+
+class Updater:
+  """What a training step does with gradients: optimisers, averages, and the parameters that evaluations use.
+
+  A step calls `update` once for every set of gradients and `advance` at its end.
+
+  Args:
+    config: of the run; its floats may be traced.
+    parts: {name: pace} where `params` is a dict of parts with an optimiser each; empty: one optimiser for all.
+    average: state -> the tree that is averaged, by default all of `params`.
+    batches_per_step: batches of data in one step, by which a half-life in images is counted.
+
+  Raises:
+    UserError: see `optimiser`.
+  """
+
+  def __init__(
+    self,
+    config: ConfigDict,
+    parts: Mapping[str, Pace] | None = None,
+    average: Callable[[State], PyTree] = lambda state: state.params,
+    batches_per_step: int = 1,
+  ):
+    optim, steps = config.optim, config.run.steps
+    self._whole = optimiser(optim, steps) if not parts else None
+    self._rules = {name: optimiser(optim, steps, *pace) for name, pace in (parts or {}).items()}
+    self._average = average
+    self._decay = optim.ema_decay
+    if 'ema_halflife' in optim and not is_off(optim.ema_halflife):
+      self._decay = 0.5 ** (config.data.batch_size * batches_per_step / optim.ema_halflife)
+    self.averaged = not is_off(self._decay)
+
+  def init(self, params: PyTree, stats: PyTree = ()) -> State:
+    """The state before the first update."""
+    rules = self._rules.items()
+    opt_state = self._whole.init(params) if self._whole else {name: rule.init(params[name]) for name, rule in rules}
+    state = State(jnp.int32(0), params, opt_state, (), stats)
+    # Copies: the programs donate the state, and one buffer cannot be given away twice.
+    return state._replace(ema=jax.tree.map(jnp.copy, self._average(state))) if self.averaged else state
+
+  def update(self, state: State, grads: PyTree, part: str = '') -> State:
+    """The state with `params` and `opt_state` one update on; its step stays.
+
+    Args:
+      state: before.
+      grads: like state.params, or like params[part].
+      part: the only part that is updated; '': all.
+    """
+    if self._whole:
+      change, opt_state = self._whole.update(grads, state.opt_state, state.params)
+      return state._replace(params=optax.apply_updates(state.params, change), opt_state=opt_state)
+    params, states = dict(state.params), dict(state.opt_state)
+    for name, own in {part: grads}.items() if part else grads.items():
+      change, states[name] = self._rules[name].update(own, states[name], params[name])
+      params[name] = optax.apply_updates(params[name], change)
+    return state._replace(params=params, opt_state=states)
+
+  def advance(self, state: State) -> State:
+    """The state after a step whose updates are made: its count and its averages."""
+    step = state.step + 1
+    if not self.averaged:
+      return state._replace(step=step)
+    return state._replace(step=step, ema=ema_update(state.ema, self._average(state), self._decay, step))
+
+  def eval_params(self, state: State) -> PyTree:
+    """What samples and evaluations use of what `average` names: its average where there is one."""
+    return state.ema if self.averaged else self._average(state)

@@ -1,0 +1,197 @@
+"""A trained model in Python: run = gen_ai.load('runs/wgan/...'); run.generate(n=16, label='circle', seed=1)."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from gen_ai import config as config_lib
+from gen_ai.core import random
+from gen_ai.core.errors import UserError
+from gen_ai.core.method import EXAMPLE, GENERATE, LABEL, LATENT, MASK, NUMBER, PROMPT, SAMPLE, Field, PyTree, Spec, Task
+from gen_ai.core.text import did_you_mean
+from gen_ai.data import dataset as dataset_lib
+from gen_ai.data import kinds
+from gen_ai.evaluate import restored
+from gen_ai.evaluate.generation import CallInputs, Generation, check_inputs
+from gen_ai.maths import masks
+from gen_ai.run import data_identity, info
+
+N = 16  # samples that a call draws where nothing says how many
+
+
+class Trained:
+  """A checkpoint of a run, opened again.
+
+  Args:
+    run_dir: of the run.
+    step: 'latest', 'best' (by config.eval.best) or a number of updates.
+    settings: config fields that tasks may be run again under: {'sample.temperature': 0.7}.
+
+  Attributes:
+    path: of the run directory.
+    config: its config, with `settings`.
+    spec: what its data was like.
+    step: completed updates of the checkpoint.
+    state: everything that training changed, a `State`.
+    tasks: {name: Task} of what it can do.
+    class_names: names of the classes by number; empty where they have none.
+    note: what a person should know of the inputs of the last call; '' for nothing.
+
+  Raises:
+    UserError: no run, no such checkpoint, or a setting that no task has.
+  """
+
+  def __init__(self, run_dir: str | os.PathLike, step: str | int = 'latest', settings: Mapping[str, Any] | None = None):
+    self.path, settings = Path(run_dir), dict(settings or {})
+    self.config = restored.open_config(str(run_dir), settings, restored.task_sections(str(run_dir)))
+    spec = restored.recorded_spec(str(run_dir))
+    self.spec, self._kind = spec, kinds.of(spec)
+    self.class_names: tuple[str, ...] = tuple(info.read(run_dir).data.class_names)
+    self._program, self.state, self.step = restored.restore(str(run_dir), self.config, spec, str(step))
+    self.tasks = self._program.tasks
+    self.note = ''
+
+  def __repr__(self) -> str:
+    tasks = ', '.join(f'{name}({", ".join(task.inputs)})' for name, task in self.tasks.items())
+    which = 'averaged parameters' if self.averaged else 'parameters as trained'
+    return f'<{self.path} after step {self.step}, {which}; tasks: {tasks or "none"}>'
+
+  @property
+  def averaged(self) -> bool:
+    """Whether tasks run by averaged parameters."""
+    return config_lib.averages(self.config)
+
+  @property
+  def params(self) -> PyTree:
+    """The parameters that tasks run by: the averages where the run keeps any (`averaged` says so)."""
+    return self.state.ema if self.averaged else self.state.params
+
+  def generate(self, n: int | None = None, label: Any = None, seed: int | None = None, **inputs: Any) -> np.ndarray:
+    """Samples of the data, as files hold them: images uint8 [n, H, W, C], tokens int32 [n, T].
+
+    Args:
+      n: how many; as many as the longest input has rows, or 16.
+      label: a class or a list of classes, by name or number, for models that have labels.
+      seed: of the noise; by default that of the samples that the run showed and that evaluations measure.
+      inputs: what else the task 'generate' takes, such as latent=float [N, Z]; sample i has row i.
+    """
+    given = inputs if label is None else {**inputs, 'label': label}
+    return self.run(GENERATE, n, seed, **given)[SAMPLE]
+
+  def run(self, task: str, n: int | None = None, seed: int | None = None, **inputs: Any) -> dict[str, np.ndarray]:
+    """All that a task returns: {name: [n, ...]}.
+
+    Args:
+      task: its name, one of `tasks`.
+      n: see `generate`.
+      seed: see `generate`.
+      inputs: by name. Examples as files hold them, labels by name or number, prompts as text, a mask as an array (not 0
+        where a pixel is hidden) or one of 'box', 'half', 'centre', any other as numbers. One of them or a list.
+
+    Raises:
+      UserError: no such task, or inputs that it does not take.
+    """
+    seed = self.config.eval.seed if seed is None else seed
+    arrays = self.inputs(task, n, seed, **inputs)
+    return self.outputs(task, n or max([len(array) for array in arrays.values()], default=N), seed, arrays)
+
+  def outputs(self, task: str, n: int, seed: int, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """See `run`; of inputs that `inputs` has made arrays."""
+    generation = Generation(self._program, seed, task, CallInputs(arrays) if arrays else None)
+    return generation.outputs(self.state, np.arange(n))[0]
+
+  def inputs(self, task: str, n: int | None, seed: int, **inputs: Any) -> dict[str, np.ndarray]:
+    """The inputs of a call as arrays {name: [N, ...]}; see `run`. The name of a mask becomes as many masks."""
+    found = self._program.task(task)
+    check_inputs(task, found, inputs)
+    arrays: dict[str, np.ndarray] = {}
+    for name, value in inputs.items():
+      field = found.inputs[name]
+      if field.what == LABEL:
+        arrays[name] = np.asarray([self.label(one) for one in _listed(value)], np.int32)
+      elif field.what == PROMPT:
+        arrays[name] = self._prompts(value)
+      elif not (field.what == MASK and isinstance(value, str)):
+        arrays[name] = self._array(name, field, value)
+    for name, value in inputs.items():
+      if name not in arrays:
+        count = n or max([len(array) for array in arrays.values()], default=N)
+        arrays[name] = draw_masks(value, seed, count, self.spec)
+    _check_rows(found, arrays)
+    self.note = found.check(arrays)
+    return arrays
+
+  def label(self, given: Any) -> int:
+    """The number of a class, given by name or number. Raises UserError where there is none such."""
+    text, classes = str(given), self.spec.num_classes
+    if text in self.class_names and not isinstance(given, int | np.integer):
+      return self.class_names.index(text)
+    if text.isdecimal() and int(text) < classes:
+      return int(text)
+    hint = did_you_mean(text, self.class_names, cutoff=0.6)
+    names = f': {", ".join(self.class_names)}' if self.class_names else f', numbers 0 to {classes - 1}'
+    raise UserError(f"there is no class '{text}'.{hint} {self.path} has {classes} classes{names if classes else ''}.")
+
+  def examples(self, n: int) -> np.ndarray:
+    """The first `n` test examples of the data of the run. Raises UserError where the data is gone or has changed."""
+    dataset = dataset_lib.load(self.config.data)
+    data_identity.check(dataset, info.trained_on(self.path).fingerprint, self.path)
+    source = dataset.splits['test']
+    return source.read(source.eval_index(np.arange(min(n, len(source)))))[self._kind.example]
+
+  def _prompts(self, given: Any) -> np.ndarray:
+    """Tokens int32 [N, P] of texts, the rest of shorter ones -1."""
+    vocab = self.spec.vocab
+    assert vocab is not None
+    rows = [np.asarray(vocab.encode(text or '\n')) for text in _listed(given)]
+    found = np.full((len(rows), max(map(len, rows))), -1, np.int32)
+    for row, tokens in zip(found, rows, strict=True):
+      row[: len(tokens)] = tokens
+    return found
+
+  def _array(self, name: str, field: Field, given: Any) -> np.ndarray:
+    """[N, ...] of the shape of the field; one example alone is [...]."""
+    try:
+      array = np.asarray(given)
+      if field.what != EXAMPLE:
+        whole = field.what not in (MASK, LATENT, NUMBER) and np.issubdtype(array.dtype, np.integer)
+        array = array.astype(np.int32 if whole else np.float32)
+    except (TypeError, ValueError) as error:
+      raise UserError(f"the input '{name}' is no array of numbers: {error}.") from error
+    if field.what == MASK:
+      array = (array != 0).astype(np.float32)
+      array = array[..., None] if array.ndim in (2, 3) and array.shape[-1] != 1 else array
+    if array.ndim == len(field.shape):
+      array = array[None]
+    fits = array.ndim == len(field.shape) + 1 and all(
+      wanted in (None, size) for wanted, size in zip(field.shape, array.shape[1:], strict=True)
+    )
+    if not fits or not len(array):
+      wanted = ', '.join(['N', *('any' if size is None else str(size) for size in field.shape)])
+      raise UserError(f"the input '{name}' has the shape {list(np.shape(given))}; it must be [{wanted}].")
+    return self._kind.levels(f"the input '{name}'", array) if field.what == EXAMPLE else array
+
+
+def _check_rows(task: Task, arrays: Mapping[str, np.ndarray]) -> None:
+  """Raises UserError where examples come with another input of which there are neither as many nor one."""
+  for example in (name for name in arrays if task.inputs[name].what == EXAMPLE):
+    for name, array in arrays.items():
+      if len(array) not in (1, len(arrays[example])):
+        raise UserError(f"the input '{name}' has {len(array):,} rows and '{example}' has {len(arrays[example]):,}: "
+                        'give one for all, or as many.')  # fmt: skip
+
+
+def draw_masks(kind: str, seed: int, n: int, spec: Spec) -> np.ndarray:
+  """Masks float32 [n, H, W, 1] of a kind by name, by the noise of `seed`. Raises UserError for an unknown kind."""
+  if kind not in masks.KINDS:
+    raise UserError(f"the mask '{kind}' is none of {', '.join(masks.KINDS)}, and no array.")
+  key = random.stream(random.stream(random.root(seed), 'samples'), 'given mask')
+  return np.asarray(masks.draw(kind, random.per_example(key, jnp.arange(n)), spec.image_shape[:2]))
+
+
+def _listed(value: Any) -> Sequence[Any]:
+  return list(value) if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str) else [value]

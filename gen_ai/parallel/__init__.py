@@ -1,0 +1,1 @@
+"""How a method is compiled and laid over devices: mesh, pmap, lanes; what that costs in memory and operations."""
