@@ -30,7 +30,7 @@ flags.DEFINE_float('minutes', 10.0, 'of training a run: its updates are what fit
 flags.DEFINE_integer('seeds', 3, 'runs of a method: seeds 0, 1, ...', lower_bound=1)
 flags.DEFINE_integer('samples', 10_000, 'that the figures of a run are measured on', lower_bound=100)
 flags.DEFINE_integer(
-  'nll_draws', 20, 'latent draws an image, for the likelihood of methods that have any', lower_bound=1
+  'importance_samples', 20, 'latent draws an image, for the likelihood of methods that have any', lower_bound=1
 )
 flags.DEFINE_string('metrics', 'fd,kid,prdc,modes,memorisation', 'of gen_ai.evaluate; nll is added where there is one')
 flags.DEFINE_string('extractor', '', 'of features: classifier:RUN_DIR or inception:FILE; empty: configs/classifier.py '
@@ -108,8 +108,8 @@ def evaluated(run_dir: Path, steps: int, judge: Mapping[str, Any]) -> dict[str, 
     stamps = [row['figures'][name]['stamp'] for name in figures if name in row['figures']]
     same = len(stamps) == len(figures) and all(stamp['samples'] == FLAGS.samples for stamp in stamps)
     same = same and all(stamp.get(name, value) == value for stamp in stamps for name, value in judge.items())
-    draws = row['figures'].get('iwae_nats', {'stamp': {}})['stamp'].get('nll_draws', FLAGS.nll_draws)
-    if row['step'] == steps and row['split'] == 'test' and same and draws == FLAGS.nll_draws:
+    draws = row['figures'].get('iwae_nats', {'stamp': {}})['stamp'].get('importance_samples', FLAGS.importance_samples)
+    if row['step'] == steps and row['split'] == 'test' and same and draws == FLAGS.importance_samples:
       return row
   return None
 
@@ -121,7 +121,7 @@ def evaluate(
   row = evaluated(run_dir, planned['steps'], judge)
   if row is None:
     likelihood = ',nll' if planned['weighs'] else ''
-    draws = [f'--config.eval.nll_draws={FLAGS.nll_draws}'] if planned['weighs'] else []
+    draws = [f'--config.eval.importance_samples={FLAGS.importance_samples}'] if planned['weighs'] else []
     words = [str(run_dir), f'--metrics={FLAGS.metrics}{likelihood}', f'--samples={FLAGS.samples}',
              f'--extractor={extractor}', *draws]  # fmt: skip
     call = [sys.executable, '-m', 'gen_ai.evaluate', *words]
@@ -152,7 +152,9 @@ def one_run(
 
 def settings(judge: Mapping[str, Any]) -> dict[str, Any]:
   """What a report that is gone on with has to agree on; `judge` is what the extractor says of itself."""
-  named = {name: getattr(FLAGS, name) for name in ('data', 'minutes', 'samples', 'nll_draws', 'metrics', 'tiny')}
+  named = {
+    name: getattr(FLAGS, name) for name in ('data', 'minutes', 'samples', 'importance_samples', 'metrics', 'tiny')
+  }
   return named | dict(judge)
 
 

@@ -83,10 +83,10 @@ def lines(report: Mapping[str, Any], columns: Sequence[Column]) -> list[list[str
 
 def likelihoods(report: Mapping[str, Any]) -> list[list[str]]:
   """The table of methods with a likelihood, each with what it is a likelihood of: unlike ones do not compare."""
-  measures = {row['method']: row['figures']['nll_bpd']['stamp']['measure'] for row in report['runs']
+  measures = {row['method']: row['figures']['nll_bpd']['stamp']['observation'] for row in report['runs']
               if 'nll_bpd' in row.get('figures', {})}  # fmt: skip
   table = lines({**report, 'runs': [row for row in report['runs'] if row['method'] in measures]}, LIKELIHOOD)
-  return [[*line, 'measure' if number == 0 else measures[line[0]]] for number, line in enumerate(table)]
+  return [[*line, 'observation' if number == 0 else measures[line[0]]] for number, line in enumerate(table)]
 
 
 def aligned(table: Sequence[Sequence[str]]) -> str:

@@ -60,7 +60,7 @@ class Side:
     self.run(0.0)  # the first dispatch, not counted
 
   def run(self, seconds: float) -> float:
-    """Lane-steps a second over one slice of whole dispatches that takes at least `seconds`."""
+    """RunLogger-steps a second over one slice of whole dispatches that takes at least `seconds`."""
     start, first, pending = time.perf_counter(), self._step, None
     while pending is None or time.perf_counter() - start < seconds:
       self._state, metrics = self._run(self._state, self._feed.chunk(self._step, self._chunk))

@@ -1,4 +1,4 @@
-"""Lane-steps a second of lanes in one program, by convolution lowering and mapping: python -m benchmarks.lanes."""
+"""RunLogger-steps a second of lanes in one program, by convolution lowering and mapping: python -m benchmarks.lanes."""
 
 import itertools
 import json

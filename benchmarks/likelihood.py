@@ -16,7 +16,7 @@ from gen_ai.core import command_line, text
 from gen_ai.core.errors import DONE, FAILED, UserError
 from gen_ai.data import dataset as dataset_lib
 from gen_ai.evaluate import metrics, restored
-from gen_ai.evaluate.examples import Evaluator
+from gen_ai.evaluate.examples import ExamplePass
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string('data', 'fashion_mnist', 'images, binarised anew each time they are seen')
@@ -27,7 +27,7 @@ flags.DEFINE_float('lr', 3e-3, 'learning rate, of every arm', lower_bound=0.0)
 flags.DEFINE_float('warmup', 0.5, 'share of the updates in which the weight of the KL grows from 0', lower_bound=0.0,
                    upper_bound=1.0)  # fmt: skip
 flags.DEFINE_integer('seeds', 3, 'runs of every arm: seeds 0, 1, ...', lower_bound=1)
-flags.DEFINE_integer('nll_draws', 500, 'latent draws an image', lower_bound=1)
+flags.DEFINE_integer('importance_samples', 500, 'latent draws an image', lower_bound=1)
 flags.DEFINE_integer('examples', 1000, 'images of the test split, from its first on', lower_bound=2)
 flags.DEFINE_string('runs_dir', 'runs/likelihood', 'where the runs go; those that are done are left as they are')
 flags.DEFINE_bool('tiny', False, "apply the configs' tiny(): to see that all works")
@@ -55,8 +55,8 @@ def log_likelihoods(run_dir: Path) -> np.ndarray:
   dataset = dataset_lib.load(config.data)
   program, state, _ = restored.restore(str(run_dir), config, dataset.spec, 'latest')
   (nll,), parts, seen = metrics.parse('nll', dataset.spec.kind), [], 0
-  one_pass = Evaluator(program, config, dataset.splits['test'], nll.name,
-                       lambda *given: nll.per_example(*given, FLAGS.nll_draws), at_once=False)  # fmt: skip
+  one_pass = ExamplePass(program, config, dataset.splits['test'], nll.name,
+                       lambda *given: nll.per_example(*given, FLAGS.importance_samples), at_once=False)  # fmt: skip
   for (found,), mask in one_pass.blocks(state):
     parts.append(np.asarray(found['iwae_nats'][0])[mask > 0])
     seen += len(parts[-1])
@@ -92,7 +92,7 @@ def run(arguments: list[str], overrides: dict[str, str]) -> int:
     print(f'  {name}: {values[name].mean():.3f} nats, {minutes:.1f} minutes', file=sys.stderr, flush=True)
   print(machine.describe(about, timed=False))  # runs are counted in updates
   print(f'{FLAGS.data}, {FLAGS.steps:,} updates, lr {FLAGS.lr:g}, KL warm-up {FLAGS.warmup:.0%}, {FLAGS.seeds} seeds; '
-        f'log p(x) in nats of {FLAGS.examples:,} images, {FLAGS.nll_draws:,} draws;'
+        f'log p(x) in nats of {FLAGS.examples:,} images, {FLAGS.importance_samples:,} draws;'
         f' {minutes:.1f} minutes')  # fmt: skip
   for name, found in values.items():
     print(f'  {name:20} {found.mean():.3f}  by seed {", ".join(f"{row.mean():.3f}" for row in found)}')
@@ -105,7 +105,9 @@ def run(arguments: list[str], overrides: dict[str, str]) -> int:
     print(f'{verdict}: {low} < {high}: {spread(images)} over images, {spread(seeds)} over seeds')
   if FLAGS.out:
     told = [{'low': low, 'high': high, 'held': ok} for (low, high), ok in zip(orders, verdicts, strict=True)]
-    settings = {name: getattr(FLAGS, name) for name in ('data', 'steps', 'lr', 'warmup', 'examples', 'nll_draws')}
+    settings = {
+      name: getattr(FLAGS, name) for name in ('data', 'steps', 'lr', 'warmup', 'examples', 'importance_samples')
+    }
     report = {'machine': about, **settings, 'nats': {name: found.mean(1).tolist() for name, found in values.items()},
               'orders': told}  # fmt: skip
     Path(FLAGS.out).write_text(json.dumps(report, indent=1) + '\n')

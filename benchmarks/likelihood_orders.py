@@ -15,8 +15,8 @@ class Arm(NamedTuple):
   changes: Mapping[str, Any]
 
 
-VAE = {'loss.bound': 'elbo', 'loss.draws': 1, 'loss.gradient': 'plain'}
-IWAE_5, IWAE_50 = ({'loss.bound': 'iwae', 'loss.draws': k, 'loss.gradient': 'dreg'} for k in (5, 50))
+VAE = {'loss.bound': 'elbo', 'loss.importance_samples': 1, 'loss.gradient': 'plain'}
+IWAE_5, IWAE_50 = ({'loss.bound': 'iwae', 'loss.importance_samples': k, 'loss.gradient': 'dreg'} for k in (5, 50))
 # The second layer stands on the same first one: the paper's 100 and 50 units begin with other units as well.
 TWO_LAYERS = {'model.latents': (50, 25)}
 ARMS = {

@@ -110,7 +110,7 @@ def make(job: Mapping[str, Any]) -> Any:
   """The side that `job` asks for."""
   if job['side'] == 'ours':
     from gen_ai.evaluate import external
-    from gen_ai.evaluate.evaluator import protocol
+    from gen_ai.evaluate.protocol import protocol
 
     data, wanted = job['data'], job['eval']
     given = {f'data.{name}': value for name, value in data.items()} | {f'eval.{k}': v for k, v in wanted.items()}

@@ -18,7 +18,7 @@ from gen_ai import config as config_lib
 from gen_ai.core import command_line
 from gen_ai.core.errors import DONE, FAILED, UserError
 from gen_ai.evaluate import external, metrics
-from gen_ai.evaluate.evaluator import protocol
+from gen_ai.evaluate.protocol import protocol
 from gen_ai.run import directory
 
 FLAGS = flags.FLAGS
@@ -91,7 +91,7 @@ def torch_side(data: real_data.RealData, images: Path, seed: int) -> dict[str, A
   asked = protocol(data.config, data.dataset, 'test', metrics.parse('fd,kid,prdc', 'image'))
   found = {}
   for mode in ('train', 'eval'):
-    judged, _ = external.judge(np.load(f'{prefix}-{mode}.npy'), data.config, data.dataset, asked)
+    judged, _ = external.evaluate(np.load(f'{prefix}-{mode}.npy'), data.config, data.dataset, asked)
     found[mode] = {name: figure.record() for name, figure in judged.figures.items()}
   best = min(found, key=lambda mode: found[mode]['fd']['value'])
   return {'side': 'torch', 'seed': seed, 'seconds': about['seconds'], 'updates': about['critic_updates'],

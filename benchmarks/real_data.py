@@ -13,8 +13,8 @@ from gen_ai import config as config_lib
 from gen_ai.core.errors import DONE, UserError
 from gen_ai.data.dataset import Dataset
 from gen_ai.evaluate import external, metrics
-from gen_ai.evaluate.evaluator import protocol
 from gen_ai.evaluate.metrics.extractors import Extractor
+from gen_ai.evaluate.protocol import protocol
 
 
 class Asked(NamedTuple):

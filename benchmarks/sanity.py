@@ -14,8 +14,8 @@ from benchmarks.sanity_sets import Verdict
 from gen_ai.core import command_line
 from gen_ai.core.errors import DONE, FAILED, UserError
 from gen_ai.evaluate import external, metrics
-from gen_ai.evaluate.evaluator import Protocol, protocol, shared_stamp
 from gen_ai.evaluate.metrics.metric import FEATURES
+from gen_ai.evaluate.protocol import Protocol, protocol, shared_stamp
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string('data', 'fashion_mnist', 'labelled images: a prepared data set')
@@ -42,7 +42,7 @@ def judge(data: real_data.RealData, asked: Protocol, one: sanity_sets.ImageSet) 
   images = one.make()
   own = asked._replace(metrics=tuple(metric for metric in asked.metrics if one.audited or not metric.train),
                        samples=len(images))  # fmt: skip
-  found, content = external.judge(images, data.config, data.dataset, own)
+  found, content = external.evaluate(images, data.config, data.dataset, own)
   return {
     'set': one.name, 'samples': len(images), 'samples_sha256': content, 'seconds': time.perf_counter() - begun,
     'figures': {name: figure.record() for name, figure in found.figures.items()}, 'notes': found.notes,

@@ -13,7 +13,7 @@ from absl import flags
 from benchmarks import machine
 from benchmarks.sweep_sides import SIDES, Job, Turn, commands, execute, largest, take_turn
 from gen_ai import config as config_lib
-from gen_ai.compare.agreement import Tolerance
+from gen_ai.compare.reproducibility import Tolerance
 from gen_ai.core import command_line, text
 from gen_ai.core.errors import UserError
 
@@ -43,7 +43,7 @@ def make_job(name: str) -> Job:
   config, shared = config_lib.load(reference), config_lib.tiny(reference) if FLAGS.tiny else {}
   config = config_lib.override(config, shared)
   chunk = min(config.run.log_every, FLAGS.steps)
-  shared |= {'run.steps': FLAGS.steps, 'run.log_every': chunk, 'run.writers': ''}
+  shared |= {'run.steps': FLAGS.steps, 'run.log_every': chunk, 'run.trackers': ''}
   shared |= dict.fromkeys(('run.eval_every', 'run.sample_every', 'run.save_every'), 0)
   shared['optim.warmup_steps'] = min(config.optim.warmup_steps, FLAGS.steps // 10)  # schedules end with the last update
   config_lib.validate(config_lib.override(config, shared))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gen_ai import config as config_lib
-from gen_ai.compare.agreement import ABSENT, Tolerance
+from gen_ai.compare.reproducibility import ABSENT, Tolerance
 from gen_ai.core.errors import UserError
 from gen_ai.run import directory
 
@@ -63,7 +63,7 @@ def commands(side: str, job: Job, folder: Path, cache: str) -> list[list[str]]:
     return [[*launch, *words(job.shared | trial), f'--run_dir={folder / str(number)}']
             for number, trial in enumerate(job.trials)]  # fmt: skip
   if side == 'loop':
-    task = {'reference': job.reference, 'shared': job.shared, 'points': job.trials, 'folder': str(folder),
+    task = {'reference': job.reference, 'shared': job.shared, 'trials': job.trials, 'folder': str(folder),
             'cache': cache}  # fmt: skip
     return [[sys.executable, '-m', 'benchmarks.loop', json.dumps(task)]]
   axes = [f'--axis=optim.lr={",".join(map(str, job.rates))}', f'--axis=run.seed=0:{job.seeds}']

@@ -1,7 +1,7 @@
 """beta-VAE (Higgins et al. 2017): a heavier KL term, warmed up, for latents that mean something one by one.
 
 Claim: the convolutional VAE of configs/vae.py with beta 4 and ten latents. Its ELBO is worse than that of beta 1 by
-  design; look at the view `traversals`. `sweep_beta` goes from 0.5 to 8, `sweep_free_bits` over floors of the KL
+  design; look at the picture `traversals`. `sweep_beta` goes from 0.5 to 8, `sweep_free_bits` over floors of the KL
   (arXiv 1606.04934), which keep units from collapsing.
 Command: python launch.py --config=configs/beta_vae.py            (or configs/beta_vae.py:fashion_mnist)
 Cost: 1.3 minutes of training on 2 CPU cores, by the speed that `benchmarks.families` measured.

@@ -2,7 +2,7 @@
 
 Claim: a convolutional pair with a spectrally normalised projection discriminator and hinge loss. The founding
   conditional GAN, labels joined to both inputs (arXiv 1411.1784), is `--config.model.condition=concat`, AC-GAN
-  (arXiv 1610.09585) `--config.model.condition=auxiliary`; `sweep_condition` compares all with no labels. The view
+  (arXiv 1610.09585) `--config.model.condition=auxiliary`; `sweep_condition` compares all with no labels. The picture
   `classes` has a row a class. Labels come from the data set.
 Command: python launch.py --config=configs/cgan.py            (or configs/cgan.py:fashion_mnist)
 Cost: 3.5 minutes of training on 2 CPU cores, by the speed that `benchmarks.families` measured.

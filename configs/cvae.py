@@ -1,7 +1,7 @@
 """Conditional VAE (Sohn et al. 2015): draws the class it is asked for; residual networks.
 
 Claim: labels reach the encoder as planes beside the image and the decoder beside the latent, so that the latent is left
-  to say what the class does not. The view `classes` has a row a class with the same latents. Labels come from the
+  to say what the class does not. The picture `classes` has a row a class with the same latents. Labels come from the
   data set; `sweep_conditional` compares with none.
 Command: python launch.py --config=configs/cvae.py            (or configs/cvae.py:fashion_mnist)
 Cost: 3.8 minutes of training on 2 CPU cores, by the speed that `benchmarks.families` measured.

@@ -2,8 +2,8 @@
 
 Claim: a U-Net generator of masked image, mask and latent, trained by L1 and by a spectrally normalised discriminator
   that sees the mask; known pixels are kept exactly. Masks are random boxes, a random half, or the centre:
-  `sweep_mask`. The view `completions` shows hidden, completed and original images. `gen_ai.evaluate` measures figures
-  of completions of the split's own images, which are easier than samples and are never compared with these.
+  `sweep_mask`. The picture `completions` shows hidden, completed and original images. `gen_ai.evaluate` measures
+  figures of completions of the split's own images, which are easier than samples and are never compared with these.
 Command: python launch.py --config=configs/inpaint_gan.py            (or configs/inpaint_gan.py:fashion_mnist)
 Cost: 6.4 minutes of training on 2 CPU cores, by the speed that `benchmarks.families` measured.
 """

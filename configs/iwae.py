@@ -25,7 +25,7 @@ def get_config(data: str = 'mnist_5k'):
       'model.activation': 'tanh',
       'loss.kl_warmup_steps': 2500,  # updates: half of the run
       'loss.bound': 'iwae',
-      'loss.draws': 5,  # k
+      'loss.importance_samples': 5,  # k
       'loss.gradient': 'dreg',
       'optim.lr': 3e-3,
       'optim.schedule': 'cosine',
@@ -39,7 +39,7 @@ def get_config(data: str = 'mnist_5k'):
 def sweep_draws():
   """The k of the paper's table."""
   for draws in (1, 5, 50):
-    yield {'loss.draws': draws}
+    yield {'loss.importance_samples': draws}
 
 
 def sweep_bound():
@@ -51,9 +51,9 @@ def sweep_bound():
 
 def space():
   """Where a random search looks."""
-  return {'optim.lr': log_uniform(1e-4, 1e-2), 'loss.draws': choice(5, 10, 50)}
+  return {'optim.lr': log_uniform(1e-4, 1e-2), 'loss.importance_samples': choice(5, 10, 50)}
 
 
 def tiny():
   """What a run of seconds has besides."""
-  return {'loss.draws': 3, 'loss.kl_warmup_steps': 4}
+  return {'loss.importance_samples': 3, 'loss.kl_warmup_steps': 4}

@@ -1,4 +1,4 @@
-"""The two players of experiments/gan.py, built from a config."""
+"""Generator and discriminator of experiments/gan.py, built from a config."""
 
 from typing import Any, NamedTuple
 
@@ -7,15 +7,15 @@ from ml_collections import ConfigDict
 from gen_ai.core.method import Reduce, Spec
 from gen_ai.nets.apply import Module, compute_dtype
 from gen_ai.nets.dcgan import DCGANGenerator
+from gen_ai.nets.gan import Discriminator, Generator
 from gen_ai.nets.mlp import MLPFeatures, MLPGenerator
-from gen_ai.nets.players import Critic, Generator
 from gen_ai.nets.pyramid import Downsample
 from gen_ai.nets.resnet_gan import ResNetGenerator, ResNetTrunk
 from gen_ai.nets.stylegan2 import StyleDiscriminator, StyleGenerator
 
 
 class Networks(NamedTuple):
-  """The two players."""
+  """Generator and discriminator."""
 
   generator: Module  # (z [B, Z], train, label, noise) -> x [B, H, W, C]
   discriminator: Module  # (x, train, label) -> Scores
@@ -33,7 +33,7 @@ def networks(config: ConfigDict, spec: Spec, reduce: Reduce) -> Networks:
         mapping_layers=model.mapping_layers, mapping_lr=model.mapping_lr, mixing=model.mixing, num_classes=classes,
         truncation=config.sample.truncation, output=model.g_output, reduce=reduce, dtype=dtype,
       ),
-      Critic(
+      Discriminator(
         StyleDiscriminator(channels=model.width, max_channels=model.max_width, group=model.group, reduce=reduce,
                            dtype=dtype), equalised=True, **says,
       ),
@@ -41,7 +41,7 @@ def networks(config: ConfigDict, spec: Spec, reduce: Reduce) -> Networks:
   if model.network == 'mlp':
     return Networks(
       Generator(MLPGenerator(shape, model.g_widths, activation=model.g_activation, dtype=dtype), classes),
-      Critic(MLPFeatures(model.d_widths, model.d_activation, model.d_spectral, dtype), flat=True,
+      Discriminator(MLPFeatures(model.d_widths, model.d_activation, model.d_spectral, dtype), flat=True,
              spectral=model.d_spectral, **says),
     )  # fmt: skip
   shared: dict[str, Any] = {'reduce': reduce, 'dtype': dtype}
@@ -50,10 +50,10 @@ def networks(config: ConfigDict, spec: Spec, reduce: Reduce) -> Networks:
   if model.network == 'dcgan':
     return Networks(
       Generator(DCGANGenerator(shape, model.width, weight_init=model.weight_init, **g), classes),
-      Critic(Downsample(model.width, weight_init=model.weight_init, **d), weight_init=model.weight_init,
+      Discriminator(Downsample(model.width, weight_init=model.weight_init, **d), weight_init=model.weight_init,
              spectral=model.d_spectral, **says),
     )  # fmt: skip
   return Networks(
     Generator(ResNetGenerator(shape, model.width, attention=model.attention, spectral=model.g_spectral, **g), classes),
-    Critic(ResNetTrunk(model.width, attention=model.attention, **d), spectral=model.d_spectral, **says),
+    Discriminator(ResNetTrunk(model.width, attention=model.attention, **d), spectral=model.d_spectral, **says),
   )

@@ -1,4 +1,4 @@
-"""How families lay out the pictures of their views: rows of examples, and paths between latents."""
+"""How families lay out their visualizations: rows of examples, and paths between latents."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from gen_ai.core.method import Array
 
-COLUMNS = 8  # of a view
+COLUMNS = 8  # of a picture
 
 
 def rows_of(images: Array, shape: tuple[int, ...]) -> Array:

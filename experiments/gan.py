@@ -7,7 +7,7 @@ ema_halflife, ema {'params', 'stats'} of the generator: averaged weights need av
 them.
 
 Regularisers that are computed every k-th update only ("lazily", arXiv 1912.04958, section 3.1) weigh k times as much.
-Deviation: the optimiser's constants are not adjusted for that. Under conditions both players see the labels of the
+Deviation: the optimiser's constants are not adjusted for that. Under conditions both networks see the labels of the
 batch; samples have labels drawn evenly over the classes.
 """
 
@@ -51,11 +51,11 @@ from gen_ai.maths.masked import masked
 from gen_ai.maths.path_length import path_length, path_length_mean, path_length_penalty
 from gen_ai.maths.pixels import to_signed
 from gen_ai.nets.apply import discriminate, generate, refresh, singular_values
-from gen_ai.nets.players import Scores
+from gen_ai.nets.gan import Scores
 
 KINDS = ('image',)  # of data
 PENALTIES = ('gradient_penalty', 'dragan', 'r1', 'r1_r2')
-# No loss here has a better way: each player's gain is the other's loss.
+# No loss here has a better way: what one network gains the other loses.
 LEADING = {'loss_d': '', 'loss_g': '', 'spread': '', 'pairs_won_d': '', 'logit_gap': ''}
 SIGNED = ('minimax', 'non_saturating', 'hinge')  # losses under which 0 parts the logits of reals and fakes
 
@@ -114,7 +114,7 @@ def class_loss(scores: Scores, label: Array) -> Array:
 
 
 def updater_of(config: ConfigDict) -> Updater:
-  """Both players' optimisers; of the generator parameters and stats are averaged."""
+  """The optimisers of both networks; of the generator parameters and stats are averaged."""
   n_critic = config.loss.n_critic
   return Updater(
     config,
@@ -248,7 +248,7 @@ def g_updates(config: ConfigDict, nets: Networks, reduce: Reduce) -> Callable[[S
 
 
 def updates(config: ConfigDict, nets: Networks, reduce: Reduce) -> Updates:
-  """Both players' updates."""
+  """The updates of both networks."""
   return Updates(d_updates(config, nets, reduce), g_updates(config, nets, reduce))
 
 
@@ -277,7 +277,7 @@ def check(config: ConfigDict, spec: Spec) -> None:
 
 
 def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
-  """The GAN of `config`; see `gen_ai.core.method.Method`. Conditional ones have a view 'classes', a row a class."""
+  """The GAN of `config`; see `gen_ai.core.method.Method`. Conditional ones draw 'classes', a row a class."""
   check(config, spec)
   nets = networks(config, spec, reduce)
   update, updater = updates(config, nets, reduce), updater_of(config)
@@ -353,7 +353,7 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     noise = jnp.tile(jax.random.split(random.stream(key, 'noise'), 8), spec.num_classes)
     return rendered(state, {'z': z, 'noise': noise, 'label': jnp.repeat(jnp.arange(spec.num_classes), 8)})
 
-  views = {CLASSES: classes} if conditional else {}
+  visualizations = {CLASSES: classes} if conditional else {}
   inputs = {'latent': Field(LATENT, (latent,)), **({'label': Field(LABEL)} if conditional else {})}
   tasks = {GENERATE: Task(generated, inputs, {SAMPLE: Field(EXAMPLE, spec.shape)})}
-  return Method(init, train_step, eval_step, tasks, n_critic, views=views, leading=LEADING)
+  return Method(init, train_step, eval_step, tasks, n_critic, visualizations=visualizations, leading=LEADING)

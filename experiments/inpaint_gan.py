@@ -43,8 +43,8 @@ from gen_ai.maths import adversarial, masks
 from gen_ai.maths.masked import masked
 from gen_ai.maths.pixels import to_signed
 from gen_ai.nets.apply import compute_dtype, discriminate, refresh
+from gen_ai.nets.gan import Discriminator
 from gen_ai.nets.inpaint import CompletionGenerator
-from gen_ai.nets.players import Critic
 from gen_ai.nets.pyramid import Downsample
 
 KINDS = ('image',)  # of data
@@ -54,13 +54,13 @@ PEAK = 2.0  # of x in [-1, 1], for the signal-to-noise ratio
 DRAWS = 8  # completions of one hole, whose spread an evaluation tells
 
 
-def networks(config: ConfigDict, spec: Spec) -> tuple[CompletionGenerator, Critic]:
+def networks(config: ConfigDict, spec: Spec) -> tuple[CompletionGenerator, Discriminator]:
   """(generator: hidden x, mask, z -> x; discriminator: x beside its mask -> scores)."""
   model, dtype = config.model, compute_dtype(config.precision)
   trunk = Downsample(model.width, weight_init='lecun', spectral=model.d_spectral, dtype=dtype)
   return (
     CompletionGenerator(spec.image_shape[2], model.width, model.activation, dtype=dtype),
-    Critic(trunk, spectral=model.d_spectral, dtype=dtype),
+    Discriminator(trunk, spectral=model.d_spectral, dtype=dtype),
   )
 
 
@@ -125,8 +125,8 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     metrics = {'loss_g': adversary, 'l1': error.mean(), 'l1_hidden': masks.over_hidden(error, mask).mean()}
     return loss.adversarial * adversary + loss.reconstruction * metrics['l1'], metrics
 
-  def player(name: str, fn: Callable[..., tuple[Array, Metrics]], state: State, batch: Batch, key: Key):
-    """(state after the update of one player, metrics)."""
+  def updated(name: str, fn: Callable[..., tuple[Array, Metrics]], state: State, batch: Batch, key: Key):
+    """(state after the update of one network, metrics)."""
     stats = state.stats['d']
 
     def loss_fn(params: PyTree, stats: PyTree, batch: Batch, key: Key):
@@ -141,8 +141,8 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     spectra = refresh(critic, state.params['d'], state.stats['d'], (H, W, C + 1))
     state = state._replace(stats={'d': spectra})
     own = hidden(batch, key)
-    state, d_metrics = player('d', d_loss, state, own, random.stream(key, 'd'))
-    state, g_metrics = player('g', g_loss, state, own, random.stream(key, 'g'))
+    state, d_metrics = updated('d', d_loss, state, own, random.stream(key, 'd'))
+    state, g_metrics = updated('g', g_loss, state, own, random.stream(key, 'g'))
     return updater.advance(state), {**d_metrics, **g_metrics}
 
   def completed(state: State, batch: Batch) -> Array:
@@ -187,5 +187,5 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
   mask = Field(MASK, (*spec.image_shape[:2], 1))
   inputs = {'image': Field(EXAMPLE, spec.shape, True), 'mask': mask, 'latent': Field(LATENT, (latent,))}
   tasks = {'complete': Task(complete, inputs, {SAMPLE: Field(EXAMPLE, spec.shape), 'mask': mask})}
-  return Method(init, train_step, eval_step, tasks, views={'completions': completions},
-                measure=f'completion of masks of kind {config.model.mask}', leading=LEADING)  # fmt: skip
+  return Method(init, train_step, eval_step, tasks, visualizations={'completions': completions},
+                observation=f'completion of masks of kind {config.model.mask}', leading=LEADING)  # fmt: skip

@@ -139,7 +139,7 @@ class Likelihood(NamedTuple):
     return 2.0 * jax.nn.sigmoid(raw) - 1.0 if self.kind == 'bernoulli' else jnp.clip(raw, -1.0, 1.0)
 
   @property
-  def measure(self) -> str:
+  def observation(self) -> str:
     """What a figure in nats is of: unlike ones do not compare."""
     observed = {
       'bernoulli': f'binarised ({self.binarise})', 'gaussian': 'uniformly dequantised',
@@ -331,7 +331,7 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
   a row a class, with the same latents in every row.
   """
   check(config, spec)
-  chain, k = Chain(config, spec), config.loss.draws
+  chain, k = Chain(config, spec), config.loss.importance_samples
   likelihood, sizes, top = chain.likelihood, chain.sizes, chain.sizes[-1]
   updater = Updater(config)
 
@@ -452,11 +452,11 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
 
     return view
 
-  views = {'reconstructions': reconstructions, 'traversals': traversals,
+  visualizations = {'reconstructions': reconstructions, 'traversals': traversals,
            'interpolations_linear': interpolations(latents.lerp),
            'interpolations_spherical': interpolations(latents.slerp)}  # fmt: skip
   if chain.classes:
-    views[CLASSES] = classes
+    visualizations[CLASSES] = classes
   conditions = {'label': Field(LABEL)} if chain.classes else {}
   examples = {'image': Field(EXAMPLE, spec.shape, True), **{name: Field(LABEL, (), True) for name in conditions}}
   numbers = {'index': Field('index', (), True), 'draw': Field('draw', (None,), True)}
@@ -467,4 +467,12 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     'encode': Task(encoded, examples, {'latent': Field(LATENT, (top,))}),
     'log_weights': Task(log_weights, {**examples, **numbers}, {'log_weights': Field(NUMBER, (None,))}, ()),
   }
-  return Method(init, train_step, eval_step, tasks, views=views, measure=likelihood.measure, leading=LEADING)
+  return Method(
+    init,
+    train_step,
+    eval_step,
+    tasks,
+    visualizations=visualizations,
+    observation=likelihood.observation,
+    leading=LEADING,
+  )

@@ -196,7 +196,7 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
 
     return view
 
-  views = {'reconstructions': reconstructions, 'interpolations_linear': interpolations(latents.lerp),
+  visualizations = {'reconstructions': reconstructions, 'interpolations_linear': interpolations(latents.lerp),
            'interpolations_spherical': interpolations(latents.slerp)}  # fmt: skip
   z, image, given = {'latent': Field(LATENT, (latent,))}, Field(EXAMPLE, spec.shape), Field(EXAMPLE, spec.shape, True)
   tasks = {
@@ -204,4 +204,4 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     'reconstruct': Task(reconstructed, {'image': given}, {SAMPLE: image}),
     'encode': Task(encoded, {'image': given}, z),
   }
-  return Method(init, train_step, eval_step, tasks, views=views, leading=LEADING)
+  return Method(init, train_step, eval_step, tasks, visualizations=visualizations, leading=LEADING)

@@ -56,10 +56,12 @@ def check(config: ConfigDict, spec: Spec) -> None:
   """Raises UserError for data, or sizes together, that this family cannot train."""
   model = config.model
   H, W, _ = spec.image_shape
-  step = 2**model.halvings
+  step = 2**model.downsamples
   if H % step or W % step:
-    raise UserError(f'config.model.halvings={model.halvings} needs sides that are multiples of {step}; the images are '
-                    f'{H}x{W}. Halve less often, or resize by config.data.image_size.')  # fmt: skip
+    raise UserError(
+      f'config.model.downsamples={model.downsamples} needs sides that are multiples of {step}; the images are {H}x{W}. '
+      'Halve less often, or resize by config.data.image_size.'
+    )
   vectors = config.data.batch_size * (H // step) * (W // step)
   if model.codes > vectors:
     raise UserError(f'config.model.codes={model.codes} are more codes than data: an update sees {vectors} vectors '
@@ -73,13 +75,13 @@ def check(config: ConfigDict, spec: Spec) -> None:
 
 
 def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
-  """The VQ-VAE of `config`; see `gen_ai.core.method.Method`. Its view 'reconstructions' shows inputs above outputs."""
+  """The VQ-VAE of `config`; see `gen_ai.core.method.Method`. Picture 'reconstructions': inputs above outputs."""
   check(config, spec)
   model, loss, dtype = config.model, config.loss, compute_dtype(config.precision)
   H, W, C = spec.image_shape
-  grid = (H // 2**model.halvings, W // 2**model.halvings)
+  grid = (H // 2**model.downsamples, W // 2**model.downsamples)
   T, K, dims = grid[0] * grid[1], model.codes, H * W * C
-  shared = {'width': model.width, 'halvings': model.halvings, 'blocks': model.blocks,
+  shared = {'width': model.width, 'downsamples': model.downsamples, 'blocks': model.blocks,
             'activation': model.activation, 'dtype': dtype}  # fmt: skip
   encoder, decoder = GridEncoder(model.code_dim, **shared), GridDecoder(C, **shared)
   # Code K begins a sequence and is never drawn.
@@ -219,12 +221,14 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     pairs = jnp.stack([rows_of(a, spec.shape) for a in (x, jnp.clip(output, -1.0, 1.0))], axis=1)
     return pairs.reshape(-1, *spec.shape)
 
-  measure = 'discretised_logistic likelihood, 256 levels as they are'
+  observation = 'discretised_logistic likelihood, 256 levels as they are'
   given, image = {'image': Field(EXAMPLE, spec.shape, True)}, {SAMPLE: Field(EXAMPLE, spec.shape)}
   tasks = {
     GENERATE: Task(generated, {}, image),
     'reconstruct': Task(reconstructed, given, image),
     'encode': Task(encoded, given, {'codes': Field('codes', grid)}),
   }
-  views = {'reconstructions': reconstructions}
-  return Method(init, train_step, eval_step, tasks, views=views, measure=measure, leading=LEADING)
+  visualizations = {'reconstructions': reconstructions}
+  return Method(
+    init, train_step, eval_step, tasks, visualizations=visualizations, observation=observation, leading=LEADING
+  )

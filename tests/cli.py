@@ -46,7 +46,7 @@ def command(target, *words, encoding=''):
   finally:
     for name in set(flags.FLAGS) - before:
       module = str(flags.FLAGS.find_module_defining_flag(name))
-      if module.endswith('.py') or module == 'gen_ai.generate':  # the command's: not those of libraries
+      if module.endswith('.py') or module.startswith('gen_ai.commands.'):  # the command's: not those of libraries
         delattr(flags.FLAGS, name)
     logging.set_verbosity(verbosity)
   with out:

@@ -19,7 +19,7 @@ DATA = {
 }  # fmt: skip
 EVALUATION = {
   'split': 'validation', 'examples': 500, 'data': DATA['fingerprint'], 'split_rule': 'auto', 'averaged': False,
-  'seed': 0, 'measure': '', 'extractor': '', 'samples': 0, 'metrics': ['nll_bpd'],
+  'seed': 0, 'observation': '', 'extractor': '', 'samples': 0, 'metrics': ['nll_bpd'],
 }  # fmt: skip
 COSTS = {
   'seconds': 12.5, 'train_seconds': 12.0, 'examples_per_second': 5333.0, 'compile_seconds': 1.5, 'flops_per_step': 2e9,

@@ -26,7 +26,7 @@ def make_run(path, lr, seed, state='done', name='vae', steps=STEPS, text=False, 
     'config_hash': provenance.config_hash(config), 'group_hash': provenance.group_hash(config), 'parameters': 1000,
     'git': {'commit': 'a' * 40, 'dirty': False}, 'versions': {'jax': '0.10.2'}, 'devices': ['cpu:0'],
     'data': {'name': 'digits', 'version': '1.0.0', 'fingerprint': 'f' * 64, 'split_rule': 'train|validation'},
-    'evaluation': {'split': 'validation', 'examples': 500, 'averaged': False, 'seed': 0, 'measure': '',
+    'evaluation': {'split': 'validation', 'examples': 500, 'averaged': False, 'seed': 0, 'observation': '',
                    'extractor': '', 'samples': 0},
   })  # fmt: skip
   draw = np.random.default_rng([seed, int(lr * 1000)])

@@ -62,7 +62,7 @@ def test_mistakes_in_the_flags(words, says):
   (GAN, 'experiment=gans', ["No experiment 'gans'", "'gan'"]),
   (GAN, 'parallel=mpi', ["config.parallel='mpi'", 'jit', 'pmap']),
   (GAN, 'precision=fp16', ["config.precision='fp16'", 'fp32', 'bf16']),
-  (GAN, 'run.writers=tensorbord', ["'tensorbord'", "'tensorboard'"]),
+  (GAN, 'run.trackers=tensorbord', ["'tensorbord'", "'tensorboard'"]),
   (GAN, 'run.steps=7', ['config.run.steps=7', 'config.run.log_every=2', 'Try steps=8']),
   (GAN, 'run.eval_every=3', ['config.run.eval_every=3', 'config.run.log_every=2', 'Try eval_every=4']),
   (GAN, 'run.sample_every=5', ['config.run.sample_every=5', 'Try sample_every=4']),
@@ -129,7 +129,7 @@ def test_run_directories_that_are_none(tmp_path, run):
 
 
 def test_a_run_directory_of_another_config(run):
-  words = [GAN, '--tiny', f'--run_dir={run}', '--config.run.writers=']
+  words = [GAN, '--tiny', f'--run_dir={run}', '--config.run.trackers=']
   says = [f'{run} holds a run of another config', f'--resume={run}', '--run_dir']
   refuse([*words, '--config.optim.lr=0.5'], *says, 'config.optim.lr is 0.0005 there and 0.5 here', folder=run)
   refuse(['--config=configs/vae.py', '--tiny', f'--run_dir={run}'], *says, 'more', folder=run)
@@ -156,7 +156,7 @@ def test_a_damaged_record_is_named(run, tmp_path):
 
 def test_places_that_cannot_be_written(tmp_path):
   (tmp_path / 'file').write_text('')  # also root cannot make a directory below a file or in /proc
-  words = [GAN, '--tiny', '--config.run.writers=']
+  words = [GAN, '--tiny', '--config.run.trackers=']
   refuse([*words, f'--runs_dir={tmp_path}/file/runs'], f'{tmp_path}/file', 'in the way', folder=tmp_path)
   refuse([*words, f'--run_dir={tmp_path}/file'], f'{tmp_path}/file', 'in the way', folder=tmp_path)
   done = cli.command('launch.py', *words, f'--compilation_cache={tmp_path}/file/xla')

@@ -8,7 +8,7 @@ import pytest
 import tiny
 
 from benchmarks import methods, sweep_sides
-from gen_ai.compare.agreement import Tolerance
+from gen_ai.compare.reproducibility import Tolerance
 from gen_ai.core import command_line
 from gen_ai.core.errors import UserError
 from gen_ai.maths import adversarial
@@ -229,7 +229,7 @@ def test_every_side_of_the_sweep_benchmark_trains_the_same_points(tmp_path):
   for overrides in found['separate']:
     assert overrides.pop('run.steps') == '8'
   ((*_, task),) = sweep_sides.commands('loop', JOB, tmp_path, '')
-  found['loop'] = json.loads(task)['points']
+  found['loop'] = json.loads(task)['trials']
   for side in sweep_sides.SIDES:
     trials = [trial.overrides for trial in trials_lib.resolve(base, found[side])]
     assert trials == JOB.trials and len(trials) == 4, side

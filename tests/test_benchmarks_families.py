@@ -23,7 +23,7 @@ def row(method, seed, fd=None, **figures):
   base = {'method': method, 'family': 'GAN', 'seed': seed, 'command': f'python launch.py --seed={seed}', 'steps': 1000}
   if fd is None:
     return base | {'state': 'failed', 'exit_code': 65}
-  told = {name: {'value': value, 'stamp': {'measure': 'bernoulli'}} for name, value in figures.items()}
+  told = {name: {'value': value, 'stamp': {'observation': 'bernoulli'}} for name, value in figures.items()}
   return base | {'state': 'done', 'parameters': 12345, 'train_seconds': 60.0, 'seconds': 70.0, 'run_dir': 'x',
                  'figures': {'fd': {'value': fd, 'stamp': {}}, **told}}  # fmt: skip
 
@@ -32,7 +32,7 @@ def report(*rows):
   return {
     'machine': {'cores': 2, 'processor': 'x', 'load': 0.0, 'system': 's', 'python': '3', 'jax': '1', 'jaxlib': '1'},
     'settings': {'extractor': 'random', 'data': 'made', 'minutes': 1.0,
-                 'samples': 100, 'nll_draws': 2, 'metrics': 'fd', 'tiny': False},
+                 'samples': 100, 'importance_samples': 2, 'metrics': 'fd', 'tiny': False},
     'plans': dict.fromkeys(one['method'] for one in rows), 'runs': list(rows),
   }  # fmt: skip
 
@@ -55,7 +55,7 @@ def test_likelihoods_say_what_they_are_of():
   made = report(row('a', 0, 3.0, nll_bpd=1.5, elbo_nats=-90.0), row('a', 1), row('b', 0, 3.0))
   header, line = families_table.likelihoods(made)
   assert dict(zip(header, line, strict=True))['seeds'] == '1, 1 failed'
-  assert dict(zip(header, line, strict=True))['measure'] == 'bernoulli'
+  assert dict(zip(header, line, strict=True))['observation'] == 'bernoulli'
   assert line[0] == 'a' and '1.500' in line
 
 
@@ -122,7 +122,7 @@ def test_every_arm_is_a_config(name):
   config = config_lib.override(tiny.config(arm.config), arm.changes)
   assert (config.loss.bound == 'elbo') == name.startswith('VAE')
   assert (len(config.model.latents) == 2) == name.endswith('2-layers')
-  assert config.loss.draws == 1 or name.startswith(f'IWAE-{config.loss.draws}')
+  assert config.loss.importance_samples == 1 or name.startswith(f'IWAE-{config.loss.importance_samples}')
 
 
 def test_an_order_holds_where_both_intervals_do():

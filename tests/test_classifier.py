@@ -15,7 +15,7 @@ from gen_ai.core import random
 from gen_ai.core.errors import DONE, UserError
 from gen_ai.core.method import Spec
 from gen_ai.data import dataset as dataset_lib
-from gen_ai.evaluate.examples import Evaluator
+from gen_ai.evaluate.examples import ExamplePass
 from gen_ai.evaluate.metrics import extractors
 from gen_ai.run import directory
 
@@ -115,7 +115,7 @@ def test_unlabelled_data_has_no_labels_to_learn():
 
 def test_a_run_has_no_samples_and_says_so_when_asked(tmp_path):
   run = tmp_path / 'run'
-  done = cli.launch('--config=configs/classifier.py', '--tiny', f'--run_dir={run}', '--config.run.writers=',
+  done = cli.launch('--config=configs/classifier.py', '--tiny', f'--run_dir={run}', '--config.run.trackers=',
                     '--config.run.sample_every=4')  # fmt: skip
   assert done.returncode == DONE, done.stderr
   assert not list((run / 'samples').iterdir())
@@ -141,6 +141,6 @@ def test_it_reads_digits():
     rows = feed.chunk(step, 50)
     run = run or program.trainer(feed, state, rows)
     state, _ = run(state, rows)
-  found = Evaluator(program, config, tiny.dataset(config).splits['validation'])(state)
+  found = ExamplePass(program, config, tiny.dataset(config).splits['validation'])(state)
   assert found['accuracy'] > 0.8, found  # 0.1 by chance
   assert found['xent_nats'] < 0.7, found

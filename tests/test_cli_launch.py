@@ -47,7 +47,7 @@ def printed(done):
 
 
 def test_print_config_is_what_a_run_records(tmp_path):
-  words = ['--config=configs/vae.py', '--tiny', '--config.optim.lr=3e-4', '--config.run.writers=',
+  words = ['--config=configs/vae.py', '--tiny', '--config.optim.lr=3e-4', '--config.run.trackers=',
            '--config.model.network=mlp', '--config.model.widths=(8,4)']  # fmt: skip
   config = config_lib.override(tiny.config('vae'), {'optim.lr': 3e-4, 'model.network': 'mlp', 'model.widths': (8, 4)})
   shown = printed(cli.launch(*words, '--print_config', f'--runs_dir={tmp_path}/runs'))
@@ -123,7 +123,7 @@ class StopAt:
 
 def test_run_dir_makes_a_run_and_continues_it(tmp_path, monkeypatch):
   path = tmp_path / 'deep' / 'run'
-  words = [GAN, '--tiny', '--config.run.writers=', f'--run_dir={path}']
+  words = [GAN, '--tiny', '--config.run.trackers=', f'--run_dir={path}']
   with monkeypatch.context() as patch:
     patch.setattr(open_run, 'Stop', StopAt)
     done = cli.launch(*words)
@@ -145,7 +145,7 @@ def test_run_dir_makes_a_run_and_continues_it(tmp_path, monkeypatch):
   assert 'step 2/8' not in done.stdout
 
 
-LONG = ['--tiny', '--config.run.steps=200000', '--config.run.writers=', '--config.run.eval_every=0',
+LONG = ['--tiny', '--config.run.steps=200000', '--config.run.trackers=', '--config.run.eval_every=0',
         '--config.run.sample_every=0', '--config.run.save_every=0']  # fmt: skip
 
 
@@ -276,7 +276,7 @@ def test_a_terminal_without_utf8_that_hangs_up(tmp_path):
 
 def test_a_language_model_run_prints_its_own_next_step(tmp_path):
   path = tmp_path / 'run'
-  done = cli.launch('--config=configs/lm.py', '--tiny', f'--run_dir={path}', '--config.run.writers=')
+  done = cli.launch('--config=configs/lm.py', '--tiny', f'--run_dir={path}', '--config.run.trackers=')
   assert done.returncode == DONE, done.stderr
   assert f'  python -m gen_ai.sample {path} --n=64' in done.stdout.splitlines()
   assert (path / 'samples' / 'step_00000008.txt').read_text().startswith('def ')

@@ -136,7 +136,7 @@ def test_evaluate_prints_and_writes_a_report_with_its_protocol(vae, split, tmp_p
   assert (own['stamp']['samples'], own['stamp']['data_spread']) == (8, 0.384)
   assert f'  {"spread":24} {own["value"]:<12.6g}  (0.384 in the training data)\n' in done.stdout
   for name, figure in report['figures'].items():
-    assert figure['stamp'] == {'ema': True, 'eval_seed': 0, 'measure': 'bernoulli likelihood, binarised (dynamic)'}
+    assert figure['stamp'] == {'ema': True, 'eval_seed': 0, 'observation': 'bernoulli likelihood, binarised (dynamic)'}
     if name == 'active_units':  # of the model, not an average over examples
       assert figure['low'] == figure['value'] == figure['high'] and 0 <= figure['value'] <= 4
     else:

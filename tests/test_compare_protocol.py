@@ -15,7 +15,7 @@ UNLIKE = {
   'eval_examples': {'evaluation': {'examples': 400}},
   'eval_seed': {'evaluation': {'seed': 1}},
   'ema': {'evaluation': {'averaged': True}},
-  'measure': {'evaluation': {'measure': 'bernoulli likelihood, binarised (threshold)'}},
+  'observation': {'evaluation': {'observation': 'bernoulli likelihood, binarised (threshold)'}},
   'extractor': {'evaluation': {'extractor': 'inception 1.0'}},
   'eval_samples': {'evaluation': {'samples': 10000}},
   'steps': {},
@@ -97,20 +97,22 @@ def test_a_run_that_has_not_reached_its_budget_is_not_unlike():
   assert compare('runs').returncode == 0
 
 
-@pytest.mark.parametrize('measure, judged', [
+@pytest.mark.parametrize('observation, extractor', [
   ('bernoulli likelihood, binarised (threshold)', ''),
   ('', 'extractor random (weak), weights 0123, resize none, features 24'),
   ('gaussian likelihood, uniformly dequantised', 'nll_draws 50'),
   ('', ''),
 ])  # fmt: skip
-def test_a_run_from_before_the_measure_had_its_own_field_is_like_one_that_has_it(measure, judged):
-  field = '; '.join(filter(None, (measure, judged)))
-  old = {name: value for name, value in made_runs.EVALUATION.items() if name != 'measure'} | {'extractor': field}
+def test_a_run_from_before_the_observation_had_its_own_field_is_like_one_that_has_it(observation, extractor):
+  field = '; '.join(filter(None, (observation, extractor)))
+  old = {name: value for name, value in made_runs.EVALUATION.items() if name != 'observation'} | {'extractor': field}
   made_runs.make('runs/old', protocol={'about': {'evaluation': old}})
-  made_runs.make('runs/new', run__seed=1, protocol={'evaluation': {'measure': measure, 'extractor': judged}})
+  extractor = extractor.replace('nll_draws', 'importance_samples')  # as it is called today
+  now = {'observation': observation, 'extractor': extractor}
+  made_runs.make('runs/new', run__seed=1, protocol={'evaluation': now})
   runs = load('runs').runs
   assert protocol.unlike(runs) == []
-  assert set(runs['measure']) == {measure} and set(runs['extractor']) == {judged}
+  assert set(runs['observation']) == {observation} and set(runs['extractor']) == {extractor}
 
 
 def test_points_that_have_not_started_are_not_unlike():

@@ -149,7 +149,7 @@ def test_points_that_have_not_started_wait_in_their_group(tmp_path):
   sweep = made_runs.sweep(tmp_path, axes, started=3)
   runs = load(tmp_path)
   assert runs.runs['state'].tolist() == ['done'] * 3 + ['waiting']
-  assert runs.runs['point'].tolist() == [0, 1, 2, 3] and set(runs.runs['sweep']) == {str(sweep.path)}
+  assert runs.runs['trial'].tolist() == [0, 1, 2, 3] and set(runs.runs['sweep']) == {str(sweep.path)}
   first, last = runs.runs.iloc[2], runs.runs.iloc[3]
   assert first['group'] == last['group'] and last['config.optim.lr'] == 1e-2 and last['seed'] == 1
   assert set(runs.metrics['run']) == set(runs.runs.index[:3])

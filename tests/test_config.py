@@ -338,7 +338,7 @@ HALF_OPEN = {
   'classifier': {'loss.label_smoothing': (0.0, 1.0), 'augment.shift': (0, -1)},
   'vqvae': {'loss.codebook_decay': (0.0, 1.0), 'loss.commitment': (0.0, -1.0), 'loss.restart_below': (0.0, -1.0),
             'loss.prior_lr_factor': (0.0, -1.0), 'loss.autoencoder_steps': (0, -1)},
-  'vae': {'loss.free_bits': (0.0, -1.0), 'loss.kl_weight': (0.0, -1.0), 'loss.draws': (1, 0),
+  'vae': {'loss.free_bits': (0.0, -1.0), 'loss.kl_weight': (0.0, -1.0), 'loss.importance_samples': (1, 0),
           'model.latents': ((1,), (4, 0)), 'loss.kl_warmup_steps': (0, -1)},
   'vae_gan': dict.fromkeys(('loss.kl_weight', 'loss.gamma', 'loss.penalty', 'loss.d_lr_factor'), (0.0, -1.0)),
   'inpaint_gan': {'loss.penalty': (-1.0, None), 'loss.adversarial': (-1.0, None), 'model.latent': (1, 0)},
@@ -356,13 +356,14 @@ def test_ranges_are_half_open_where_they_always_were(experiment):
 def test_choices_are_what_the_code_knows():
   from gen_ai.core import optim
   from gen_ai.maths import adversarial, augment, masks
-  from gen_ai.nets import norms, players, pyramid, stylegan2
+  from gen_ai.nets import gan as gan_nets
+  from gen_ai.nets import norms, pyramid, stylegan2
 
   gan, vae_gan, inpaint = (config_lib.declared(name) for name in ('gan', 'vae_gan', 'inpaint_gan'))
   assert gan['loss.kind'].choices == adversarial.KINDS
   plain = tuple(kind for kind in adversarial.KINDS if kind not in adversarial.RELATIVISTIC)
   assert vae_gan['loss.kind'].choices == inpaint['loss.kind'].choices == plain
-  assert gan['model.condition'].choices == players.CONDITIONS
+  assert gan['model.condition'].choices == gan_nets.CONDITIONS
   assert gan['model.g_norm'].choices == gan['model.d_norm'].choices == norms.NORMS
   assert gan['model.weight_init'].choices == pyramid.INITS
   assert gan['model.g_output'].choices == tuple(stylegan2.OUTPUTS)

@@ -14,7 +14,7 @@ from gen_ai.core import random
 from gen_ai.core.errors import UserError
 from gen_ai.data import spread
 from gen_ai.data.plan import eval_plan
-from gen_ai.evaluate.examples import Evaluator
+from gen_ai.evaluate.examples import ExamplePass
 from gen_ai.parallel.layouts import CompileStats, make_layout
 from gen_ai.parallel.program import Program
 
@@ -52,7 +52,7 @@ def test_train_step_keeps_structure_shapes_and_dtypes(name):
   assert jax.tree.structure(after) == jax.tree.structure(state)
   assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
   assert metrics and all(m.shape == () and m.dtype == np.float32 for m in metrics.values())
-  evaluated = Evaluator(program, config, tiny.dataset(config).splits['validation']).metric_names()
+  evaluated = ExamplePass(program, config, tiny.dataset(config).splits['validation']).metric_names()
   evaluated += [spread.NAME] if program.drawing_task() and program.spec.kind == 'image' else []
   assert set(method.leading) <= {*metrics, *evaluated} and set(method.leading.values()) <= {'min', 'max', ''}
   for found in (metrics, dict.fromkeys(evaluated)):
@@ -103,7 +103,7 @@ def lowered(config):
   feed, state = tiny.feed(config, program), program.abstract_state()
   program.trainer(feed, state, feed.chunk(0, config.run.log_every))
   source = tiny.dataset(config).splits['validation']
-  evaluator, (index, mask) = Evaluator(program, config, source), eval_plan(source, config.eval.batch_size)
+  evaluator, (index, mask) = ExamplePass(program, config, source), eval_plan(source, config.eval.batch_size)
   rows = {'row': index, 'mask': mask}
   program.over_rows('eval', evaluator._row, state, program.eval_key, feed.resident, rows)
 
@@ -185,7 +185,7 @@ def test_pmap_trains_every_method_and_evaluates_exactly_as_other_layouts_do(name
     source = tiny.dataset(config).splits['validation']
     assert len(source) % size, 'the last batch must be ragged'
     program = tiny.program(other, devices)
-    results.append(Evaluator(program, other, source)(tiny.placed(program, state)))
+    results.append(ExamplePass(program, other, source)(tiny.placed(program, state)))
   assert all(np.isfinite(value) for value in results[0].values())
   for other in results[1:]:
     assert other.keys() == results[0].keys()

@@ -32,14 +32,14 @@ from gen_ai.sweep.launchers.registry import LAUNCHERS
 from gen_ai.train import trainer as trainer_lib
 
 CASES, PARTS = 500, 10
-COMMON = '--config=configs/gan.py --tiny --config.run.writers='
+COMMON = '--config=configs/gan.py --tiny --config.run.trackers='
 LINES = {  # valid as they are, with the stubs below
   'launch.py': [
     f'{COMMON} --runs_dir=r', f'{COMMON} --run_dir=new/one --config.optim.lr=1e-3 --config.model.latent=4',
     '--config=configs/gan.py:mnist_5k --tiny --runs_dir=r --config.data.batch_size=32 --config.run.steps=16',
     f'{COMMON} --runs_dir=r --config.loss.constraint=r1 --config.loss.penalty=2 --config.optim.schedule=cosine',
     '--config=configs/lm.py --tiny --print_config --config.model.width=32',
-    '--config=configs/hvae.py --tiny --print_config --config.model.widths=(8,8) --config.loss.draws=2',
+    '--config=configs/hvae.py --tiny --print_config --config.model.widths=(8,8) --config.loss.importance_samples=2',
     f'{COMMON} --runs_dir=r --axis=optim.lr=1e-4,1e-3 --axis=run.seed=0:2 --launcher=packed --dry_run',
     f'{COMMON} --runs_dir=r --sweep=lr,seed --launcher=local --per_device=2',
     f'{COMMON} --runs_dir=r --sample=3 --sample_seed=1 --launcher=slurm --sbatch=--time=60',
@@ -148,7 +148,7 @@ def train(trainer, restored=None):
 
 
 class Judged:
-  """In place of `judge.Judge`."""
+  """In place of `evaluator.Evaluator`."""
 
   generation = None
 
@@ -208,10 +208,10 @@ def stubs(place, monkeypatch, tmp_path):
   monkeypatch.setattr(checkpoint.Checkpoints, 'restore', restore_once)
   monkeypatch.setattr(mnist_5k, 'prepare', prepare_here)
   monkeypatch.setattr(trainer_lib, 'train', train)
-  monkeypatch.setattr(examples.Evaluator, 'metric_names', lambda self: ['logit_fake', 'logit_gap', 'logit_real'])
+  monkeypatch.setattr(examples.ExamplePass, 'metric_names', lambda self: ['logit_fake', 'logit_gap', 'logit_real'])
   monkeypatch.setattr(generation.Generation, 'outputs', outputs)
-  monkeypatch.setattr(evaluator, 'Judge', Judged)
-  monkeypatch.setattr(external, 'judge', lambda *arguments: (Found({}, [], {}, {}), 'ab' * 32))
+  monkeypatch.setattr(evaluator, 'Evaluator', Judged)
+  monkeypatch.setattr(external, 'evaluate', lambda *arguments: (Found({}, [], {}, {}), 'ab' * 32))
   monkeypatch.setattr(plan, '_check_group', lambda *arguments: None)
   monkeypatch.setattr(lanes, 'lane_bytes', lambda trial: 1)
   for name in ('packed', 'local', 'slurm', 'ray'):

@@ -152,7 +152,9 @@ def test_every_condition_trains_with_every_kind_of_network(condition, network):
   assert ('class_nats_real' in metrics) == (condition == 'auxiliary')
   spec = tiny.dataset(config).spec
   method = gan.build(config, spec)
-  rows = np.asarray(jax.jit(method.views['classes'])(state, {}, jax.random.key(0))).reshape(spec.num_classes, 8, -1)
+  rows = np.asarray(jax.jit(method.visualizations['classes'])(state, {}, jax.random.key(0))).reshape(
+    spec.num_classes, 8, -1
+  )
   assert np.abs(rows[0] - rows[1]).max() > 1e-4, 'the label changes the image'
 
 

@@ -184,8 +184,8 @@ def test_decisions_are_made_from_the_record_written_down_and_stand(tmp_path):
   rule = parse('nll_bpd:min,eta=2,first=20')
   assert [bool(halving.decide(found, rule, 20, [trial])) for trial in (1, 0, 2, 3)] == [True, True, False, False]
   made = halving.read_decisions(found.path)
-  assert [(d['point'], d['decision']) for d in made] == [(1, 'continue'), (0, 'continue'), (2, 'stop'), (3, 'stop')]
-  assert made[0].keys() == {'time', 'rung', 'point', 'value', 'decision', 'compared', 'rule'}
+  assert [(d['trial'], d['decision']) for d in made] == [(1, 'continue'), (0, 'continue'), (2, 'stop'), (3, 'stop')]
+  assert made[0].keys() == {'time', 'rung', 'trial', 'value', 'decision', 'compared', 'rule'}
   assert (made[2]['rung'], made[2]['value'], parse(made[2]['rule'])) == (20, 5.0, rule)
   assert {n: v for n, v in made[2]['compared'].items() if n != 3} == {0: 3.0, 1: 2.0, 2: 5.0}
   assert math.isnan(made[2]['compared'][3]) and math.isnan(made[3]['value'])
@@ -202,7 +202,7 @@ def test_trials_that_come_together_are_judged_together(tmp_path):
   found = sweep(tmp_path, {n: ('running', [(20, 'eval', {'nll_bpd': v})]) for n, v in values.items()})
   rule = parse('nll_bpd:min,eta=2,first=20')
   assert halving.decide(found, rule, 20, [0, 1, 2, 3, 4]) == {0, 1, 4}, 'the best ceil(5 / 2)'
-  assert {d['point']: d['decision'] for d in halving.read_decisions(found.path)}[2] == 'stop'
+  assert {d['trial']: d['decision'] for d in halving.read_decisions(found.path)}[2] == 'stop'
   assert halving.decide(found, rule, 20, [2, 4]) == {4}
   assert len(halving.read_decisions(found.path)) == 5
 
@@ -218,10 +218,10 @@ def test_a_line_cut_short_costs_no_other_decision(tmp_path):
   halving.record_decision(tmp_path, rule, 20, 0, True, {0: 1.0, 1: 2.0})
   with (tmp_path / halving.FILE).open('a') as file:
     file.write('{"time": "2026-01-01T00:00:00", "rung": 20, "po')
-  assert [d['point'] for d in halving.read_decisions(tmp_path)] == [0]
+  assert [d['trial'] for d in halving.read_decisions(tmp_path)] == [0]
   halving.record_decision(tmp_path, rule, 20, 1, False, {0: 1.0, 1: 2.0})
   halving.record_decision(tmp_path, rule, 60, 0, False, {0: math.inf})
-  assert [(d['point'], d['rung'], d['value']) for d in halving.read_decisions(tmp_path)] == [
+  assert [(d['trial'], d['rung'], d['value']) for d in halving.read_decisions(tmp_path)] == [
     (0, 20, 1.0), (1, 20, 2.0), (0, 60, math.inf)]  # fmt: skip
 
 
@@ -240,5 +240,5 @@ def test_processes_write_decisions_side_by_side(tmp_path):
   writers = [subprocess.Popen([*words, str(number)], cwd=tiny.ROOT) for number in range(3)]
   assert [writer.wait(timeout=60) for writer in writers] == [0, 0, 0]
   made = halving.read_decisions(tmp_path)
-  assert sorted((d['point'], d['rung']) for d in made) == [(p, r) for p in range(3) for r in range(60)]
+  assert sorted((d['trial'], d['rung']) for d in made) == [(p, r) for p in range(3) for r in range(60)]
   assert all(len(d['compared']) == 40 for d in made)

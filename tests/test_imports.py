@@ -17,7 +17,7 @@ HEAVY = ('jax', 'flax', 'optax', 'orbax', 'tensorflow', 'tensorflow_datasets', '
   'import gen_ai.config, gen_ai.core.errors',
   'import gen_ai.__main__, gen_ai.core.installation',
   'import gen_ai.compare',
-  'import gen_ai.sweep.command, gen_ai.sweep.halving, gen_ai.compare.agreement',
+  'import gen_ai.sweep.command, gen_ai.sweep.halving, gen_ai.compare.reproducibility',
   'import runpy; run = lambda: runpy.run_path("launch.py", run_name="__main__")\n'
   'sys.argv = ["launch.py", "--help"]\ntry: run()\nexcept SystemExit: pass',
   'import runpy; run = lambda: runpy.run_path("launch.py", run_name="__main__")\n'
@@ -100,7 +100,7 @@ def test_training_needs_the_core_packages_only(tmp_path):
   done = tiny.command('-c', CORE_ONLY, tmp_path, os.environ['GEN_AI_TEST_XLA'])
   assert done.returncode == 0, done.stderr
   assert done.stdout.splitlines()[-1] == 'hidden but there:'
-  assert 'the tensorboard writer is off' in done.stderr, 'the hiding works: its package is not a core one'
+  assert 'the tensorboard tracker is off' in done.stderr, 'the hiding works: its package is not a core one'
   for name, last in (('gan', 'step_00000008.png'), ('lm', 'step_00000008.txt')):
     assert (tmp_path / name / 'samples' / last).is_file()
     assert (tmp_path / name / 'checkpoints' / '8').is_dir()

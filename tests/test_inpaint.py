@@ -11,6 +11,7 @@ from experiments import inpaint_gan
 from gen_ai import config as config_lib
 from gen_ai.core.errors import DONE, UserError
 from gen_ai.evaluate import evaluator, metrics
+from gen_ai.evaluate import protocol as protocol_lib
 from gen_ai.evaluate.generation import Generation, SplitInputs
 from gen_ai.evaluate.metrics import quality
 from gen_ai.maths import masks
@@ -43,7 +44,7 @@ def complete(method):
 
 def numbered(key, batch):
   """Keys [B] by the numbers of the examples."""
-  return inpaint_gan.keys.per_example(key, batch['index'])
+  return inpaint_gan.random.per_example(key, batch['index'])
 
 
 def test_boxes_are_boxes_of_a_quarter_to_three_quarters():
@@ -139,8 +140,8 @@ def test_the_reconstruction_error_by_hand():
   batch, key = examples(config, np.arange(16), 'train'), jax.random.key(1)
   _, metrics = jax.jit(method.train_step)(state, batch, key)
   # The same holes and the same latents.
-  mask = masks.draw(config.model.mask, numbered(inpaint_gan.keys.stream(key, 'mask'), batch), (28, 28))
-  z = inpaint_gan.keys.normal(numbered(inpaint_gan.keys.stream(key, 'z'), batch), (config.model.latent,))
+  mask = masks.draw(config.model.mask, numbered(inpaint_gan.random.stream(key, 'mask'), batch), (28, 28))
+  z = inpaint_gan.random.normal(numbered(inpaint_gan.random.stream(key, 'z'), batch), (config.model.latent,))
   completed = np.asarray(complete(method)(state, batch, keys(16), mask=mask, latent=z))
   mask = np.asarray(mask)
   error = np.abs(completed - np.asarray(to_signed(batch['image'])))
@@ -151,7 +152,7 @@ def test_the_reconstruction_error_by_hand():
 def test_the_spread_of_completions_by_hand():
   config, method, state = built(optim__ema_decay=0.0)
   batch, key = examples(config, np.arange(16), 'train'), jax.random.key(1)
-  own = numbered(inpaint_gan.keys.stream(key, 'mask'), batch)
+  own = numbered(inpaint_gan.random.stream(key, 'mask'), batch)
   batch['hole'], batch['mask'] = masks.draw(config.model.mask, own, (28, 28)), np.ones(16, np.float32)
   total, count = jax.jit(method.eval_step)(state, batch, key)['spread_hidden']
   # Many completions of the same holes: few of them are not low for being few.
@@ -164,7 +165,9 @@ def test_the_spread_of_completions_by_hand():
 
 def test_the_view_shows_hidden_completed_and_original_rows():
   config, method, state = built()
-  drawn = np.asarray(jax.jit(method.views['completions'])(state, examples(config, np.arange(8)), jax.random.key(0)))
+  drawn = np.asarray(
+    jax.jit(method.visualizations['completions'])(state, examples(config, np.arange(8)), jax.random.key(0))
+  )
   hidden, completed, original = drawn.reshape(-1, 3, 8, 28, 28, 1)[0]
   np.testing.assert_array_equal(original, to_signed(examples(config, np.arange(8))['image']))
   gone = np.abs(hidden - original) > 1e-5
@@ -187,8 +190,8 @@ def judged(names='fd,prdc,memorisation', devices=1, seeds=(), **overrides):
   lanes = [tiny.config('inpaint_gan', eval__samples=N, run__seed=seed) for seed in seeds]
   layout = LaneLayout(jax.devices()[:1]) if seeds else make_layout(config, jax.devices()[:devices])
   program = Program(config, config_lib.builder(config), data.spec, layout, lanes)
-  asked = evaluator.protocol(config, data, 'test', metrics.parse(names, 'image'))
-  return evaluator.Judge(program, config, data, asked), program.init()
+  asked = protocol_lib.protocol(config, data, 'test', metrics.parse(names, 'image'))
+  return evaluator.Evaluator(program, config, data, asked), program.init()
 
 
 def values(found):
@@ -206,12 +209,12 @@ def alone():
 def test_figures_of_completions_say_what_they_were_given(alone):
   for name, figure in alone.figures.items():
     assert (figure.stamp['conditioned_on'], figure.stamp['task']) == ('test', 'complete'), name
-    assert figure.stamp['measure'] == 'completion of masks of kind box'
+    assert figure.stamp['observation'] == 'completion of masks of kind box'
   samples = tiny.config('gan', eval__samples=N)
   program = tiny.program(samples)
   data = tiny.dataset(samples)
-  of_gan = evaluator.Judge(
-    program, samples, data, evaluator.protocol(samples, data, 'test', metrics.parse('fd', 'image'))
+  of_gan = evaluator.Evaluator(
+    program, samples, data, protocol_lib.protocol(samples, data, 'test', metrics.parse('fd', 'image'))
   )
   (found,) = of_gan.lanes(program.init())
   assert not {'conditioned_on', 'task'} & found.figures['fd'].stamp.keys()  # so that the two are never compared unseen
@@ -259,7 +262,7 @@ def run_dir(tmp_path_factory):
 
 
 def test_a_run_tells_how_to_draw_more_and_the_command_completes_test_images(tmp_path, monkeypatch):
-  done = cli.launch('--config=configs/inpaint_gan.py', '--tiny', '--config.run.writers=', f'--run_dir={tmp_path}/run')
+  done = cli.launch('--config=configs/inpaint_gan.py', '--tiny', '--config.run.trackers=', f'--run_dir={tmp_path}/run')
   assert done.returncode == DONE, done
   assert f'  python -m gen_ai.generate {tmp_path}/run --task=complete --n=16 --out=grid.png\n' in done.stdout
   monkeypatch.chdir(tmp_path)

@@ -7,7 +7,7 @@ import tiny
 
 from gen_ai import config as config_lib
 from gen_ai.data.feed import LaneFeed
-from gen_ai.evaluate.examples import Evaluator
+from gen_ai.evaluate.examples import ExamplePass
 from gen_ai.nets import conv
 from gen_ai.parallel.layouts import LaneLayout
 from gen_ai.parallel.program import Program
@@ -63,7 +63,7 @@ def assert_lanes_equal_runs(name, mapping):
   others = {path: 0.8 * value for path, value in tiny.floats(plain).items() if not path.startswith('optim.')}
   configs = [plain, config_lib.override(tiny.exact(name, **VARIED), others)]
   states, metrics, (program, state) = train(configs, mapping=mapping)
-  evaluations = Evaluator(program, configs[0], tiny.dataset(configs[0]).splits['validation']).lanes(state)
+  evaluations = ExamplePass(program, configs[0], tiny.dataset(configs[0]).splits['validation']).lanes(state)
   drawn = tiny.samples(program, state, 4) if program.drawing_task() == 'generate' else None
   for lane, config in enumerate(configs):
     alone, one = tiny.train(config)
@@ -72,7 +72,7 @@ def assert_lanes_equal_runs(name, mapping):
     if lane == 1:
       solo = tiny.program(config)
       restored = solo.layout.join([jax.tree.map(jax.numpy.asarray, alone)])
-      expected = Evaluator(solo, config, tiny.dataset(config).splits['validation'])(restored)
+      expected = ExamplePass(solo, config, tiny.dataset(config).splits['validation'])(restored)
       for metric, value in expected.items():
         assert evaluations[lane][metric] == pytest.approx(value, rel=1e-3, abs=1e-3), metric
       if drawn is None:

@@ -27,7 +27,7 @@ from gen_ai.sweep.launchers.supervisor import HEADER, Supervisor
 from gen_ai.sweep.trials import resolve
 from gen_ai.train.interruption import LAUNCHER
 
-GAN = ('--config=configs/gan.py', '--tiny', '--config.run.writers=', '--launcher=local', '--per_device=2')
+GAN = ('--config=configs/gan.py', '--tiny', '--config.run.trackers=', '--launcher=local', '--per_device=2')
 LONG = {'run.steps': 400, 'run.eval_every': 200, 'run.sample_every': 400, 'run.save_every': 200}
 OVERRIDES = {path: str(value) for path, value in LONG.items()}
 FLAGS = tuple(f'--config.{path}={value}' for path, value in LONG.items())
@@ -93,7 +93,7 @@ def test_a_sweep_whose_launcher_is_killed_goes_on_and_its_runs_equal_runs_alone(
   tiny.run(config_lib.override(tiny.config('gan'), {**LONG, **trial.overrides}), alone)
   path = sweep.run_dir(trial)
   assert tiny.rows(path) == tiny.rows(alone)
-  assert directory.read_run(path)['overrides'] == {'run.seed': 1, 'run.writers': ''} | OVERRIDES
+  assert directory.read_run(path)['overrides'] == {'run.seed': 1, 'run.trackers': ''} | OVERRIDES
   [picture] = (path / 'samples').glob(f'step_{LONG["run.steps"]:08d}.png')
   assert picture.read_bytes() == (alone / 'samples' / picture.name).read_bytes()
 

@@ -34,7 +34,7 @@ def sweep_dir(runs_dir):
 
 def start(runs_dir, *words, name='gan'):
   """A tiny sweep in this process; (result, sweep)."""
-  done = launch(f'--config=configs/{name}.py', '--tiny', '--config.run.writers=', f'--runs_dir={runs_dir}', *words)
+  done = launch(f'--config=configs/{name}.py', '--tiny', '--config.run.trackers=', f'--runs_dir={runs_dir}', *words)
   return done, (Sweep.open(sweep_dir(runs_dir)) if list(Path(runs_dir).glob('*/*')) else None)
 
 
@@ -75,7 +75,7 @@ def test_every_lane_writes_an_ordinary_run_directory_equal_to_the_run_alone(whol
   for trial in whole.trials:
     path = whole.run_dir(trial)
     assert directory.read_run(path)['lanes'] == 4
-    assert directory.read_run(path)['overrides'] == {'run.writers': ''} | trial.overrides
+    assert directory.read_run(path)['overrides'] == {'run.trackers': ''} | trial.overrides
     assert directory.read_summary(path)['flops_per_step'] > 0
     assert sorted(p.name for p in (path / 'samples').iterdir()) == ['step_00000004.png', 'step_00000008.png']
     assert not (path / 'lease.json').exists()
@@ -191,7 +191,7 @@ def test_stopping_one_trial_and_then_all(tmp_path, monkeypatch):
 
 def background(runs_dir, *words):
   argv = [sys.executable, 'launch.py', f'--compilation_cache={os.environ["GEN_AI_TEST_XLA"]}', '--tiny',
-          '--config=configs/gan.py', f'--runs_dir={runs_dir}', '--config.run.writers=', *words]  # fmt: skip
+          '--config=configs/gan.py', f'--runs_dir={runs_dir}', '--config.run.trackers=', *words]  # fmt: skip
   log = Path(runs_dir) / 'log'
   log.parent.mkdir(parents=True, exist_ok=True)
   with log.open('a') as output:  # on the suite's devices, as sweeps in this process
@@ -253,8 +253,8 @@ def test_early_stopping_ends_the_hopeless_records_why_and_frees_their_lanes(tmp_
   assert 'repacked   8 of 16 lanes are left after step 4' in done.stdout
   rows = [json.loads(line) for line in (sweep.path / 'decisions.jsonl').read_text().splitlines()]
   assert len(rows) == 16 + 8
-  first = {row['point']: row['value'] for row in rows if row['rung'] == 4}
-  kept = {row['point'] for row in rows if row['rung'] == 4 and row['decision'] == 'continue'}
+  first = {row['trial']: row['value'] for row in rows if row['rung'] == 4}
+  kept = {row['trial'] for row in rows if row['rung'] == 4 and row['decision'] == 'continue'}
   assert kept == set(sorted(first, key=lambda p: -first[p])[:8])
   ended = next(p for p in sweep.trials if sweep.status(p).state == 'pruned' and sweep.status(p).step == 4)
   assert 'logit_gap:max' in sweep.status(ended).message
@@ -348,7 +348,7 @@ def test_a_decision_to_stop_stands_after_a_kill(tmp_path):
   (('--axis=run.seed=0:2', '--sbatch=--time=1'), '--sbatch is for --launcher=slurm'),
   (('--axis=run.seed=0:2', '--config.model.width=8'), "no field 'model.width': it is for config.model.network"),
   (('--axis=run.seed=0:2', '--coordinator=localhost:1'), 'launched by one process'),
-  (('--axis=run.seed=0:2', '--config.run.writers=tensorbord'), 'tensorbord'),
+  (('--axis=run.seed=0:2', '--config.run.trackers=tensorbord'), 'tensorbord'),
 ])  # fmt: skip
 def test_flags_that_would_do_nothing_are_refused(words, says, tmp_path):
   done, sweep = start(tmp_path, *words)

@@ -30,7 +30,7 @@ from gen_ai.train.interruption import LAUNCHER
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec('ray') is None,
                                reason='Ray is not installed: pip install -r requirements/ray.txt')  # fmt: skip
-GAN = ('--config=configs/gan.py', '--tiny', '--config.run.writers=', '--launcher=ray')
+GAN = ('--config=configs/gan.py', '--tiny', '--config.run.trackers=', '--launcher=ray')
 
 
 def only_sweep(runs):

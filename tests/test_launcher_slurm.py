@@ -65,7 +65,7 @@ def slurm_env(cluster, tmp_path, monkeypatch):
 
 def start(folder, seeds, *words):
   """A sweep of a tiny GAN over `seeds`, given as '0:3'."""
-  done = cli.launch('--config=configs/gan.py', '--tiny', '--config.run.writers=', f'--axis=run.seed={seeds}',
+  done = cli.launch('--config=configs/gan.py', '--tiny', '--config.run.trackers=', f'--axis=run.seed={seeds}',
                     '--launcher=slurm', f'--runs_dir={folder / "runs"}', *words)  # fmt: skip
   assert done.returncode == 0, done.stderr
   return opened(folder), done.stdout
@@ -119,7 +119,7 @@ def test_an_array_over_two_nodes_runs_all_trials_and_a_warned_one_goes_on_where_
   for text in ('job ', str(sweep.path / 'slurm' / 'array.sh'), '--status=', '--stop=', '--resume='):
     assert text in said
   (job,) = [json.loads(line) for line in (sweep.path / 'slurm' / 'jobs.jsonl').read_text().splitlines()]
-  assert job['points'] == [0, 1] and job['sbatch'] == ['--gres=gpu:1', '--cpus-per-task=2']
+  assert job['trials'] == [0, 1] and job['sbatch'] == ['--gres=gpu:1', '--cpus-per-task=2']
   slurm_env.wait_for(lambda: at_step_4(sweep, 0, 1), 240)
   tasks = {number: task for number, (task, _) in slurm.live(sweep).items()}
   slurm_env.run('scancel', '--batch', '--signal=USR1', tasks[0])
@@ -418,7 +418,7 @@ def test_the_script_is_sound_and_says_why(pretend, tmp_path):
     f'#SBATCH --output="{str(sweep.path).replace("%", "%%")}/logs/%a.log"', f"sweep='{sweep.path}'",
   ):  # fmt: skip
     assert line in text, line
-  table = [line.split('\t') for line in (sweep.path / 'slurm' / 'points.txt').read_text().splitlines()]
+  table = [line.split('\t') for line in (sweep.path / 'slurm' / 'trials.txt').read_text().splitlines()]
   assert table == [[str(trial.number), trial.name] for trial in sweep.trials]
   assert (sweep.path / 'logs').is_dir()
 
@@ -443,7 +443,7 @@ def test_an_array_that_is_refused_after_others_were_taken(pretend, tmp_path):
                     f'--runs_dir={tmp_path / "runs"}')  # fmt: skip
   cli.refused(done, 'QOSMaxSubmitJobPerUserLimit', 'job 7', '--resume=')
   (line,) = (opened(tmp_path).path / 'slurm' / 'jobs.jsonl').read_text().splitlines()
-  assert json.loads(line)['points'] == list(range(10))
+  assert json.loads(line)['trials'] == list(range(10))
 
 
 def test_without_slurm_the_way_out_is_named(tmp_path, monkeypatch):

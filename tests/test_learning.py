@@ -7,7 +7,7 @@ import tiny
 
 from gen_ai import config as config_lib
 from gen_ai.data import spread
-from gen_ai.evaluate.examples import Evaluator
+from gen_ai.evaluate.examples import ExamplePass
 from gen_ai.maths.pixels import to_signed
 
 pytestmark = pytest.mark.slow
@@ -23,7 +23,7 @@ def learn(reference, **overrides):
     rows = feed.chunk(step, 50)
     run = run or program.trainer(feed, state, rows)
     state, _ = run(state, rows)
-  return program, state, Evaluator(program, config, tiny.dataset(config).splits['validation'])(state)
+  return program, state, ExamplePass(program, config, tiny.dataset(config).splits['validation'])(state)
 
 
 def test_vae_explains_digits():

@@ -62,28 +62,28 @@ def test_a_relativistic_generator_needs_real_logits():
 def test_penalties_of_a_linear_critic():
   direction = jnp.array([3.0, 4.0])
   x = jax.random.normal(jax.random.key(0), (6, 2))
-  critic_fn = lambda x: x @ direction  # noqa: E731
-  np.testing.assert_allclose(adversarial.r1_penalty(critic_fn, x), 12.5, rtol=1e-6)
-  np.testing.assert_allclose(adversarial.gradient_penalty(critic_fn, x, -x, jnp.zeros(6)), 16.0, rtol=1e-6)
+  discriminator_fn = lambda x: x @ direction  # noqa: E731
+  np.testing.assert_allclose(adversarial.r1_penalty(discriminator_fn, x), 12.5, rtol=1e-6)
+  np.testing.assert_allclose(adversarial.gradient_penalty(discriminator_fn, x, -x, jnp.zeros(6)), 16.0, rtol=1e-6)
 
 
 def test_penalties_of_a_quadratic_critic():
   real, fake = jax.random.normal(jax.random.key(0), (2, 5, 2, 2, 1))
   eps = jnp.linspace(0, 1, 5)
-  critic_fn = lambda x: (x**2).sum((1, 2, 3)) / 2  # noqa: E731, its gradient is x
-  np.testing.assert_allclose(adversarial.r1_penalty(critic_fn, real), (real**2).sum() / 10, rtol=1e-6)
-  np.testing.assert_allclose(adversarial.r2_penalty(critic_fn, fake), (fake**2).sum() / 10, rtol=1e-6)
+  discriminator_fn = lambda x: (x**2).sum((1, 2, 3)) / 2  # noqa: E731, its gradient is x
+  np.testing.assert_allclose(adversarial.r1_penalty(discriminator_fn, real), (real**2).sum() / 10, rtol=1e-6)
+  np.testing.assert_allclose(adversarial.r2_penalty(discriminator_fn, fake), (fake**2).sum() / 10, rtol=1e-6)
   mixed = eps[:, None] * real.reshape(5, -1) + (1 - eps[:, None]) * fake.reshape(5, -1)
   expected = ((np.linalg.norm(mixed, axis=1) - 1) ** 2).mean()
-  np.testing.assert_allclose(adversarial.gradient_penalty(critic_fn, real, fake, eps), expected, rtol=1e-5)
+  np.testing.assert_allclose(adversarial.gradient_penalty(discriminator_fn, real, fake, eps), expected, rtol=1e-5)
 
 
 def test_dragan_looks_around_real_examples():
   real, noise = jax.random.normal(jax.random.key(0), (5, 3)), jax.random.uniform(jax.random.key(1), (5, 3))
-  critic_fn = lambda x: (x**2).sum(1) / 2  # noqa: E731, its gradient is x
+  discriminator_fn = lambda x: (x**2).sum(1) / 2  # noqa: E731, its gradient is x
   around = np.asarray(real) + 0.5 * np.asarray(real).std() * np.asarray(noise)
   expected = ((np.linalg.norm(around, axis=1) - 1) ** 2).mean()
-  np.testing.assert_allclose(adversarial.dragan_penalty(critic_fn, real, noise), expected, rtol=1e-5)
+  np.testing.assert_allclose(adversarial.dragan_penalty(discriminator_fn, real, noise), expected, rtol=1e-5)
 
 
 def test_r1_and_r2_and_their_parameter_gradients_against_finite_differences():
@@ -92,12 +92,14 @@ def test_r1_and_r2_and_their_parameter_gradients_against_finite_differences():
     params = (jax.random.normal(keys[0], (3, 4)), jax.random.normal(keys[1], (4,)))
     real, fake = jax.random.normal(keys[2], (2, 5, 3))
 
-    def critic_fn(params, x):
+    def discriminator_fn(params, x):
       return jnp.tanh(x @ params[0]) @ params[1]
 
     for penalty_fn, x in ((adversarial.r1_penalty, real), (adversarial.r2_penalty, fake)):
-      penalty = lambda params: penalty_fn(lambda x: critic_fn(params, x), x)  # noqa: B023, E731
-      slopes = [(critic_fn(params, x + 1e-5 * e) - critic_fn(params, x - 1e-5 * e)) / 2e-5 for e in jnp.eye(3)]
+      penalty = lambda params: penalty_fn(lambda x: discriminator_fn(params, x), x)  # noqa: B023, E731
+      slopes = [
+        (discriminator_fn(params, x + 1e-5 * e) - discriminator_fn(params, x - 1e-5 * e)) / 2e-5 for e in jnp.eye(3)
+      ]
       np.testing.assert_allclose(penalty(params), 0.5 * sum(s**2 for s in slopes).mean(), rtol=1e-8)
       direction = jax.tree.map(lambda p: jax.random.normal(keys[3], p.shape), params)
       moved = [penalty(jax.tree.map(lambda p, d, h=h: p + h * d, params, direction)) for h in (1e-5, -1e-5)]
@@ -112,15 +114,15 @@ def test_gradient_penalty_and_its_parameter_gradient_against_finite_differences(
     real, fake = jax.random.normal(keys[2], (2, 5, 3))
     eps = jax.random.uniform(keys[3], (5,))
 
-    def critic_fn(params, x):
+    def discriminator_fn(params, x):
       return jnp.tanh(x @ params[0]) @ params[1]
 
     def penalty(params):
-      return adversarial.gradient_penalty(lambda x: critic_fn(params, x), real, fake, eps)
+      return adversarial.gradient_penalty(lambda x: discriminator_fn(params, x), real, fake, eps)
 
     def by_differences(params, h=1e-5):
       mixed = eps[:, None] * real + (1 - eps[:, None]) * fake
-      slopes = [critic_fn(params, mixed + h * e) - critic_fn(params, mixed - h * e) for e in jnp.eye(3)]
+      slopes = [discriminator_fn(params, mixed + h * e) - discriminator_fn(params, mixed - h * e) for e in jnp.eye(3)]
       return ((jnp.sqrt(sum((s / (2 * h)) ** 2 for s in slopes)) - 1) ** 2).mean()
 
     np.testing.assert_allclose(penalty(params), by_differences(params), rtol=1e-8)

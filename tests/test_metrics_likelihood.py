@@ -15,7 +15,7 @@ from gen_ai import config as config_lib
 from gen_ai.core import random
 from gen_ai.core.errors import UserError
 from gen_ai.data.plan import eval_plan
-from gen_ai.evaluate.examples import Evaluator
+from gen_ai.evaluate.examples import ExamplePass
 from gen_ai.evaluate.metrics import likelihood
 from gen_ai.maths import densities, pixels
 
@@ -280,7 +280,7 @@ def test_a_language_models_figures_are_the_evaluators_with_errors():
   config = tiny.config('lm')
   source, program = tiny.dataset(config).splits['validation'], tiny.program(config)
   state = program.init()
-  expected = Evaluator(program, config, source)(state)
+  expected = ExamplePass(program, config, source)(state)
   method = config_lib.builder(config)(config, program.spec)
   key = random.stream(random.root(config.eval.seed), 'eval')
   run = jax.jit(lambda batch: likelihood.per_example(method.eval_step, state, batch, key))

@@ -90,7 +90,7 @@ def reference(tmp_path_factory):
                          ids=['jit', 'pmap'])  # fmt: skip
 def test_a_language_model_in_two_processes(layout, reference, tmp_path):
   run = tmp_path / 'run'
-  words = ['--config=configs/lm.py', '--tiny', f'--run_dir={run}', '--config.run.writers=',
+  words = ['--config=configs/lm.py', '--tiny', f'--run_dir={run}', '--config.run.trackers=',
            *(f'--config.{override}' for override in layout)]  # fmt: skip
   host = 'data.feed=host' in layout
   # The second process is told to stop during its second chunk; both must.
@@ -132,7 +132,7 @@ def assert_shares(folder):
 def test_a_gan_in_two_processes_with_several_critic_batches_a_step(tmp_path):
   code, _ = tiny.run(tiny.config('gan', loss__n_critic=3), tmp_path / 'alone', devices=4)
   assert code == DONE
-  words = ['--config=configs/gan.py', '--tiny', f'--run_dir={tmp_path}/run', '--config.run.writers=',
+  words = ['--config=configs/gan.py', '--tiny', f'--run_dir={tmp_path}/run', '--config.run.trackers=',
            '--config.loss.n_critic=3']  # fmt: skip
   for code, out, err in start(words):
     assert code == DONE, (out, err)

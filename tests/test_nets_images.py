@@ -11,15 +11,15 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from gen_ai.core.errors import UserError
 from gen_ai.nets import dcgan, mlp, pyramid, vae
 from gen_ai.nets.activation import activation_fn
-from gen_ai.nets.players import Critic
+from gen_ai.nets.gan import Discriminator
 
 
 def mlp_discriminator(widths=(1024, 512, 256)):
-  return Critic(mlp.MLPFeatures(widths), flat=True)
+  return Discriminator(mlp.MLPFeatures(widths), flat=True)
 
 
 def dcgan_discriminator(width=64, weight_init='normal', **options):
-  return Critic(pyramid.Downsample(width, weight_init=weight_init, **options), weight_init=weight_init)
+  return Discriminator(pyramid.Downsample(width, weight_init=weight_init, **options), weight_init=weight_init)
 
 
 IMAGES = [(28, 28, 1), (32, 32, 3), (64, 64, 3)]

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tarfile
 
 import cli
 import pytest
@@ -9,7 +10,8 @@ import tiny
 
 from gen_ai import config as config_lib
 from gen_ai.core.errors import DONE, REQUEUE, UserError
-from gen_ai.run import directory, older_runs
+from gen_ai.run import directory, info, older_runs
+from gen_ai.sweep import halving
 from gen_ai.sweep import trials as trials_lib
 from gen_ai.sweep.directory import Sweep
 
@@ -22,7 +24,7 @@ FIRST = {
       'mesh.fsdp mesh.min_shard mesh.tensor optim.accumulate optim.b1 optim.b2 optim.clip_norm optim.decay_steps '
       'optim.ema_decay optim.end_factor optim.eps optim.lr optim.name optim.schedule optim.warmup_steps '
       'optim.weight_decay parallel precision run.eval_every run.keep run.log_every run.name run.sample_every '
-      'run.save_every run.seed run.steps run.writers sample.n',
+      'run.save_every run.seed run.steps run.trackers sample.n',
   'classifier': 'augment.shift loss.label_smoothing model.activation model.blocks model.features model.norm '
                 'model.width',
   'gan': 'loss.clip loss.constraint loss.d_lr_factor loss.kind loss.n_critic loss.penalty model.d_activation '
@@ -37,7 +39,7 @@ FIRST = {
   'vae_gan': 'loss.d_lr_factor loss.gamma loss.kind loss.kl_weight loss.penalty model.activation model.d_norm '
              'model.hidden model.latent model.width',
   'vqvae': 'loss.autoencoder_steps loss.codebook_decay loss.commitment loss.prior_lr_factor loss.restart_below '
-           'model.activation model.blocks model.code_dim model.codes model.halvings model.prior_heads '
+           'model.activation model.blocks model.code_dim model.codes model.downsamples model.prior_heads '
            'model.prior_layers model.prior_width model.width sample.temperature sample.top_k',
 }  # fmt: skip
 
@@ -202,3 +204,50 @@ def test_a_sweep_over_networks_that_recorded_the_fields_of_all_keeps_its_points(
   assert dcgan.model.width == 24 and 'style' not in dcgan.model and 'g_widths' not in dcgan.model
   assert seed.run.seed == 1 and seed.model.g_widths == (16, 16) and 'attention' not in seed.model
   assert style.model.width == 24 and style.model.style == 9
+
+
+@pytest.fixture(scope='module')
+def kept(tmp_path_factory):
+  """A run of configs/iwae.py and a packed sweep over it, as commit 1e0ef3d recorded them, with its names."""
+  folder = tmp_path_factory.mktemp('kept')
+  with tarfile.open(tiny.ROOT / 'tests' / 'data' / 'older_runs.tar.gz') as file:
+    file.extractall(folder, filter='data')
+  return folder
+
+
+def test_directories_with_older_names_are_read_with_those_of_today(kept, tmp_path):
+  raw = json.loads((kept / 'run' / 'config.json').read_text())
+  assert 'writers' in raw['run'] and 'draws' in raw['loss'] and 'nll_draws' in raw['eval']
+  config, added = older_runs.read_config(kept / 'run')
+  assert (
+    added == {'eval.task': ''} and config.loss.importance_samples == raw['loss']['draws'] and config.run.trackers == ''
+  )
+  (row,) = directory.read_evaluations(kept / 'run')
+  stamp = row['figures']['iwae_nats']['stamp']
+  assert stamp['importance_samples'] == 4 and stamp['observation'].startswith('bernoulli')
+  assert info.read(kept / 'run').evaluation.observation == stamp['observation']
+  sweep = Sweep.open(kept / 'sweep')
+  assert sweep.launcher == 'packed'
+  assert [trial.config.loss.importance_samples for trial in sweep.trials] == [2, 3]
+  assert [trial.overrides for trial in sweep.trials] == [{'loss.importance_samples': 2}, {'loss.importance_samples': 3}]
+  assert [(row['trial'], row['decision']) for row in halving.read_decisions(sweep.path)] == [
+    (0, 'continue'),
+    (1, 'stop'),
+  ]
+  done = cli.command('gen_ai.compare', kept / 'sweep', kept / 'run', '--metric=elbo_nats:max')
+  assert done.returncode == 0 and 'loss.importance_samples' in done.stdout, done
+  done = cli.command('launch.py', f'--status={kept / "sweep"}')
+  assert done.returncode == 0 and 'pruned' in done.stdout, done
+
+
+def test_a_run_with_older_names_goes_on_generates_and_is_evaluated(kept, tmp_path):
+  run = shutil.copytree(kept / 'run', tmp_path / 'run')
+  done = cli.command('gen_ai.sample', run, '--n=4', f'--out={tmp_path}/x.png')
+  assert done.returncode == 0 and (tmp_path / 'x.png').is_file(), done
+  done = cli.command('gen_ai.evaluate', run, '--metrics=nll', '--config.eval.importance_samples=4')
+  assert done.returncode == 0, done
+  before, after = directory.read_evaluations(run)
+  assert after['figures']['iwae_nats']['value'] == pytest.approx(before['figures']['iwae_nats']['value'], rel=1e-5)
+  done = cli.launch(f'--resume={run}')
+  assert done.returncode == DONE and 'is complete: its 4 steps are done' in done.stdout, done
+  assert '--config.run.trackers=' in done.stdout, 'commands have the names of today'

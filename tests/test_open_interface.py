@@ -155,7 +155,7 @@ def get_config(data='cloud:3'):
   config.run.name = 'points'
   config.run.steps, config.run.log_every = 40, 10
   config.run.eval_every = config.run.sample_every = config.run.save_every = 20
-  config.run.writers = ''
+  config.run.trackers = ''
   config.data.batch_size, config.eval.batch_size = 16, 8
   config.eval.best, config.eval.samples = 'distance:min', 50
   config.model, config.loss = ConfigDict(), ConfigDict()

@@ -129,7 +129,7 @@ def test_what_is_installed_works_in_a_folder_of_its_own(site, elsewhere):
   configs = installed(site, elsewhere, 'train', '--list')
   assert [line.split()[0] for line in configs.splitlines()] == [f'configs/{name}.py' for name in tiny.CONFIGS]
   cache = f'--compilation_cache={os.environ["GEN_AI_TEST_XLA"]}'
-  said = installed(site, elsewhere, 'train', '--config=mine', '--tiny', '--config.run.writers=', cache)
+  said = installed(site, elsewhere, 'train', '--config=mine', '--tiny', '--config.run.trackers=', cache)
   [sample] = re.findall(r'^  (gen-ai sample \S+)', said, re.MULTILINE)
   assert 'gen-ai train --config=configs/mine.py --tiny' in said and 'python' not in said
   installed(site, elsewhere, *shlex.split(sample)[1:], '--n=4', '--out=grid.png')

@@ -18,7 +18,7 @@ from gen_ai.core import command_line
 from gen_ai.core.errors import DONE
 from gen_ai.run import directory
 
-WORDS = ['--config=configs/gan.py', '--tiny', '--config.optim.lr=3e-4', '--config.run.writers=']
+WORDS = ['--config=configs/gan.py', '--tiny', '--config.optim.lr=3e-4', '--config.run.trackers=']
 
 
 @pytest.fixture(scope='module')
@@ -126,7 +126,7 @@ def test_the_flags_of_a_config_make_it_again(name):
   changed = {
     'optim.lr': 1e-05,
     'run.seed': 4,
-    'run.writers': '',
+    'run.trackers': '',
     'data.name': 'text:/a b/*',
     'optim.clip_norm': 0.5,
   }

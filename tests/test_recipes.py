@@ -12,7 +12,7 @@ from PIL import Image
 from gen_ai.core.errors import DONE
 
 BLOCK = re.compile(r'```(bash|python)\n(.*?)```', re.DOTALL)
-TINY = ['--tiny', '--config.run.writers=']
+TINY = ['--tiny', '--config.run.trackers=']
 
 
 @pytest.fixture

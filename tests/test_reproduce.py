@@ -10,8 +10,8 @@ import pytest
 import tiny
 
 from gen_ai import config as config_lib
-from gen_ai.compare import agreement
-from gen_ai.compare.agreement import DIFFERENT, IDENTICAL, WITHIN, Tolerance, compare_rows
+from gen_ai.compare import reproducibility
+from gen_ai.compare.reproducibility import DIFFERENT, IDENTICAL, WITHIN, Tolerance, compare_rows
 from gen_ai.core.errors import DONE, REQUEUE, Diverged
 from gen_ai.run import directory
 from gen_ai.run.info import ConfigFile, Origin, RunInfo
@@ -70,18 +70,18 @@ def test_rows_and_metrics_that_one_side_lacks():
   ([1, 2, 3], [1, 2, 3], (0, 5), DIFFERENT, 'the recorded run did not diverge, this one diverged at step 5'),
 ])  # fmt: skip
 def test_the_verdict_and_its_reason(a, b, diverged, verdict, says):
-  found, why = agreement.verdict_of(compare_rows(rows(*a), rows(*b), TOLERANCE), diverged)
+  found, why = reproducibility.verdict_of(compare_rows(rows(*a), rows(*b), TOLERANCE), diverged)
   assert found == verdict and says in why
 
 
 def test_the_table_joins_neighbours_and_stays_short():
   some = compare_rows(rows(*range(100)), rows(*range(50), *[x * 1.0001 for x in range(50, 100)]), TOLERANCE)
-  head, same, within = agreement.table(some)
+  head, same, within = reproducibility.table(some)
   assert same.split() == ['2', 'to', '100', '50', 'identical']
   assert within.split()[:6] == ['102', 'to', '200', '50', 'within', 'tolerance']
   assert 'train loss at step 102: 50 there, 50.005 here' in within
   restless = compare_rows(rows(*range(1, 101)), rows(*[x + x % 2 for x in range(1, 101)]), TOLERANCE)
-  assert len(agreement.table(restless)) == 22 and '80 more lines' in agreement.table(restless)[-1]
+  assert len(reproducibility.table(restless)) == 22 and '80 more lines' in reproducibility.table(restless)[-1]
 
 
 def test_what_differs_in_origin_is_told():
@@ -93,11 +93,11 @@ def test_what_differs_in_origin_is_told():
     'git': {'commit': 'abc', 'dirty': False}, 'versions': {'jax': '0.12.0'}, 'devices': ['TFRT_CPU_0'],
     'host': {'cpus': 2}, 'environment': {},
   })  # fmt: skip
-  assert agreement.origin_differences(there, here) == {
+  assert reproducibility.origin_differences(there, here) == {
     'version of jax': ('0.10.2', '0.12.0'), 'version of old': ('1', '(absent)'), 'uncommitted changes': ('12', 'none'),
     'devices': ('cuda:0', 'TFRT_CPU_0'), 'lanes of its program': (16, 1), 'environment XLA_FLAGS': ('--x', '(absent)'),
   }  # fmt: skip
-  assert agreement.origin_differences(there, there) == {}
+  assert reproducibility.origin_differences(there, there) == {}
 
 
 def test_where_a_run_diverged_is_read_from_its_row_or_else_its_status(tmp_path):
@@ -107,12 +107,12 @@ def test_where_a_run_diverged_is_read_from_its_row_or_else_its_status(tmp_path):
   run.begin_attempt(0)
   run.append_metrics({'step': 4, 'kind': 'train', 'loss': 1.0})
   run.status('done', 4, 4)
-  assert agreement.read(run.path).diverged == 0
+  assert reproducibility.read(run.path).diverged == 0
   run.status('diverged', 4, 8)  # metrics were finite, the state at its save was not
-  assert agreement.read(run.path).diverged == 4
-  assert agreement.read(run.path).until(3).diverged == 0
+  assert reproducibility.read(run.path).diverged == 4
+  assert reproducibility.read(run.path).until(3).diverged == 0
   run.append_metrics({'step': 5, 'kind': 'diverged', 'loss': NAN})
-  read = agreement.read(run.path)
+  read = reproducibility.read(run.path)
   assert (read.diverged, read.until(5).diverged, read.until(4).diverged) == (5, 5, 0)
   assert (read.state, len(read.rows), len(read.until(4).rows), read.defaults) == ('diverged', 2, 1, {})
 
@@ -124,9 +124,9 @@ def test_the_evaluation_at_an_end_that_a_resume_moved_is_not_compared(tmp_path):
     run.append_metrics({'step': step, 'kind': 'train', 'loss': 1.0})
     run.append_metrics({'step': step, 'kind': 'eval', 'loss': 1.0})
   run.status('done', 100, 100)
-  assert agreement.read(run.path).ends == ()
+  assert reproducibility.read(run.path).ends == ()
   run.change({'run.steps': (40, 100)}, directory.read_run(run.path), directory.read_config(run.path))
-  read = agreement.read(run.path)
+  read = reproducibility.read(run.path)
   assert read.ends == (40,)
   assert [(row['step'], row['kind']) for row in read.until(100).rows] == [(40, 'train'), (100, 'train'), (100, 'eval')]
 

@@ -106,7 +106,7 @@ def start(path, name, *overrides):
   words = [sys.executable, 'launch.py', f'--compilation_cache={os.environ["GEN_AI_TEST_XLA"]}',
            f'--config=configs/{name}.py', '--tiny', f'--run_dir={path}', '--config.run.steps=400',
            '--config.run.eval_every=100', '--config.run.sample_every=200', '--config.run.save_every=20',
-           '--config.run.writers=', *overrides]  # fmt: skip
+           '--config.run.trackers=', *overrides]  # fmt: skip
   with log(path).open('a') as output:
     variables = {**os.environ, 'XLA_FLAGS': os.environ['GEN_AI_TEST_FLAGS']}
     return subprocess.Popen(words, cwd=tiny.ROOT, env=variables, stdout=output, stderr=subprocess.STDOUT)

@@ -14,7 +14,7 @@ from gen_ai.core.errors import UserError
 from gen_ai.run import directory, provenance
 from gen_ai.train import open_run
 
-GAN = ['--config=configs/gan.py', '--tiny', '--config.run.writers=']
+GAN = ['--config=configs/gan.py', '--tiny', '--config.run.trackers=']
 UNUSUAL = {
   'JAX_ENABLE_X64': ('1', 'true', 'on'), 'JAX_DISABLE_JIT': ('True',), 'JAX_DEBUG_NANS': ('1',),
   'JAX_DEFAULT_PRNG_IMPL': ('rbg', 'unsafe_rbg'), 'JAX_THREEFRY_PARTITIONABLE': ('0',),

@@ -102,7 +102,7 @@ def test_sweeps_and_axes_are_multiplied_in_the_order_given(file):
 @pytest.mark.parametrize(('text', 'values'), [
   ('run.seed=0:3', ['0', '1', '2']), ('run.seed=4:10:3', ['4', '7']), ('run.seed=-1:1', ['-1', '0']),
   ('optim.lr=1e-4, 1e-3', ['1e-4', '1e-3']), ('config.optim.lr=0.5', ['0.5']),
-  ('model.g_widths=(8,8),(16,),[4,4]', ['(8,8)', '(16,)', '[4,4]']), ('run.writers=,tensorboard', ['', 'tensorboard']),
+  ('model.g_widths=(8,8),(16,),[4,4]', ['(8,8)', '(16,)', '[4,4]']), ('run.trackers=,tensorboard', ['', 'tensorboard']),
 ])  # fmt: skip
 def test_an_axis_is_a_list_or_a_range(text, values):
   path = text.removeprefix('config.').partition('=')[0]
@@ -345,7 +345,7 @@ def test_exit_codes_and_the_next_command(tmp_path):
 
 # The command line.
 
-GAN = ('--config=configs/gan.py', '--tiny', '--config.run.writers=')
+GAN = ('--config=configs/gan.py', '--tiny', '--config.run.trackers=')
 
 
 def test_a_dry_run_shows_all_and_touches_no_disk(tmp_path):

@@ -23,7 +23,7 @@ def test_static_images_are_binarised_once_and_dynamic_ones_anew():
     method = config_lib.builder(config)(config, tiny.dataset(config).spec)
     batch = tiny.dataset(config).splits['validation'].read(np.arange(8))
     state = jax.jit(method.init)(jax.random.key(0))
-    originals = [method.views['reconstructions'](state, batch, jax.random.key(seed))[:8] for seed in (1, 2)]
+    originals = [method.visualizations['reconstructions'](state, batch, jax.random.key(seed))[:8] for seed in (1, 2)]
     assert set(np.unique(originals[0])) == {-1.0, 1.0}
     same.append(np.array_equal(*originals))
   assert same == [True, False]
@@ -105,7 +105,7 @@ def test_log_weights_of_two_layers_are_the_densities_added_up_by_hand():
 def test_the_gradient_estimators_agree_on_average_and_on_the_model(name, beta):
   grads = {}
   for gradient in ('plain', 'dreg'):
-    config, _, state = built(name, loss__bound='iwae', loss__draws=5, loss__gradient=gradient)
+    config, _, state = built(name, loss__bound='iwae', loss__importance_samples=5, loss__gradient=gradient)
     chain, batch = vae.Chain(config, tiny.dataset(config).spec), validation(config)
     target = chain.likelihood.targets(batch, jax.random.key(1))
 
@@ -132,7 +132,7 @@ def test_more_draws_tighten_the_bound_in_training():
   bounds = {}
   for draws in (1, 20):
     bare = {'optim__lr': 1e-9, 'loss__kl_warmup_steps': 0, 'run__steps': 4}
-    _, metrics = tiny.train(tiny.config('iwae', loss__draws=draws, **bare))
+    _, metrics = tiny.train(tiny.config('iwae', loss__importance_samples=draws, **bare))
     bounds[draws] = metrics['iwae_nats'].mean()
     if draws == 1:
       np.testing.assert_allclose(metrics['iwae_nats'], -metrics['loss_nats'], rtol=1e-6)
@@ -155,7 +155,7 @@ def test_free_bits_hold_the_kl_of_every_unit_up():
 def test_a_label_changes_what_is_drawn_and_how_images_are_read():
   config, method, state = built('cvae')
   spec, batch = tiny.dataset(config).spec, validation(config)
-  rows = np.asarray(method.views['classes'](state, batch, jax.random.key(0))).reshape(spec.num_classes, 8, -1)
+  rows = np.asarray(method.visualizations['classes'](state, batch, jax.random.key(0))).reshape(spec.num_classes, 8, -1)
   assert np.abs(rows[0] - rows[1]).max() > 1e-4
   mask = jnp.ones(8)
   figures = [jax.jit(method.eval_step)(state, {**b, 'mask': mask}, jax.random.key(1))['kl_nats'][0]
@@ -166,7 +166,9 @@ def test_a_label_changes_what_is_drawn_and_how_images_are_read():
 def test_views_show_paths_and_traversals():
   config, method, state = built('vae')
   batch = validation(config, 32)
-  shown = {name: np.asarray(jax.jit(view)(state, batch, jax.random.key(1))) for name, view in method.views.items()}
+  shown = {
+    name: np.asarray(jax.jit(view)(state, batch, jax.random.key(1))) for name, view in method.visualizations.items()
+  }
   assert {name: len(images) for name, images in shown.items()} == {
     'reconstructions': 64, 'traversals': 32, 'interpolations_linear': 32, 'interpolations_spherical': 32,
   }  # fmt: skip
@@ -181,7 +183,7 @@ def test_views_show_paths_and_traversals():
 @pytest.mark.parametrize(('name', 'overrides', 'message'), [
   ('vae', {'loss.gradient': 'dreg'}, "'dreg' is an estimator for config.loss.bound='iwae'"),
   ('iwae', {'loss.free_bits': 0.1}, "bound='iwae' has none"),
-  ('vae', {'loss.draws': 0}, 'config.loss.draws=0'),
+  ('vae', {'loss.importance_samples': 0}, 'config.loss.importance_samples=0'),
   ('vae', {'loss.bound': 'elob'}, "'elob' is none of elbo, iwae"),
   ('vae', {'model.latents': ()}, 'leaves no latent'),
 ])  # fmt: skip

@@ -94,7 +94,9 @@ def test_views_are_pairs_and_paths():
   method = vae_gan.build(config, data.spec)
   state = jax.jit(method.init)(jax.random.key(0))
   batch = jax.tree.map(jnp.asarray, data.splits['validation'].read(np.arange(8)))
-  drawn = {name: np.asarray(jax.jit(view)(state, batch, jax.random.key(0))) for name, view in method.views.items()}
+  drawn = {
+    name: np.asarray(jax.jit(view)(state, batch, jax.random.key(0))) for name, view in method.visualizations.items()
+  }
   assert set(drawn) == {'reconstructions', 'interpolations_linear', 'interpolations_spherical'}
   for images in drawn.values():
     assert images.shape[1:] == data.spec.shape and len(images) % 8 == 0

@@ -44,7 +44,12 @@ def test_the_bound_is_likelihood_plus_prior_added_up_by_hand():
   found = jax.jit(method.eval_step)(state, batch, jax.random.key(0))
   model, own = config.model, state.params['autoencoder']
   x = to_signed(batch['image'])
-  options = {'width': model.width, 'halvings': model.halvings, 'blocks': model.blocks, 'activation': model.activation}
+  options = {
+    'width': model.width,
+    'downsamples': model.downsamples,
+    'blocks': model.blocks,
+    'activation': model.activation,
+  }
   z = np.asarray(GridEncoder(model.code_dim, **options).apply({'params': own['encoder']}, x))
   codes = np.asarray(state.stats.vectors)
   index = ((z[..., None, :] - codes) ** 2).sum(-1).argmin(-1)
@@ -145,7 +150,9 @@ def test_the_prior_samples_what_it_has_learnt():
     x = counting.tasks['generate'].run(state, {}, jax.random.split(jax.random.key(0), 2))['sample']
   grid = (np.arange(49) % codes).reshape(7, 7)
   model = config.model
-  decoder = GridDecoder(1, width=model.width, halvings=model.halvings, blocks=model.blocks, activation=model.activation)
+  decoder = GridDecoder(
+    1, width=model.width, downsamples=model.downsamples, blocks=model.blocks, activation=model.activation
+  )
   expected = decoder.apply({'params': state.params['autoencoder']['decoder']}, state.stats.vectors[grid][None])
   np.testing.assert_allclose(x[1:], np.clip(expected, -1, 1), atol=1e-5)
 
@@ -181,7 +188,7 @@ def test_dead_codes_start_again_while_training(monkeypatch):
   batch = validation(config, 16)
   after, _ = jax.jit(method.train_step)(state, batch, jax.random.key(1))
   assert counted
-  options = {'width': config.model.width, 'halvings': 2, 'blocks': 1, 'activation': config.model.activation}
+  options = {'width': config.model.width, 'downsamples': 2, 'blocks': 1, 'activation': config.model.activation}
   z = GridEncoder(config.model.code_dim, **options).apply(
     {'params': state.params['autoencoder']['encoder']}, to_signed(batch['image'])
   )
@@ -192,7 +199,7 @@ def test_dead_codes_start_again_while_training(monkeypatch):
 
 @pytest.mark.parametrize(('overrides', 'message'), [
   ({'model.codes': 1000}, r'codes=1000 are more codes than data: an update sees 784 vectors \(16 images of 7x7\)'),
-  ({'model.halvings': 3}, 'multiples of 8; the images are 28x28'),
+  ({'model.downsamples': 3}, 'multiples of 8; the images are 28x28'),
   ({'model.prior_width': 9}, 'prior_width=9 does not divide into 2 heads'),
   ({'sample.top_k': -1}, 'top_k=-1 must be at least 0'),
   ({'sample.temperature': -1.0}, 'temperature=-1.0 must be at least 0'),

@@ -23,20 +23,19 @@ from gen_ai.config import idle
 from gen_ai.core import files, random
 from gen_ai.data import dataset as dataset_lib
 from gen_ai.data.feed import Feed, make_feed
-from gen_ai.evaluate.examples import Evaluator
+from gen_ai.evaluate.examples import ExamplePass
 from gen_ai.evaluate.generation import CallInputs, Generation, SplitInputs
 from gen_ai.parallel.layouts import make_layout
 from gen_ai.parallel.program import Program
 from gen_ai.run import data_identity, directory
 from gen_ai.run.info import RunInfo
-from gen_ai.run.trackers import open_writers
+from gen_ai.run.trackers import open_trackers
 from gen_ai.sweep import unused_floats
 from gen_ai.sweep.trials import signature
-from gen_ai.train import open_run
 from gen_ai.train import trainer as trainer_lib
 from gen_ai.train.interruption import Stop
 from gen_ai.train.progress import Display
-from gen_ai.train.run_logger import Lane
+from gen_ai.train.run_logger import RunLogger
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = sorted(p.stem for p in (ROOT / 'configs').glob('*.py') if p.stem != '__init__')
@@ -47,7 +46,7 @@ def config(name, **overrides):
   """configs/NAME.py with its tiny() and `overrides`, whose names have __ for the dot."""
   reference = f'configs/{name}.py'
   flat = {path.replace('__', '.'): value for path, value in overrides.items()}
-  small = config_lib.override(config_lib.load(reference), {**config_lib.tiny(reference), 'run.writers': ''})
+  small = config_lib.override(config_lib.load(reference), {**config_lib.tiny(reference), 'run.trackers': ''})
   return config_lib.override(small, flat)
 
 
@@ -137,8 +136,8 @@ def _told(value):
     return value.__module__, value.__qualname__, *(_told(cell.cell_contents) for cell in value.__closure__ or ())
   if isinstance(value, types.MethodType):
     return value.__func__.__qualname__, _told(value.__self__)
-  if isinstance(value, Evaluator):
-    return 'Evaluator', _told(value._fn), _told(value._feed)
+  if isinstance(value, ExamplePass):
+    return 'ExamplePass', _told(value._fn), _told(value._feed)
   if isinstance(value, Generation):
     return 'Generation', value._name, _told(value._inputs)
   if isinstance(value, SplitInputs | CallInputs):  # what they give is in the rows
@@ -293,13 +292,13 @@ class StopAt:
 def run(config, path, devices=1, stop=None):
   """Trains `config` in run directory `path` with the real engine, new or resumed; returns (exit code, trainer)."""
   path = Path(path)
-  resumed = open_run.is_run(str(path))
+  resumed = directory.is_run(path)
   rec = directory.RunDir(path) if resumed else directory.RunDir.make(path)
   if not resumed:
     rec.write_config(config_lib.to_json(config))
     rec.write_run(RunInfo(data=data_identity.describe(dataset(config))).to_json())
   with Stop() as signals, rec.lease():
-    lane = Lane(config, rec, path / 'checkpoints', lambda step: open_writers('', path, '', step))
+    lane = RunLogger(config, rec, path / 'checkpoints', lambda step: open_trackers('', path, '', step))
     display = Display(config.run.steps, quiet=True)
     trainer = trainer_lib.Trainer([lane], dataset(config), program(config, devices), display, stop or signals)
     return trainer_lib.train(trainer), trainer

@@ -25,8 +25,9 @@ from gen_ai.core.method import State
 from gen_ai.data import kinds, pictures
 from gen_ai.data.dataset import Dataset
 from gen_ai.evaluate import external, metrics, restored
-from gen_ai.evaluate.evaluator import Judge, protocol, shared_stamp
+from gen_ai.evaluate.evaluator import Evaluator
 from gen_ai.evaluate.metrics.metric import FEATURES, SAMPLES, Figure, Found, Metric
+from gen_ai.evaluate.protocol import protocol, shared_stamp
 from gen_ai.run import data_identity, directory, info, older_runs
 from gen_ai.sweep.trials import axis, signature
 from gen_ai.train.resume import load_data
@@ -44,7 +45,7 @@ flags.DEFINE_string('extractor', None, 'of features: classifier:RUN_DIR, incepti
                     'config.eval.extractor if not given')  # fmt: skip
 flags.DEFINE_string('task', None, 'that draws the samples: generate, complete, ...; config.eval.task if not given')
 flags.DEFINE_multi_string('axis', [], 'SECTION.FIELD=V1,V2,...: one evaluation a value of a setting; repeat for a grid')
-flags.DEFINE_string('samples_file', '', 'judge the samples in this .npy file instead of a run: uint8 [N, H, W, C]')
+flags.DEFINE_string('samples_file', '', 'evaluate the samples in this .npy file instead of a run: uint8 [N, H, W, C]')
 flags.DEFINE_string('data', '', 'with --samples_file: the data set they are compared with')
 flags.DEFINE_string('run_dir', '', 'with --samples_file: the directory that makes them a run to compare')
 
@@ -66,7 +67,8 @@ def _refuse_idle(asked: Sequence[Metric], given: Mapping[str, Any]) -> None:
     name = path.removeprefix('eval.')
     if name in ('metrics', 'samples', 'extractor', 'task') and FLAGS[name].value is not None:
       raise UserError(f'--{name} and config.{path} say the same thing twice: leave one of them out.')
-    idle = {'metrics_every': 'training', 'nll_draws': '' if any(m.draws for m in asked) else "the figure 'nll'",
+    idle = {'metrics_every': 'training',
+            'importance_samples': '' if any(m.draws for m in asked) else "the figure 'nll'",
             'samples': '' if drawn else samples, 'extractor': '' if features in now else features,
             'task': '' if drawn else samples,
             'best': '' if FLAGS.step == 'best' else '--step=best'}.get(name)  # fmt: skip
@@ -171,12 +173,12 @@ def _quick(samples: np.ndarray, dataset: Dataset, stamp: Mapping[str, Any]) -> d
   return {name: Figure(value, stamp={**beside, **stamp}, better=kind.quick[name]) for name, value in told.items()}
 
 
-def _of_shown(judge: Judge, state: State, config: ConfigDict, dataset: Dataset) -> dict[str, Figure]:
+def _of_shown(evaluator: Evaluator, state: State, config: ConfigDict, dataset: Dataset) -> dict[str, Figure]:
   """`_quick` of the first samples, as in training; {} of a method that draws none."""
-  if judge.generation is None:
+  if evaluator.generation is None:
     return {}
-  (samples,) = judge.generation.read(state, np.arange(config.sample.n))
-  return _quick(samples, dataset, {'samples': config.sample.n, **judge.stamp()})
+  (samples,) = evaluator.generation.read(state, np.arange(config.sample.n))
+  return _quick(samples, dataset, {'samples': config.sample.n, **evaluator.stamp()})
 
 
 def _points(config: ConfigDict, sections: Sequence[str]) -> Iterator[tuple[dict[str, Any], ConfigDict]]:
@@ -209,18 +211,20 @@ def evaluate_run(run_dir: str, overrides: Mapping[str, Any]) -> list[dict[str, A
   asked = metrics.parse(names, dataset.spec.kind)
   _refuse_idle(asked, overrides)
   points = list(_points(config, sections))
-  program, judge, rows, before = None, None, [], config
+  program, evaluator, rows, before = None, None, [], config
   for point, own in points:
     started = time.perf_counter()
-    if program is None or judge is None or signature(own) != signature(before):
+    if program is None or evaluator is None or signature(own) != signature(before):
       program, state, step = restored.restore(run_dir, own, dataset.spec, FLAGS.step)
-      judge = Judge(program, own, dataset, protocol(own, dataset, FLAGS.split, asked))
+      evaluator = Evaluator(program, own, dataset, protocol(own, dataset, FLAGS.split, asked))
     else:  # the same program, with other floats
       program.use_floats(own)
-      judge.use(own)
+      evaluator.use(own)
     before = own
-    (found,) = judge.lanes(state)
-    found = found._replace(figures={**judge.own(state), **_of_shown(judge, state, own, dataset), **found.figures})
+    (found,) = evaluator.lanes(state)
+    found = found._replace(
+      figures={**evaluator.own(state), **_of_shown(evaluator, state, own, dataset), **found.figures}
+    )
     row = row_of(found, dataset, FLAGS.split, step, time.perf_counter() - started, point)
     added = older_runs.read_config(run_dir)[1]
     row['notes'] += [older_runs.note(run_dir, added)] if added else []
@@ -241,7 +245,7 @@ def evaluate_file(overrides: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
   _refuse_idle(asked, overrides)
   samples = kind.load(FLAGS.samples_file, dataset.spec, FLAGS.samples, 'samples_file')
   config = config_lib.override(config, {'eval.samples': len(samples)})
-  found, content = external.judge(samples, config, dataset, protocol(config, dataset, FLAGS.split, asked))
+  found, content = external.evaluate(samples, config, dataset, protocol(config, dataset, FLAGS.split, asked))
   found = found._replace(figures={**_quick(samples, dataset, {'samples': len(samples)}), **found.figures})
   if at is not None:
     external.run_directory(run_dir, config, dataset, FLAGS.samples_file, content)

@@ -9,8 +9,8 @@ from typing import Any
 from absl import flags
 
 from gen_ai import config as config_lib
-from gen_ai.compare import agreement
-from gen_ai.compare.agreement import DIFFERENT, IDENTICAL, WITHIN, Recorded, Tolerance
+from gen_ai.compare import reproducibility
+from gen_ai.compare.reproducibility import DIFFERENT, IDENTICAL, WITHIN, Recorded, Tolerance
 from gen_ai.core import command_line, files, places, surroundings
 from gen_ai.core.errors import DONE, FAILED, REQUEUE, Diverged, UserError
 from gen_ai.run import directory, older_runs
@@ -85,7 +85,7 @@ def main(arguments: list[str], overrides: dict[str, str]) -> int:
                     f'(got {arguments or "none"}).')  # fmt: skip
   if FLAGS.report and not Path(FLAGS.report).parent.is_dir():
     raise UserError(f'--report={FLAGS.report} lies in no folder: make {Path(FLAGS.report).parent} first.')
-  recorded = agreement.read(arguments[0])
+  recorded = reproducibility.read(arguments[0])
   recorded = recorded._replace(config=config_lib.override(recorded.config, overrides))
   tolerance = Tolerance(FLAGS.rtol, FLAGS.atol)
   last = _last_step(recorded, FLAGS.steps)
@@ -102,7 +102,7 @@ def main(arguments: list[str], overrides: dict[str, str]) -> int:
     more |= {f'config.{name}': value for name, value in overrides.items()}
     print(f'  {command_line.printed("gen_ai.reproduce", recorded.path, out=path, **more)}')
     return REQUEUE
-  again = agreement.read(path)
+  again = reproducibility.read(path)
   if again.run.data.fingerprint != recorded.run.data.fingerprint:
     raise UserError(f'{path} was trained on other data than {recorded.path}: name another --out.')
   for step in recorded.ends:
@@ -112,18 +112,21 @@ def main(arguments: list[str], overrides: dict[str, str]) -> int:
 
 
 def _conclude(recorded: Recorded, again: Recorded, tolerance: Tolerance) -> int:
-  rows = agreement.compare_rows(recorded.rows, again.rows, tolerance)
-  verdict, why = agreement.verdict_of(rows, (recorded.diverged, again.diverged))
-  differences = agreement.origin_differences(recorded.run, again.run)
+  rows = reproducibility.compare_rows(recorded.rows, again.rows, tolerance)
+  verdict, why = reproducibility.verdict_of(rows, (recorded.diverged, again.diverged))
+  differences = reproducibility.origin_differences(recorded.run, again.run)
   print(f'recorded   {recorded.path} ({recorded.state})')
   print(f'again      {again.path}')
   for name, (there, here) in differences.items():
     print(f'differs    {name}: {there} there, {here} here')
   print(f'tolerance  {tolerance}')
-  print('\n'.join(agreement.table(rows)))
+  print('\n'.join(reproducibility.table(rows)))
   print(f'verdict    {verdict}: {why}')
   if FLAGS.report:
-    changed, outside = agreement.first_unlike(rows, IDENTICAL), agreement.first_unlike(rows, IDENTICAL, WITHIN)
+    changed, outside = (
+      reproducibility.first_unlike(rows, IDENTICAL),
+      reproducibility.first_unlike(rows, IDENTICAL, WITHIN),
+    )
     _write_report({
       'recorded': str(recorded.path), 'again': str(again.path), 'verdict': verdict, 'why': why,
       'tolerance': tolerance._asdict(), 'differences': differences, 'defaults': recorded.defaults,

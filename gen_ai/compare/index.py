@@ -28,7 +28,7 @@ if TYPE_CHECKING:
   import pandas as pd
 
 NAME = 'index.sqlite'
-VERSION = 3  # of the tables
+VERSION = 4  # of the tables
 _READ = ('run.json', 'config.json', 'status.json', 'attempts.jsonl', 'metrics.jsonl', 'evaluations.jsonl',
          'summary.json', 'lease.json')  # fmt: skip
 _ALLOWED = (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE)

@@ -20,7 +20,7 @@ PROTOCOL = {
   'eval_examples': 'number of examples evaluated on',
   'eval_seed': 'seed of the evaluation',
   'ema': 'whether averaged parameters, EMA, were evaluated',
-  'measure': 'what the own metrics of the method are of',
+  'observation': 'what the own metrics of the method are of',
   'extractor': 'feature extractor of the metrics',
   'eval_samples': 'number of samples a metric used',
 }
@@ -112,7 +112,7 @@ def _unlike(field: str, runs: dict[str, list[str]], what: str) -> Unlike:
 
 
 def _value(field: str, value: object) -> str:
-  if missing(value) or (value == '' and field not in ('measure', 'extractor')):
+  if missing(value) or (value == '' and field not in ('observation', 'extractor')):
     return NOT_RECORDED
   return str(value)[:12] if is_hash(field, value) else shown(value)
 

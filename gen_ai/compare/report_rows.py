@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 _TOLD = ('config.run.name', 'config.experiment', 'config.data.name')  # columns of their own
 _ABOUT = ('name', 'experiment', 'data', 'data_version', 'data_hash', 'data_spec', 'split_rule', 'eval_split',
-          'eval_examples', 'eval_seed', 'ema', 'measure', 'extractor', 'eval_samples', 'arithmetic', 'compiler',
+          'eval_examples', 'eval_seed', 'ema', 'observation', 'extractor', 'eval_samples', 'arithmetic', 'compiler',
           'devices', 'host', 'code', 'versions')  # fmt: skip
 _PROTOCOL = {'data': 'data', 'data_version': 'version', 'data_hash': 'sha256', 'split_rule': 'splits',
              'eval_split': 'evaluated on', 'eval_examples': 'examples', 'ema': 'weights', 'eval_seed': 'noise seed',
-             'data_spread': 'spread of the data', 'measure': 'measure', 'extractor': 'extractor',
+             'data_spread': 'spread of the data', 'observation': 'observation', 'extractor': 'extractor',
              'eval_samples': 'samples', 'steps': 'step budget'}  # fmt: skip
 _IN_WORDS = {
   'data_hash': lambda value: value[:12],
@@ -267,7 +267,7 @@ def _provenance(row: 'pd.Series') -> list[list[str]]:
   attempts = f'{row["attempts"]} (resumed)' if row['attempts'] > 1 else str(row['attempts'])
   pairs = [
     ('reproduce', command_line.printed('gen_ai.reproduce', path)), ('started as', argv), ('directory', path),
-    ('sweep', f'{row["sweep"]}, trial {row["point"]}' if row['sweep'] else ''), ('created', row['created']),
+    ('sweep', f'{row["sweep"]}, trial {row["trial"]}' if row['sweep'] else ''), ('created', row['created']),
     ('message', row['message']), ('attempts', attempts), ('code', row['code']), ('versions', row['versions']),
     ('devices', row['devices']), ('host', row['host']), ('data', f'{row["data"]} {row["data_version"]}'.strip()),
     ('data sha256', row['data_hash']), ('split rule', row['split_rule']), ('evaluation', protocol),

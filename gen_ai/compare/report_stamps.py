@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 _TRAINED = {
   'data': 'data', 'data_version': 'data version', 'data_hash': 'data hash', 'data_spec': 'form of the data',
   'split_rule': 'split rule', 'eval_split': 'split', 'eval_examples': 'examples', 'eval_seed': 'noise seed',
-  'ema': 'ema', 'measure': 'measure', 'extractor': 'extractor', 'eval_samples': 'samples', 'arithmetic': 'arithmetic',
+  'ema': 'ema', 'observation': 'observation', 'extractor': 'extractor', 'eval_samples': 'samples',
+  'arithmetic': 'arithmetic',
   'versions': 'versions', 'devices': 'devices', 'code': 'code',
 }  # fmt: skip
 _CLOCK = {name: name for name in ('step', 'devices', 'lanes', 'host', 'versions', 'code')}

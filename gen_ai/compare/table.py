@@ -119,8 +119,8 @@ def _not_counted(console: Console, found: Sequence[Group]) -> None:
     for run, row in frame.drop(index=waiting.index).iterrows():
       _left_out(console, group.label, str(run), row)
     if len(waiting):
-      points = ', '.join(str(point) for point in cells(waiting, 'point') if point >= 0)
-      where = f', trial {points}' if points else ''
+      trials = ', '.join(str(trial) for trial in cells(waiting, 'trial') if trial >= 0)
+      where = f', trial {trials}' if trials else ''
       layout.paragraph(console, f'{group.label:<3}{len(waiting)} waiting, not started{where}', style='dim')
 
 

@@ -34,7 +34,7 @@ COMMON: dict[str, Field] = {
   'run.sample_every': Field(500, tiny=4),  # updates; a multiple of log_every; 0: only at the end
   'run.save_every': Field(500, tiny=4),  # updates; a multiple of log_every; 0: only at the end
   'run.keep': size(2),  # newest checkpoints kept, besides the best
-  'run.writers': Field('tensorboard'),  # mirrors of the record: '' | 'tensorboard' | 'wandb' | 'tensorboard,wandb'
+  'run.trackers': Field('tensorboard'),  # copies of the record: '' | 'tensorboard' | 'wandb' | 'tensorboard,wandb'
   'data.name': Field(''),  # 'mnist_5k' | 'python_stdlib' | a TFDS name | 'folder:PATH' | 'text:GLOB'
   'data.split': Field('auto'),  # 'auto' | 'TRAIN|VALIDATION|TEST' in TFDS slices: 'train[:90%]|train[90%:]|test'
   'data.batch_size': size(64, tiny=16),  # examples in one batch over all devices; n_critic batches make a step of a GAN
@@ -81,7 +81,7 @@ COMMON: dict[str, Field] = {
   'eval.metrics_every': Field(0, used_with={'eval.metrics': ('that names figures', bool)}),
   'eval.samples': size(10_000),  # samples that these figures are measured on
   'eval.extractor': Field('random'),  # of their features: 'classifier:RUN_DIR' | 'inception:FILE' | 'random' (weak)
-  'eval.nll_draws': size(5000),  # latent draws of an importance-weighted likelihood ('nll')
+  'eval.importance_samples': size(5000),  # latent draws of an importance-weighted likelihood ('nll')
   'eval.best': Field(''),  # 'metric:min' or 'metric:max': the checkpoint with the best value is kept too
   'sweep.lanes': Field(0),  # trials that share one packed program; 0: as many as memory allows
   'sample.n': size(64, tiny=8),  # samples in a grid, or texts

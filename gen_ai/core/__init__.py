@@ -1,1 +1,1 @@
-"""What everything rests on: the interface, errors, named random streams, optimisers, files, terminal and command lines."""
+"""What everything rests on: the interface, errors, random streams, optimisers, files, terminal and command lines."""

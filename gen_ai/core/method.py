@@ -25,7 +25,7 @@ Metrics = Mapping[str, Array]  # {name with unit: float32 scalar}
 SumCount = Mapping[str, tuple[Array, Array]]  # {name with unit: (float32 sum, float32 count)}
 
 
-CLASSES = 'classes'  # the view (see `Method`) that has a row a class, in the order of their labels
+CLASSES = 'classes'  # the visualization (see `Method`) that has a row a class, in the order of their labels
 
 
 class State(NamedTuple):
@@ -98,8 +98,8 @@ GENERATE = 'generate'  # the task of drawing samples
 class Method(NamedTuple):
   """A generative method: pure functions, all traceable.
 
-  `views` are pictures beyond plain samples (reconstructions, traversals): {name: (state, batch, key) -> images}, drawn
-  in rows of 8 from the first validation examples whenever samples are. The rows of the view CLASSES are named.
+  `visualizations` are pictures beyond plain samples (reconstructions, traversals): {name: (state, batch, key) ->
+  images}, drawn in rows of 8 from the first validation examples whenever samples are. The rows of CLASSES are named.
   """
 
   init: Callable[[Key], State]
@@ -107,8 +107,10 @@ class Method(NamedTuple):
   eval_step: Callable[[State, Batch, Key], SumCount]
   tasks: Mapping[str, Task] = MappingProxyType({})  # what a trained model can do, the one that tells most first
   batches_per_step: int = 1  # batches of data that one train_step takes, joined to [batches_per_step * B, ...]
-  measure: str = ''  # what evaluations measure where a config can change it: figures of unlike ones are not compared
-  views: Mapping[str, Callable[[State, Batch, Key], Array]] = MappingProxyType({})
+  observation: str = (
+    ''  # what evaluations measure where a config can change it: figures of unlike ones are not compared
+  )
+  visualizations: Mapping[str, Callable[[State, Batch, Key], Array]] = MappingProxyType({})
   # The metrics of training and evaluation that tell most: {name: 'min' | 'max', the way that is better, or '' where
   # neither is}. Wherever metrics are shown these come first, in this order.
   leading: Mapping[str, str] = MappingProxyType({})

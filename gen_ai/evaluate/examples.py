@@ -23,7 +23,7 @@ def eval_step(method: Method, state: State, batch: Batch, key: Key) -> SumCount:
   return likelihood.per_example(method.eval_step, state, batch, key)
 
 
-class Evaluator:
+class ExamplePass:
   """Figures of states of one program on one split; compiles at its first call.
 
   Every example counts once: the filling of the ragged last batch is dropped.

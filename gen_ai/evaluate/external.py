@@ -15,8 +15,9 @@ from gen_ai.core import surroundings
 from gen_ai.core.errors import UserError
 from gen_ai.data import dataset as dataset_lib
 from gen_ai.data.dataset import Dataset
-from gen_ai.evaluate.evaluator import Protocol, judge_samples
+from gen_ai.evaluate.evaluator import evaluate_samples
 from gen_ai.evaluate.metrics.metric import Found
+from gen_ai.evaluate.protocol import Protocol
 from gen_ai.run import data_identity, directory, info, provenance
 
 EXPERIMENT = 'external'  # what their config calls the method
@@ -41,10 +42,10 @@ def open_data(name: str, overrides: Mapping[str, Any]) -> tuple[ConfigDict, Data
   return config, dataset_lib.load(config.data)
 
 
-def judge(samples: np.ndarray, config: ConfigDict, dataset: Dataset, protocol: Protocol) -> tuple[Found, str]:
+def evaluate(samples: np.ndarray, config: ConfigDict, dataset: Dataset, protocol: Protocol) -> tuple[Found, str]:
   """(figures, sha256 of the samples)."""
   digest = hashlib.sha256(np.ascontiguousarray(samples).view(np.uint8).reshape(-1).data).hexdigest()
-  return judge_samples(samples, config, dataset, protocol), digest
+  return evaluate_samples(samples, config, dataset, protocol), digest
 
 
 def run_directory(path: str, config: ConfigDict, dataset: Dataset, file: str, content: str) -> Path:

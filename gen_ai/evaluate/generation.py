@@ -118,7 +118,7 @@ class Generation:
     self._compiled: dict[Any, Callable[..., Any]] = {}
 
   def features(self, state: State, extractor: Extractor, n: int) -> Callable[[int], features.Features]:
-    """Lane -> features of its first `n` samples, drawn for all lanes at once. Images stay where they are drawn."""
+    """RunLogger -> features of its first `n` samples, drawn for all lanes at once. Images stay where they are drawn."""
     leaves, tree = jax.tree.flatten(extractor.params)
 
     def row(method: Method, state: State, resident: Mapping[str, Any], row: Any, key: Key):

@@ -1,6 +1,6 @@
 """Adversarial losses and critic constraints: functions of logits and of a critic, float32.
 
-`critic_fn` maps x [B, ...] to logits [B], each row from its own example only: a penalty on a network with batch
+`discriminator_fn` maps x [B, ...] to logits [B], each row from its own example only: a penalty on a network with batch
 normalisation in training mode is not the published one, because every row then depends on every example.
 """
 
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from gen_ai.core.errors import UserError
 from gen_ai.core.method import Array, PyTree
 
-CriticFn = Callable[[Array], Array]
+DiscriminatorFn = Callable[[Array], Array]
 
 LossFn = Callable[[Array, Array], Array]  # (real logits, fake logits) -> per example
 
@@ -109,10 +109,10 @@ def generator_loss(kind: str, fake_logits: Array, real_logits: Array | None = No
   return loss_fn(_float32(real_logits), _float32(fake_logits)).mean()
 
 
-def _squared_gradient_norm(critic_fn: CriticFn, x: Array) -> Array:
+def _squared_gradient_norm(discriminator_fn: DiscriminatorFn, x: Array) -> Array:
   """[B]: squared Euclidean norm of the gradient of each logit at its own example."""
   # Rows are independent, so the gradient of the sum holds every example's own gradient.
-  gradient = jax.grad(lambda x: _float32(critic_fn(x)).sum())(_float32(x))
+  gradient = jax.grad(lambda x: _float32(discriminator_fn(x)).sum())(_float32(x))
   return (gradient.reshape(gradient.shape[0], -1) ** 2).sum(-1)
 
 
@@ -122,11 +122,11 @@ def _safe_sqrt(square: Array) -> Array:
   return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1.0)), 0.0)
 
 
-def gradient_penalty(critic_fn: CriticFn, real: Array, fake: Array, eps: Array) -> Array:
+def gradient_penalty(discriminator_fn: DiscriminatorFn, real: Array, fake: Array, eps: Array) -> Array:
   """WGAN-GP's two-sided penalty (||grad D(x^)||_2 - 1)^2 (arXiv 1704.00028, eq. 3), without its coefficient lambda.
 
   Args:
-    critic_fn: x [B, ...] -> logits [B].
+    discriminator_fn: x [B, ...] -> logits [B].
     real: [B, ...]. fake: [B, ...].
     eps: [B] uniform in [0, 1]: x^ = eps real + (1 - eps) fake.
 
@@ -134,47 +134,47 @@ def gradient_penalty(critic_fn: CriticFn, real: Array, fake: Array, eps: Array) 
     float32 [], the mean over the batch.
   """
   eps = _float32(eps).reshape(eps.shape + (1,) * (real.ndim - 1))
-  return _unit_slope_penalty(critic_fn, eps * real + (1.0 - eps) * fake)
+  return _unit_slope_penalty(discriminator_fn, eps * real + (1.0 - eps) * fake)
 
 
-def _unit_slope_penalty(critic_fn: CriticFn, x: Array) -> Array:
+def _unit_slope_penalty(discriminator_fn: DiscriminatorFn, x: Array) -> Array:
   """Mean of (||grad D(x)||_2 - 1)^2."""
-  return ((_safe_sqrt(_squared_gradient_norm(critic_fn, x)) - 1.0) ** 2).mean()
+  return ((_safe_sqrt(_squared_gradient_norm(discriminator_fn, x)) - 1.0) ** 2).mean()
 
 
-def dragan_penalty(critic_fn: CriticFn, real: Array, noise: Array) -> Array:
+def dragan_penalty(discriminator_fn: DiscriminatorFn, real: Array, noise: Array) -> Array:
   """DRAGAN's two-sided penalty (||grad D(x + delta)||_2 - 1)^2 around real examples (arXiv 1705.07215, section 2.3).
 
   delta = noise * std / 2, std over all images and pixels at hand (of a micro-batch, or a device's share); without the
   authors' lambda.
 
   Args:
-    critic_fn: x [B, ...] -> logits [B].
+    discriminator_fn: x [B, ...] -> logits [B].
     real: [B, ...].
     noise: of the shape of `real`; in the authors' code uniform in [0, 1], times a number per example that is, too.
 
   Returns:
     float32 [], the mean over the batch.
   """
-  return _unit_slope_penalty(critic_fn, real + 0.5 * jax.lax.stop_gradient(real.std()) * noise)
+  return _unit_slope_penalty(discriminator_fn, real + 0.5 * jax.lax.stop_gradient(real.std()) * noise)
 
 
-def r1_penalty(critic_fn: CriticFn, real: Array) -> Array:
+def r1_penalty(discriminator_fn: DiscriminatorFn, real: Array) -> Array:
   """R1: 1/2 E ||grad D(real)||^2 (arXiv 1801.04406, eq. 9 without its gamma; the half is included).
 
   Args:
-    critic_fn: x [B, ...] -> logits [B].
+    discriminator_fn: x [B, ...] -> logits [B].
     real: [B, ...] real examples.
 
   Returns:
     float32 [].
   """
-  return 0.5 * _squared_gradient_norm(critic_fn, real).mean()
+  return 0.5 * _squared_gradient_norm(discriminator_fn, real).mean()
 
 
-def r2_penalty(critic_fn: CriticFn, fake: Array) -> Array:
+def r2_penalty(discriminator_fn: DiscriminatorFn, fake: Array) -> Array:
   """R2: 1/2 E ||grad D(fake)||^2 (arXiv 1801.04406, eq. 10): R1 on generated examples."""
-  return r1_penalty(critic_fn, fake)
+  return r1_penalty(discriminator_fn, fake)
 
 
 def clip_weights(params: PyTree, limit: float | Array) -> PyTree:
@@ -183,5 +183,5 @@ def clip_weights(params: PyTree, limit: float | Array) -> PyTree:
 
 
 def pairs_won(real: Array, fake: Array) -> Array:
-  """Per pair [B], 1 where the real example has the higher logit; its mean is 0.5 where neither player is ahead."""
+  """Per pair [B], 1 where the real example has the higher logit; its mean is 0.5 where neither network is ahead."""
   return (real > fake).astype(jnp.float32)

@@ -1,4 +1,4 @@
-"""What experiments need to use a network: its precision, and the players of a GAN applied with their state."""
+"""What experiments need to use a network: its precision, and the two networks of a GAN applied with their state."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from gen_ai.core.method import Array, Batch, PyTree
 from gen_ai.nets import spectral
-from gen_ai.nets.players import Scores
+from gen_ai.nets.gan import Scores
 
 Module = nn.Module  # so that no other room need import Flax
 

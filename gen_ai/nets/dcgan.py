@@ -1,5 +1,5 @@
 """DCGAN-style generator (arXiv 1511.06434) for images whose sides halve to at least 4; its discriminator is a
-`players.Critic` around `pyramid.Downsample`.
+`gan.Discriminator` around `pyramid.Downsample`.
 
 Deviations: 28 starts from a 7x7 grid; kernels are 4x4 (the paper's figure has 5x5), a multiple of the stride, so that
 every output pixel is reached by equally many taps; `norm` is a choice, since a gradient penalty forbids batch moments

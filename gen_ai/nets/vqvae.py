@@ -17,7 +17,7 @@ class GridEncoder(nn.Module):
 
   dim: int
   width: int = 32
-  halvings: int = 2
+  downsamples: int = 2
   blocks: int = 1
   activation: str = 'silu'
   lowering: str = 'auto'
@@ -25,10 +25,10 @@ class GridEncoder(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    """[B, H, W, C] -> float32 [B, H / 2^halvings, W / 2^halvings, dim]."""
+    """[B, H, W, C] -> float32 [B, H / 2^downsamples, W / 2^downsamples, dim]."""
     options = {'lowering': self.lowering, 'dtype': self.dtype}
     activation = activation_fn(self.activation)
-    for stage in range(self.halvings):
+    for stage in range(self.downsamples):
       x = x if stage == 0 else activation(x)
       x = Conv(self.width * 2**stage, (4, 4), (2, 2), **options)(x)
     for _ in range(self.blocks):
@@ -42,7 +42,7 @@ class GridDecoder(nn.Module):
 
   channels: int
   width: int = 32
-  halvings: int = 2
+  downsamples: int = 2
   blocks: int = 1
   activation: str = 'silu'
   lowering: str = 'auto'
@@ -50,13 +50,13 @@ class GridDecoder(nn.Module):
 
   @nn.compact
   def __call__(self, z: Array) -> Array:
-    """[B, h, w, dim] -> float32 [B, h 2^halvings, w 2^halvings, channels], unbounded."""
+    """[B, h, w, dim] -> float32 [B, h 2^downsamples, w 2^downsamples, channels], unbounded."""
     options = {'lowering': self.lowering, 'dtype': self.dtype}
     activation = activation_fn(self.activation)
-    x = Conv(self.width * 2 ** (self.halvings - 1), (3, 3), **options)(z)
+    x = Conv(self.width * 2 ** (self.downsamples - 1), (3, 3), **options)(z)
     for _ in range(self.blocks):
       x = ResidualBlock(x.shape[-1], 1, self.activation, **options)(x)
     x = activation(normalise('group', x, train=False, dtype=self.dtype))
-    for stage in reversed(range(self.halvings - 1)):
+    for stage in reversed(range(self.downsamples - 1)):
       x = activation(ConvTranspose(self.width * 2**stage, (4, 4), (2, 2), **options)(x))
     return ConvTranspose(self.channels, (4, 4), (2, 2), **options)(x).astype(jnp.float32)

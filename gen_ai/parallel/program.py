@@ -68,11 +68,11 @@ def rowwise(make: Callable[[Any], Method], layout: Layout, fn: RowFn):
 
 
 def viewing(make: Callable[[Any], Method], layout: Layout, name: str):
-  """One of the method's views of the batch that `resident` holds."""
+  """One of the method's visualizations of the batch that `resident` holds."""
 
   def run(floats: PyTree, state: State, key: Key, resident: PyTree, rows: PyTree):
     del rows
-    return make(floats).views[name](layout.whole(state), resident, key)
+    return make(floats).visualizations[name](layout.whole(state), resident, key)
 
   return run
 
@@ -119,8 +119,8 @@ class Program:
     self.batches_per_step = method.batches_per_step
     self.batch_size = config.data.batch_size * method.batches_per_step  # examples in one step
     self.tasks = dict(method.tasks)  # what a trained state can do; to be run through `over_rows`
-    self.view_names = tuple(method.views)
-    self.measure = method.measure
+    self.visualizations = tuple(method.visualizations)
+    self.observation = method.observation
     self.notes = method.notes
     self.leading = dict(method.leading)
     self.eval_batch_size = config.eval.batch_size
@@ -228,7 +228,7 @@ class Program:
     return {name: metrics[name] for name in dict.fromkeys([*first, *metrics])}
 
   def viewers(self, state: State, batch: Mapping[str, np.ndarray]) -> dict[str, Callable[[State], Array]]:
-    """Compiles the method's views of one fixed `batch`; returns {name: state -> images [N, H, W, C]}."""
+    """Compiles the method's visualizations of one fixed `batch`; returns {name: state -> images [N, H, W, C]}."""
     key = random.stream(self.eval_key, 'view')
     resident = self.layout.put_resident(batch)
 
@@ -237,4 +237,4 @@ class Program:
       compiled, _ = self._compile(fn, state, key, resident, {})
       return lambda state: compiled(self.floats, state, key, resident, {})
 
-    return {name: viewer(name) for name in self.view_names}
+    return {name: viewer(name) for name in self.visualizations}

@@ -24,6 +24,7 @@ from typing import Any
 
 from gen_ai.core import files
 from gen_ai.core.errors import UserError
+from gen_ai.run import older_names
 from gen_ai.run.lease import Lease
 
 CONFIG_FILE = 'config.json'
@@ -279,8 +280,8 @@ def read_run(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def read_config(path: str | os.PathLike) -> dict[str, Any]:
-  """config.json of a run directory."""
-  return _read_json(Path(path) / CONFIG_FILE)
+  """config.json of a run directory, with the names that fields have today."""
+  return older_names.config(_read_json(Path(path) / CONFIG_FILE))
 
 
 def read_status(path: str | os.PathLike) -> dict[str, Any]:
@@ -335,6 +336,12 @@ def append_evaluation(run_dir: str | os.PathLike, row: Mapping[str, Any]) -> Non
                     ) from error  # fmt: skip
 
 
+def _figure(figure: Mapping[str, Any]) -> dict[str, Any]:
+  stamp = figure.get('stamp')
+  named = {'stamp': older_names.renamed(stamp, older_names.STAMP)} if isinstance(stamp, Mapping) else {}
+  return {**figure, **named}
+
+
 def read_evaluations(run_dir: str | os.PathLike) -> list[dict[str, Any]]:
   """The rows of evaluations.jsonl in the order they were written, none where there is no file.
 
@@ -350,5 +357,5 @@ def read_evaluations(run_dir: str | os.PathLike) -> list[dict[str, Any]]:
     known = isinstance(row.get('step'), int) and all(isinstance(word, str) for word in words)
     if not known or not isinstance(figures, dict) or not all(isinstance(f, dict) for f in figures.values()):
       raise UserError(f'{path} line {number} is no evaluation (time, step, split, figures): delete the line')
-    row['figures'] = files.from_plain(figures)
+    row['figures'] = {name: _figure(figure) for name, figure in files.from_plain(figures).items()}
   return rows

@@ -8,13 +8,10 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from gen_ai.core.errors import UserError
-from gen_ai.run import directory
+from gen_ai.run import directory, older_names
 
 FILE = 'run.json'
-_JUDGED = (
-  'extractor ',
-  'nll_draws ',
-)  # how what metrics of samples rest on begins, in runs that joined it to `measure`
+_JUDGED = ('extractor ', 'nll_draws ')  # how the extractor begins in runs that joined it to what is `observation` today
 
 
 @dataclass(frozen=True)
@@ -85,7 +82,7 @@ class EvalProtocol:
     split_rule, data: of the data set and its content.
     averaged: whether by averaged parameters.
     seed: of the noise.
-    measure: what the own metrics of the method are of, such as the likelihood of a VAE.
+    observation: what the own metrics of the method are of, such as the likelihood of a VAE.
     extractor: of features, and how many latent draws a likelihood takes.
     samples: that metrics of samples are measured on; 0: none.
     task: that draws them.
@@ -98,7 +95,7 @@ class EvalProtocol:
   data: str = ''
   averaged: bool | None = None
   seed: int | None = None
-  measure: str = ''
+  observation: str = ''
   extractor: str = ''
   samples: int = 0
   task: str = ''
@@ -168,6 +165,8 @@ class RunInfo:
   def from_json(cls, tree: Mapping[str, Any]) -> 'RunInfo':
     """What `to_json` wrote, in this version or an older one."""
     tree = dict(tree)
+    if isinstance(tree.get('overrides'), Mapping):
+      tree['overrides'] = older_names.renamed(tree['overrides'], older_names.CONFIG)
     if tree.get('evaluation'):
       tree['evaluation'] = _protocol_of_older(dict(tree['evaluation']))
     return _build(cls, tree)
@@ -231,11 +230,13 @@ def config_file(tree: Mapping[str, str]) -> ConfigFile:
 
 
 def _protocol_of_older(tree: dict[str, Any]) -> dict[str, Any]:
-  """Older runs joined 'measure; extractor' in one field, and knew of one figure of the data."""
-  if 'measure' not in tree:
+  """Older runs joined what is `observation` today and the extractor in one field, and knew one figure of the data."""
+  tree = older_names.renamed(tree, older_names.STAMP)
+  if 'observation' not in tree:
     parts = [part for part in tree.get('extractor', '').split('; ') if part]
     judged = parts.pop() if parts and parts[-1].startswith(_JUDGED) else ''
-    tree |= {'measure': '; '.join(parts), 'extractor': judged}
+    tree |= {'observation': '; '.join(parts), 'extractor': judged}
+  tree['extractor'] = tree.get('extractor', '').replace('nll_draws ', 'importance_samples ')
   if 'data_spread' in tree:
     tree['data_figures'] = {'spread': tree['data_spread']}
   return tree

@@ -21,7 +21,7 @@ ADDED: dict[str, Any | Callable[[Mapping[str, Any]], Any]] = {
   'data.background': 'none',
   'sweep.lanes': 0,
   'eval.metrics': '', 'eval.metrics_every': 0, 'eval.samples': 10_000, 'eval.extractor': 'random',
-  'eval.nll_draws': 5000, 'eval.task': '',
+  'eval.importance_samples': 5000, 'eval.task': '',
   # GANs.
   'model.g_output': lambda flat: 'linear' if flat.get('model.network') == 'stylegan2' else 'tanh',
   'model.condition': 'none', 'model.g_spectral': False, 'model.d_spectral': False, 'model.attention': False,
@@ -34,7 +34,8 @@ ADDED: dict[str, Any | Callable[[Mapping[str, Any]], Any]] = {
   # VAEs.
   'model.decoder_norm': 'none',
   'model.top_widths': (100, 100), 'model.conditional': False,
-  'loss.bound': 'elbo', 'loss.draws': 1, 'loss.gradient': 'plain', 'loss.kl_warmup_steps': 0, 'loss.free_bits': 0.0,
+  'loss.bound': 'elbo', 'loss.importance_samples': 1, 'loss.gradient': 'plain', 'loss.kl_warmup_steps': 0,
+  'loss.free_bits': 0.0,
 }  # fmt: skip
 
 
@@ -72,7 +73,7 @@ def complete(
 def complete_base(
   tree: Mapping[str, Any], whose: str, file: info.ConfigFile | None = None
 ) -> tuple[ConfigDict, dict[str, Any]]:
-  """`complete` for the base of a sweep, which keeps the fields of other networks: its points may take them."""
+  """`complete` for the base of a sweep, which keeps the fields of other networks: its trials may take them."""
   flat = config_lib.flatten(tree)
   experiment, network = flat.get('experiment', ''), flat.get(config_lib.NETWORK, '')
   needed = _fields(experiment, network, file.path if file else '', file.argument if file else '')
@@ -93,10 +94,10 @@ def complete_base(
   return config_lib.from_json(tree), added
 
 
-def point_config(base: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
-  """The config of a recorded point of a sweep over `base`, that of `complete_base`.
+def trial_config(base: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
+  """The config of a recorded trial of a sweep over `base`, that of `complete_base`.
 
-  A point once could set, to no effect, a field that its network does not have: that is left out.
+  A trial once could set, to no effect, a field that its network does not have: that is left out.
   """
   network = overrides.get(config_lib.NETWORK, config_lib.flatten(base).get(config_lib.NETWORK))
   fields = config_lib.declared(base.experiment)

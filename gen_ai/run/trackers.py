@@ -1,6 +1,6 @@
-"""Optional mirrors of the record: TensorBoard event files and Weights & Biases.
+"""Trackers, optional copies of the record: TensorBoard event files and Weights & Biases.
 
-The run directory is the truth. A mirror that fails warns once, is switched off and never stops training.
+The run directory is the truth. A tracker that fails warns once, is switched off and never stops training.
 """
 
 import html
@@ -18,7 +18,7 @@ from gen_ai.core.text import did_you_mean
 
 
 class Writer(Protocol):
-  """One mirror. `step` counts completed updates; any method may raise."""
+  """One tracker. `step` counts completed updates; any method may raise."""
 
   def scalars(self, step: int, values: Mapping[str, float]) -> None:
     """Writes metrics by name."""
@@ -119,21 +119,21 @@ class WandB:
     self._run.finish()
 
 
-_WRITERS: dict[str, tuple[Callable[[Path, str, int], Writer], str]] = {
+_TRACKERS: dict[str, tuple[Callable[[Path, str, int], Writer], str]] = {
   'tensorboard': (TensorBoard, 'tensorboardX'),
   'wandb': (WandB, 'wandb'),
 }
 
 
-class Writers:
-  """Several mirrors as one; see `open_writers`. No method raises."""
+class Trackers:
+  """Several trackers as one; see `open_trackers`. No method raises."""
 
   def __init__(self, makers: Mapping[str, Callable[[], Writer]]):
     self._writers: dict[str, Writer] = {}
     for name, make in makers.items():
       try:
         self._writers[name] = make()
-      except Exception as error:  # whatever ails a mirror, training goes on
+      except Exception as error:  # whatever ails a tracker, training goes on
         self._warn(name, error)
 
   def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -161,22 +161,24 @@ class Writers:
         self._warn(name, error)
 
   def _warn(self, name: str, error: Exception) -> None:
-    way_out = f': `pip install {_WRITERS[name][1]}`' if isinstance(error, ImportError) else ''
+    way_out = f': `pip install {_TRACKERS[name][1]}`' if isinstance(error, ImportError) else ''
     cause = f'{type(error).__name__}: {error}'
-    logging.warning('the %s writer is off, training goes on and metrics.jsonl is complete (%s)%s', name, cause, way_out)
+    logging.warning(
+      'the %s tracker is off, training goes on and metrics.jsonl is complete (%s)%s', name, cause, way_out
+    )
 
 
 def parse_names(names: str) -> list[str]:
   """The names in 'tensorboard,wandb'; none in ''. Raises UserError for an unknown one."""
   wanted = [name.strip() for name in names.split(',') if name.strip()]
   for name in wanted:
-    if name not in _WRITERS:
-      near = did_you_mean(name, _WRITERS, cutoff=0.0)
-      raise UserError(f"unknown writer {name!r}.{near} There are {', '.join(_WRITERS)}, and '' for none")
+    if name not in _TRACKERS:
+      near = did_you_mean(name, _TRACKERS, cutoff=0.0)
+      raise UserError(f"unknown tracker {name!r}.{near} There are {', '.join(_TRACKERS)}, and '' for none")
   return wanted
 
 
-def open_writers(names: str, run_dir: Path, config: str, step: int = 0) -> Writers:
+def open_trackers(names: str, run_dir: Path, config: str, step: int = 0) -> Trackers:
   """The writers that a config asks for.
 
   Args:
@@ -189,4 +191,4 @@ def open_writers(names: str, run_dir: Path, config: str, step: int = 0) -> Write
     UserError: an unknown name.
   """
   wanted = parse_names(names)
-  return Writers({name: lambda make=_WRITERS[name][0]: make(run_dir, config, step) for name in wanted})  # type: ignore[misc]
+  return Trackers({name: lambda make=_TRACKERS[name][0]: make(run_dir, config, step) for name in wanted})  # type: ignore[misc]

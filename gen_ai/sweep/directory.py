@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from gen_ai import config as config_lib
 from gen_ai.core import files
 from gen_ai.core.errors import UserError
-from gen_ai.run import directory, info, older_runs
+from gen_ai.run import directory, info, older_names, older_runs
 from gen_ai.run.lease import Lease
 from gen_ai.sweep.trials import Trial
 
@@ -44,19 +44,19 @@ class Sweep:
   """A sweep directory."""
 
   def __init__(self, path: Path, about: Mapping[str, Any]):
-    self.path, self.about = Path(path), about
+    self.path, self.about = Path(path), older_names.sweep(about)
     self.config_file = info.config_file(about.get('config_file') or {})
     whose = f'{path} was recorded by another version'
-    base, _ = older_runs.complete_base(about['base'], whose, self.config_file)
+    base, _ = older_runs.complete_base(self.about['base'], whose, self.config_file)
     self.trials = [
-      Trial(trial['number'], trial['overrides'], older_runs.point_config(base, trial['overrides']), trial['dir'])
-      for trial in about['points']
+      Trial(trial['number'], trial['overrides'], older_runs.trial_config(base, trial['overrides']), trial['dir'])
+      for trial in self.about['trials']
     ]
 
   @property
   def launcher(self) -> str:
     """Name of the launcher that it was started with."""
-    return self.about['launcher'] if 'launcher' in self.about else self.about['engine']  # as older versions wrote
+    return self.about['launcher']
 
   @classmethod
   def create(cls, runs_dir: str, label: str, base: ConfigDict, trials: Sequence[Trial],
@@ -98,7 +98,7 @@ class Sweep:
     whole = {
       'version': 1, 'name': label, 'created': datetime.now(UTC).isoformat(timespec='seconds'), **about,
       'base': config_lib.to_json(base),
-      'points': [{'number': p.number, 'dir': p.name, 'overrides': p.overrides} for p in trials],
+      'trials': [{'number': p.number, 'dir': p.name, 'overrides': p.overrides} for p in trials],
     }  # fmt: skip
     return cls(path, whole)
 

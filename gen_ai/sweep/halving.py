@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from gen_ai.core import files
 from gen_ai.core.errors import UserError
-from gen_ai.run import directory
+from gen_ai.run import directory, older_names
 from gen_ai.sweep.directory import Sweep
 
 FILE = 'decisions.jsonl'
@@ -164,7 +164,7 @@ def decide(sweep: Sweep, rule: Rule, rung: int, trials: Sequence[int]) -> set[in
   Raises:
     UserError: as `rung_values`, or the sweep directory cannot be written.
   """
-  decided = {row['point']: row['decision'] == 'continue' for row in read_decisions(sweep.path) if row['rung'] == rung}
+  decided = {row['trial']: row['decision'] == 'continue' for row in read_decisions(sweep.path) if row['rung'] == rung}
   new = [trial for trial in trials if trial not in decided]
   earlier = [row['rung'] for row in read_decisions(sweep.path) if row['rung'] < rung]
   compared = rung_values(sweep, rung, rule.metric, max(earlier, default=0)) if new else {}
@@ -199,7 +199,7 @@ def record_decision(
   """
   path = Path(sweep_dir) / FILE
   line = {
-    'time': datetime.now(UTC).isoformat(timespec='milliseconds'), 'rung': rung, 'point': trial,
+    'time': datetime.now(UTC).isoformat(timespec='milliseconds'), 'rung': rung, 'trial': trial,
     'value': compared[trial], 'decision': 'continue' if goes_on else 'stop', 'compared': compared, 'rule': str(rule),
   }  # fmt: skip
   text = json.dumps(files.plain(line), allow_nan=False)
@@ -219,11 +219,12 @@ def _ends_whole(path: Path) -> bool:
 def read_decisions(sweep_dir: str | os.PathLike) -> list[dict[str, Any]]:
   """The decisions of a sweep in the order they were made; lines that a killed process cut short are left out.
 
-  Each has time, rung, point (number of the trial), value, decision ('continue' | 'stop'), compared {trial: value} and
+  Each has time, rung, trial (its number), value, decision ('continue' | 'stop'), compared {trial: value} and
   rule.
   """
   found = []
   for row in files.read_jsonl(Path(sweep_dir) / FILE, several_writers=True):
+    row = older_names.renamed(row, older_names.SWEEP)
     try:
       row['compared'] = {int(trial): float(value) for trial, value in row['compared'].items()}
       row['value'] = float(row['value'])  # 'nan' and 'inf' are strings in JSON

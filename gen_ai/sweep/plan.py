@@ -93,19 +93,21 @@ def check(trials: Sequence[Trial], rule: str, in_process: bool) -> None:
   surroundings.start()
   from gen_ai.data import dataset as dataset_lib
 
-  judge = halving.parse(rule).metric if rule else ''
+  rule_metric = halving.parse(rule).metric if rule else ''
   datasets: dict[str, Any] = {}
   for group in groups(trials):
     trial, config = group[0], group[0].config
     try:
-      trackers.parse_names(config.run.writers)
+      trackers.parse_names(config.run.trackers)
       data = config.data.to_json()
       if data not in datasets:
         datasets[data] = dataset_lib.load(config.data)
       for trial in group[1:]:  # a number of a later trial may be out of its range
         config_lib.builder(trial.config)(trial.config, datasets[data].spec)
       trial = group[0]
-      _check_group(group, datasets[data], {'--halving': judge, 'config.eval.best': config.eval.best.rpartition(':')[0]})
+      _check_group(
+        group, datasets[data], {'--halving': rule_metric, 'config.eval.best': config.eval.best.rpartition(':')[0]}
+      )
     except UserError as error:
       raise UserError(f'trial {trial.number} ({trial.name}): {error} Nothing was started.') from error
 
@@ -124,7 +126,7 @@ def _check_group(group: Sequence[Trial], dataset: Any, judges: Mapping[str, str]
   seen: dict[str, Trial] = {}
   figures: list[str] = []
   if config.eval.metrics:
-    from gen_ai.evaluate.evaluator import training_protocol
+    from gen_ai.evaluate.protocol import training_protocol
 
     asked = training_protocol(config, dataset)
     figures = asked.figures if asked else []

@@ -7,7 +7,7 @@ from gen_ai.parallel import processes
 from gen_ai.sweep import halving
 from gen_ai.sweep.directory import Sweep
 from gen_ai.train import trainer
-from gen_ai.train.run_logger import Lane
+from gen_ai.train.run_logger import RunLogger
 
 
 def pruner(sweep: Sweep) -> trainer.Prune | None:
@@ -16,7 +16,7 @@ def pruner(sweep: Sweep) -> trainer.Prune | None:
     return None
   rule = halving.parse(sweep.about['halving'])
 
-  def prune(lanes: Sequence[Lane], step: int) -> dict[int, str]:
+  def prune(lanes: Sequence[RunLogger], step: int) -> dict[int, str]:
     if step not in halving.rungs(rule, lanes[0].config.run.steps, lanes[0].config.run.eval_every):
       return {}
     numbers = [lane.number for lane in lanes]  # one process decides, for all of a run

@@ -17,8 +17,9 @@ from gen_ai.parallel.program import Build
 def trace(config: ConfigDict, build: Build, spec: Spec, batch: Mapping[str, np.ndarray]) -> tuple[set[str], set[str]]:
   """(used fields, metrics): what a method depends on, and what its evaluation is made of.
 
-  The used fields are those of `config.traced` that initialisation, two updates, an evaluation, a task or a view depends
-  on. A sweep of any other field would compare a run with itself. The metrics are the names that an evaluation gives.
+  The used fields are those of `config.traced` that initialisation, two updates, an evaluation, a task or a
+  visualization depends on. A sweep of any other field would compare a run with itself. The metrics are the names that
+  an evaluation gives.
 
   Args:
     config: the run's config.
@@ -36,7 +37,7 @@ def trace(config: ConfigDict, build: Build, spec: Spec, batch: Mapping[str, np.n
     trained = method.train_step(trained[0], batch, key)
     own = jax.random.split(key, 1)
     done = {name: task.run(state, _inputs(task, batch), own) for name, task in method.tasks.items()}
-    views = {name: view(state, batch, key) for name, view in method.views.items()}
+    views = {name: view(state, batch, key) for name, view in method.visualizations.items()}
     return state, trained, method.eval_step(state, {**batch, 'mask': mask}, key), (done, views)
 
   size = len(next(iter(batch.values())))

@@ -29,7 +29,7 @@ from gen_ai.train.hooks import profiler
 from gen_ai.train.interruption import Stop
 from gen_ai.train.progress import Display
 from gen_ai.train.resume import changed, load_data, record_changes
-from gen_ai.train.run_logger import Lane
+from gen_ai.train.run_logger import RunLogger
 
 
 class SilentRecord:
@@ -93,7 +93,7 @@ def work(config: ConfigDict, run_dir: str, runs_dir: str, origin: Origin, trial:
   """
   surroundings.start()
   config_lib.validate(config)
-  trackers.parse_names(config.run.writers)
+  trackers.parse_names(config.run.trackers)
   main = processes.is_main()
   display = Display(config.run.steps, quiet=not main)
   known = directory.is_run(run_dir) and (Path(run_dir) / 'status.json').is_file()
@@ -112,7 +112,7 @@ def work(config: ConfigDict, run_dir: str, runs_dir: str, origin: Origin, trial:
       program.begin, parent = warm_start.beginning(warm_start.read(f'{parent["run_dir"]}@{parent["step"]}'))
       program.init()  # refuses what does not fit, and fills the report, before anything is written
       origin = dataclasses.replace(origin, parent=parent)
-    judging, evaluator = judged(config, dataset)
+    protocol_fields, evaluator = evaluator_of(config, dataset)
     path = Path(processes.from_main(lambda: _directory(run_dir, runs_dir, config.run.name)))
     terminal.outlive(path / 'logs')
     run = directory.RunDir(path) if main else SilentRecord(path)
@@ -122,12 +122,12 @@ def work(config: ConfigDict, run_dir: str, runs_dir: str, origin: Origin, trial:
       if isinstance(run, directory.RunDir) and directory.is_run(run_dir):
         for name, (before, now) in record_changes(run, config, dataset).items():
           display.say(f'changed    config.{name}: {before!r} before, {now!r} from now on')
-      describe(run, config, dataset, program, origin, judging)
+      describe(run, config, dataset, program, origin, protocol_fields)
       _header(display, path, config, dataset, program, origin.cache)
       return info.trained_on(path).fingerprint
 
     data_identity.check(dataset, processes.from_main(begin), path)  # each process loads its own
-    lane = Lane(config, run, path / 'checkpoints', mirrors(config, path, main), number=trial)
+    lane = RunLogger(config, run, path / 'checkpoints', trackers_of(config, path, main), number=trial)
     hooks = profiler(profile, config.run.log_every, path) if profile else []
     trainer = trainer_lib.Trainer([lane], dataset, program, display, stop, None, prune, limit, evaluator, hooks)
     code = trainer_lib.train(trainer)
@@ -144,9 +144,9 @@ def parent_of(reference: str) -> dict[str, Any]:
   return {'run_dir': str(Path(parent.run_dir).resolve()), 'step': parent.step}
 
 
-def judged(config: ConfigDict, dataset: dataset_lib.Dataset
-           ) -> tuple[dict[str, Any], Callable[[Program], trainer_lib.Judge] | None]:  # fmt: skip
-  """(what the protocol of config.eval.metrics adds to run.json, what makes their judge); ({}, None) without any.
+def evaluator_of(config: ConfigDict, dataset: dataset_lib.Dataset
+           ) -> tuple[dict[str, Any], Callable[[Program], trainer_lib.Evaluator] | None]:  # fmt: skip
+  """(what the protocol of config.eval.metrics adds to run.json, what makes their evaluator); ({}, None) without any.
 
   Raises:
     UserError: they cannot be measured so.
@@ -154,16 +154,17 @@ def judged(config: ConfigDict, dataset: dataset_lib.Dataset
   if not config.eval.metrics:
     return {}, None
   from gen_ai.evaluate import evaluator  # brings SciPy, which training does without
+  from gen_ai.evaluate import protocol as protocol_lib
 
-  protocol = evaluator.training_protocol(config, dataset)
+  protocol = protocol_lib.training_protocol(config, dataset)
   assert protocol is not None
-  return evaluator.describe(protocol), lambda program: evaluator.Judge(program, config, dataset, protocol)
+  return protocol_lib.describe(protocol), lambda program: evaluator.Evaluator(program, config, dataset, protocol)
 
 
-def mirrors(config: ConfigDict, path: Path, main: bool = True) -> Callable[[int], trackers.Writers]:
-  """Opens the mirrors of the record at `path` that `config` names, given the step from which it goes on."""
-  names, text = config.run.writers if main else '', files.dumps(config_lib.to_json(config))
-  return lambda step: trackers.open_writers(names, path, text, step)
+def trackers_of(config: ConfigDict, path: Path, main: bool = True) -> Callable[[int], trackers.Trackers]:
+  """Opens the trackers of the run at `path` that `config` names, given the step from which it goes on."""
+  names, text = config.run.trackers if main else '', files.dumps(config_lib.to_json(config))
+  return lambda step: trackers.open_trackers(names, path, text, step)
 
 
 def _directory(run_dir: str, runs_dir: str, name: str) -> str:
@@ -174,7 +175,7 @@ def _directory(run_dir: str, runs_dir: str, name: str) -> str:
 
 
 def describe(run: directory.RunDir | SilentRecord, config: ConfigDict, dataset: dataset_lib.Dataset, program: Program,
-             origin: Origin, judging: Mapping[str, Any], lanes: int = 1) -> None:  # fmt: skip
+             origin: Origin, protocol_fields: Mapping[str, Any], lanes: int = 1) -> None:  # fmt: skip
   """config.json and run.json of a new run, one of `lanes` in its program; a run that has them keeps them."""
   if directory.is_run(run.path):
     return
@@ -182,7 +183,7 @@ def describe(run: directory.RunDir | SilentRecord, config: ConfigDict, dataset: 
   names = [str(device) if device.platform == 'cpu' else device.device_kind for device in devices]
   about = dataclasses.replace(
     provenance.collect(origin, tree, data_identity.describe(dataset), names, run.path),
-    evaluation=_protocol(config, dataset, program, judging),
+    evaluation=_protocol(config, dataset, program, protocol_fields),
     examples_per_step=program.batch_size,
     parameters=program.parameter_count(),
     lanes=lanes,
@@ -202,7 +203,7 @@ def data_lines(config: ConfigDict, path: Path) -> list[str]:
           for name, value in told.items()]  # fmt: skip
 
 
-def _protocol(config: ConfigDict, dataset: dataset_lib.Dataset, program: Program, judging: Mapping[str, Any]
+def _protocol(config: ConfigDict, dataset: dataset_lib.Dataset, program: Program, protocol_fields: Mapping[str, Any]
               ) -> EvalProtocol:  # fmt: skip
   """What the evaluations in metrics.jsonl rest on."""
   task = config.eval.task or program.drawing_task()
@@ -213,9 +214,9 @@ def _protocol(config: ConfigDict, dataset: dataset_lib.Dataset, program: Program
     data=dataset.fingerprint,
     averaged=config_lib.averages(config),
     seed=config.eval.seed,
-    measure=program.measure,
-    extractor=judging.get('extractor', ''),
-    samples=judging.get('samples', 0),
+    observation=program.observation,
+    extractor=protocol_fields.get('extractor', ''),
+    samples=protocol_fields.get('samples', 0),
     task=task,
     data_figures=kinds.of(dataset.spec).data_measured(dataset.splits['train']) if task else {},
   )
@@ -250,7 +251,7 @@ def tell_numerics(display: Display, path: Path) -> None:
     display.say(f'numbers    differ from where the run began: {there or "nothing was set"} there')
 
 
-def _footer(display: Display, trainer: trainer_lib.Trainer, lane: Lane) -> None:
+def _footer(display: Display, trainer: trainer_lib.Trainer, lane: RunLogger) -> None:
   path = Path(lane.record.path)
   if lane.code == REQUEUE:
     display.say(f'stopped by {lane.message} at step {lane.step}; the run is saved. Continue it with')

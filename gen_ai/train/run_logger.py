@@ -14,30 +14,30 @@ from gen_ai.maths.pixels import to_uint8
 from gen_ai.run import provenance
 from gen_ai.run.checkpoint import Checkpoints
 from gen_ai.run.directory import CLOCKED, read_metrics, read_status
-from gen_ai.run.trackers import Writers
+from gen_ai.run.trackers import Trackers
 from gen_ai.train.interruption import Stop
 
 VIEW_COLUMNS = 8
 
 
-class Lane:
+class RunLogger:
   """One run's record.
 
   Args:
     config: validated config.
     record: the run directory's writer (a silent one on all processes but the first).
     checkpoint_dir: where checkpoints live; the same on every process.
-    open_writers: opens the mirrors of the record, given the step from which this attempt goes on.
+    open_trackers: opens the trackers, given the step from which this attempt goes on.
     stop: asked between chunks whether this run alone is to stop; a packed sweep has one for every lane.
     number: of the trial in its sweep.
   """
 
-  def __init__(self, config: ConfigDict, record: Any, checkpoint_dir: Path, open_writers: Callable[[int], Writers],
+  def __init__(self, config: ConfigDict, record: Any, checkpoint_dir: Path, open_trackers: Callable[[int], Trackers],
                stop: Stop | None = None, number: int = 0):  # fmt: skip
     self.config, self.record, self.number = config, record, number
     self.stop = stop
-    self._open_writers = open_writers
-    self.writers = Writers({})
+    self._open_trackers = open_trackers
+    self.trackers = Trackers({})
     name, _, mode = config.eval.best.rpartition(':')
     self._gone = not checkpoint_dir.is_dir()
     self.checkpoints = Checkpoints(checkpoint_dir, config.run.keep, (name, mode) if name else None)
@@ -71,7 +71,7 @@ class Lane:
   def begin(self, step: int, restored: bool, found: str = '') -> None:
     """An attempt that goes on after update `step`; `found` is what there is to say about that (see `lost`)."""
     self.step, self.saved_step = step, step if restored else -1
-    self.writers = self._open_writers(step)
+    self.trackers = self._open_trackers(step)
     told = {'found': found} if found else {}
     self.record.begin_attempt(step, environment=provenance.environment(), **told)
     self.record.status('running', step, self.config.run.steps)
@@ -84,26 +84,26 @@ class Lane:
     self.last_train = {name: float(np.mean(value, dtype=np.float64)) for name, value in values.items()}
     self.record.append_metrics({'step': step, 'kind': 'train', **self.last_train, **extra})
     self.record.status('running', step, self.config.run.steps)
-    self.writers.scalars(step, {f'train/{name}': value for name, value in self.last_train.items()})
+    self.trackers.scalars(step, {f'train/{name}': value for name, value in self.last_train.items()})
 
   def evaluated(self, metrics: Mapping[str, float]) -> None:
     """Records an evaluation after the last reported update."""
     self.last_eval = self._evaluated = dict(metrics)
     self.record.append_metrics({'step': self.step, 'kind': 'eval', **metrics})
-    self.writers.scalars(self.step, {f'validation/{name}': value for name, value in metrics.items()})
+    self.trackers.scalars(self.step, {f'validation/{name}': value for name, value in metrics.items()})
 
   def drew(self, spec: Spec, array: np.ndarray) -> None:
     """Writes samples, as files hold them, for a person to look at."""
     kind = kinds.of(spec)
     self.last_sample = self.record.samples / f'step_{self.step:08d}{kind.endings[0]}'
     kind.save(self.last_sample, spec, array)
-    self.writers.picture(self.step, 'samples', self.last_sample)
+    self.trackers.picture(self.step, 'samples', self.last_sample)
 
   def viewed(self, name: str, images: np.ndarray, rows: Sequence[str] = ()) -> None:
-    """Writes the view `name`, images [N, H, W, C] in [-1, 1], as a picture whose rows may have names."""
+    """Writes the visualization `name`, images [N, H, W, C] in [-1, 1], as a picture whose rows may have names."""
     path = self.record.samples / f'{name}_step_{self.step:08d}.png'
     pictures.save_grid(path, to_uint8(images), VIEW_COLUMNS, rows)
-    self.writers.picture(self.step, name, path)
+    self.trackers.picture(self.step, name, path)
 
   def save(self, state: State) -> None:
     """Saves a state that is known to be finite; the copy to disk goes on in the background."""
@@ -149,7 +149,7 @@ class Lane:
       self.record.status(self.state_name, self.step, self.config.run.steps, self.message)
       self.record.end_attempt(self.code, self.step)
     finally:
-      self.writers.close()
+      self.trackers.close()
       self.checkpoints.close()
 
   def _figures(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from gen_ai.core.text import duration, number
 from gen_ai.data import kinds
 from gen_ai.data.dataset import Dataset
 from gen_ai.data.feed import Feed, LaneFeed, make_feed
-from gen_ai.evaluate.examples import Evaluator
+from gen_ai.evaluate.examples import ExamplePass
 from gen_ai.evaluate.generation import Generation, SplitInputs
 from gen_ai.parallel import memory, processes
 from gen_ai.parallel.finite import finite, first_bad
@@ -24,16 +24,16 @@ from gen_ai.parallel.program import Program
 from gen_ai.train.hooks import Hook
 from gen_ai.train.interruption import Stop
 from gen_ai.train.progress import Display, figures
-from gen_ai.train.run_logger import Lane
+from gen_ai.train.run_logger import RunLogger
 
-VIEW_EXAMPLES = 32  # validation examples that views are drawn from
+SHOWN_EXAMPLES = 32  # validation examples that visualizations are drawn from
 Restored = tuple[int, State | None]
 # (live lanes, step, width) -> (their program, for every lane of it the run that it computes); None: no narrower one
-Pack = Callable[[Sequence[Lane], int, int], tuple[Program, list[Lane]] | None]
-Prune = Callable[[Sequence[Lane], int], dict[int, str]]  # (live lanes, step) -> {number of a hopeless one: why}
+Pack = Callable[[Sequence[RunLogger], int, int], tuple[Program, list[RunLogger]] | None]
+Prune = Callable[[Sequence[RunLogger], int], dict[int, str]]  # (live lanes, step) -> {number of a hopeless one: why}
 
 
-class Judge(Protocol):
+class Evaluator(Protocol):
   """What measures figures of samples while a program trains: see gen_ai.evaluate.evaluator."""
 
   figures: list[str]
@@ -55,17 +55,17 @@ class Trainer:
     pack: makes a narrower program when enough lanes have ended; None for a run alone.
     prune: asked after every evaluation which runs are hopeless; None without early stopping.
     limit: updates after which it stops as on a signal; 0: none.
-    judge: makes what measures config.eval.metrics, for a program; None where they are empty.
+    evaluator: makes what measures config.eval.metrics, for a program; None where they are empty.
     hooks: more than evaluation, samples, checkpoints and early stopping; they act before these.
   """
 
-  def __init__(self, slots: Sequence[Lane], dataset: Dataset, program: Program, display: Display, stop: Stop,
+  def __init__(self, slots: Sequence[RunLogger], dataset: Dataset, program: Program, display: Display, stop: Stop,
                pack: Pack | None = None, prune: Prune | None = None, limit: int = 0,
-               judge: Callable[[Program], Judge] | None = None, hooks: Sequence[Hook] = ()):  # fmt: skip
+               evaluator: Callable[[Program], Evaluator] | None = None, hooks: Sequence[Hook] = ()):  # fmt: skip
     self.lanes = list(dict.fromkeys(slots))
     self.config = self.lanes[0].config  # cadences and shapes are the same for all
     self.dataset, self.display, self.stop = dataset, display, stop
-    self.pack, self._prune, self._limit, self._make_judge = pack, prune, limit, judge
+    self.pack, self._prune, self._limit, self._make_evaluator = pack, prune, limit, evaluator
     self._programs: list[Program] = []
     run = self.config.run
     self.hooks = [
@@ -80,7 +80,7 @@ class Trainer:
       )
     self._use(program, slots)
     name = self.config.eval.best.rpartition(':')[0]
-    known = [*self.evaluate.metric_names(), *self._quick(), *(self._judge.figures if self._judge else ())]
+    known = [*self.evaluate.metric_names(), *self._quick(), *(self._evaluator.figures if self._evaluator else ())]
     if name and name not in known:
       raise UserError(f"config.eval.best='{self.config.eval.best}' names no metric of config.experiment="
                       f"'{self.config.experiment}', which evaluates {', '.join(known)}; "
@@ -91,15 +91,15 @@ class Trainer:
     self._trained_steps = 0
     self._closed: set[int] = set()
 
-  def _use(self, program: Program, slots: Sequence[Lane]) -> None:
+  def _use(self, program: Program, slots: Sequence[RunLogger]) -> None:
     """The programs to go on with; they compile when they are first needed."""
     self.program = program
     self._programs.append(program)
     self._slot = {lane: slot for slot, lane in reversed(list(enumerate(slots)))}
     self._slots = list(slots)
     self.feed = self._make_feed()
-    self.evaluate = Evaluator(program, self.config, self.dataset.splits['validation'])
-    self._judge = self._make_judge(program) if self._make_judge else None
+    self.evaluate = ExamplePass(program, self.config, self.dataset.splits['validation'])
+    self._evaluator = self._make_evaluator(program) if self._make_evaluator else None
     self._finite = jax.jit(program.layout.over_lanes(finite))
     # Compiled when first needed.
     self._generation = self._drawn_as_measured()
@@ -118,7 +118,7 @@ class Trainer:
       feeds[0] if len(feeds) == 1 else LaneFeed(feeds, [order.index(lane.config.data.seed) for lane in self._slots])
     )
 
-  def live(self) -> list[Lane]:
+  def live(self) -> list[RunLogger]:
     """Runs that have not ended."""
     return [lane for lane in self.lanes if lane.code is None]
 
@@ -222,7 +222,7 @@ class Trainer:
         if lane.code is None:
           self._end(lane, DONE, hopeless[lane.number], 'pruned')
 
-  def _leaving(self) -> dict[Lane, str]:
+  def _leaving(self) -> dict[RunLogger, str]:
     """Runs that are asked to stop, and by what."""
     if processes.any_process(bool(self.stop.requested)):
       return dict.fromkeys(self.live(), self.stop.requested or 'another process')
@@ -230,7 +230,7 @@ class Trainer:
       return dict.fromkeys(self.live(), f'the limit of {self._limit:,} steps')
     return {lane: lane.stop.requested for lane in self.live() if lane.stop is not None and lane.stop.requested}
 
-  def _leave(self, state: State, leaving: Mapping[Lane, str]) -> None:
+  def _leave(self, state: State, leaving: Mapping[RunLogger, str]) -> None:
     """A requested stop: the state is saved, so that this or another machine goes on from here."""
     lanes = [lane for lane in leaving if lane.code is None]  # the last report may have found one diverged
     if self.step > 0:
@@ -240,7 +240,7 @@ class Trainer:
       if lane.code is None:
         self._end(lane, REQUEUE, leaving[lane])
 
-  def _end(self, lane: Lane, code: int, message: str = '', state_name: str = '') -> None:
+  def _end(self, lane: RunLogger, code: int, message: str = '', state_name: str = '') -> None:
     lane.end(code, message, state_name)
     self.close(lane)
 
@@ -311,9 +311,9 @@ class Trainer:
     for lane in live if self._quick() else ():
       told = kinds.of(self.dataset.spec).measured(samples[self._slot[lane]])
       metrics[self._slot[lane]] = self.program.ordered({**metrics[self._slot[lane]], **told})
-    if self._judge is not None and (last or (every and self.step % every == 0)):
-      judged_lanes = self._judge.measured(state, [self._slot[lane] for lane in live])
-      for lane, (measured, problem) in zip(live, judged_lanes, strict=True):
+    if self._evaluator is not None and (last or (every and self.step % every == 0)):
+      measured_lanes = self._evaluator.measured(state, [self._slot[lane] for lane in live])
+      for lane, (measured, problem) in zip(live, measured_lanes, strict=True):
         metrics[self._slot[lane]] |= measured
         if problem:
           self.display.say(f'not measured at step {self.step}, {lane.record.path}: {problem}')
@@ -333,13 +333,13 @@ class Trainer:
     return f'{name} {" to ".join(ends)}'
 
   def _draw(self, state: State) -> None:
-    """Pictures of the first samples where the method draws any, and its views of fixed examples."""
+    """Pictures of the first samples where the method draws any, and its visualizations of fixed examples."""
     samples = self._samples(state)
     if self._viewers is None:
       self._viewers = {}
-      if self.program.view_names:
+      if self.program.visualizations:
         source = self.dataset.splits['validation']
-        index = source.eval_index(np.arange(min(VIEW_EXAMPLES, len(source))))
+        index = source.eval_index(np.arange(min(SHOWN_EXAMPLES, len(source))))
         self._viewers = self.program.viewers(state, source.read(index))
     drawn = {name: view(state) for name, view in self._viewers.items()}
     pictures = {name: self.program.layout.per_lane(array) for name, array in drawn.items()}
@@ -349,7 +349,7 @@ class Trainer:
       for name, arrays in pictures.items():
         lane.viewed(name, arrays[self._slot[lane]], self.dataset.class_names if name == CLASSES else ())
 
-  def _save(self, state: State, lanes: Sequence[Lane]) -> None:
+  def _save(self, state: State, lanes: Sequence[RunLogger]) -> None:
     """Saves what is finite; a run that is not ends as diverged. The copy to disk goes on in the background."""
     lanes = [lane for lane in lanes if lane.saved_step != lane.step]
     good = self.program.layout.per_lane(self._finite(state))
@@ -363,7 +363,7 @@ class Trainer:
 
   # Lanes that have ended make room.
 
-  def _worth_repacking(self, live: Sequence[Lane]) -> bool:
+  def _worth_repacking(self, live: Sequence[RunLogger]) -> bool:
     """Whether what fewer lanes save, going by the chunks timed so far, beats compiling twice."""
     lanes = self.program.lanes
     chunks_left = (self.config.run.steps - self.step) / self.config.run.log_every
@@ -390,7 +390,7 @@ class Trainer:
 
   # When it goes wrong.
 
-  def _diverged(self, lane: Lane, step: int, names: list[str]) -> None:
+  def _diverged(self, lane: RunLogger, step: int, names: list[str]) -> None:
     if self.pack is None:
       where = _where(self._replay(step))
     else:  # the other lanes are not held up
@@ -437,7 +437,7 @@ class Trainer:
       'chunk_seconds': {str(width): float(np.median(each)) for width, each in self.chunk_seconds.items()},
     }
 
-  def close(self, lane: Lane) -> None:
+  def close(self, lane: RunLogger) -> None:
     """Records the end of a run, once. A failure to do so is raised only where the run itself went well."""
     if lane.number in self._closed:
       return

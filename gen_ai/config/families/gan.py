@@ -11,7 +11,7 @@ _KINDS = ('minimax', 'non_saturating', 'least_squares', 'hinge', 'wasserstein', 
 
 FIELDS: dict[str, Field] = {
   'model.network': Field('mlp', choices=('mlp', 'dcgan', 'resnet', 'stylegan2')),
-  # how labels are used (gen_ai.nets.players)
+  # how labels are used (gen_ai.nets.gan)
   'model.condition': Field('none', choices=('none', 'concat', 'projection', 'auxiliary')),
   'model.latent': size(100, tiny=8),  # dimensions of z
   'model.g_widths': size((256, 512, 1024), tiny=(16, 16), networks=('mlp',)),  # hidden layers of the generator

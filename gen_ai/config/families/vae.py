@@ -25,7 +25,7 @@ FIELDS: dict[str, Field] = {
   # 'dynamic' (anew at every step) | 'static' (once)
   'loss.binarise': Field('dynamic', choices=('dynamic', 'static'), used_with={'loss.likelihood': one_of('bernoulli')}),
   'loss.bound': Field('elbo', choices=('elbo', 'iwae')),
-  'loss.draws': size(1),  # of latents an example; 'elbo' takes their mean
+  'loss.importance_samples': size(1),  # of latents an example; 'elbo' takes their mean
   # 'plain' | 'dreg' (doubly reparameterised)
   'loss.gradient': Field('plain', choices=('plain', 'dreg'), used_with={'loss.bound': one_of('iwae')}),
   'loss.kl_weight': weight(1.0),  # beta

@@ -7,7 +7,7 @@ FIELDS: dict[str, Field] = {
   'model.codes': size(64, tiny=8),  # vectors in the codebook
   'model.code_dim': size(16, tiny=4),  # dimensions of each
   'model.width': size(16, tiny=4),  # channels at half resolution, doubled at each halving
-  'model.halvings': size(2),  # of the sides, from image to grid of codes: 28 -> 7
+  'model.downsamples': size(2),  # of the sides, from image to grid of codes: 28 -> 7
   'model.blocks': size(1),  # residual blocks of encoder and decoder
   'model.activation': Field('silu'),
   'model.prior_layers': size(3, tiny=1),  # of the Transformer over the codes

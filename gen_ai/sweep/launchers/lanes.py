@@ -24,7 +24,7 @@ from gen_ai.core.errors import OutOfMemory, UserError
 from gen_ai.data import dataset as dataset_lib
 from gen_ai.data.dataset import Dataset
 from gen_ai.data.feed import make_feed
-from gen_ai.evaluate.examples import Evaluator
+from gen_ai.evaluate.examples import ExamplePass
 from gen_ai.parallel import compilation_cache, memory
 from gen_ai.parallel.layouts import LaneLayout
 from gen_ai.parallel.program import Program
@@ -36,10 +36,13 @@ from gen_ai.train import open_run
 from gen_ai.train import trainer as trainer_lib
 from gen_ai.train.interruption import Stop
 from gen_ai.train.progress import Display
-from gen_ai.train.run_logger import Lane
+from gen_ai.train.run_logger import RunLogger
 
 FILE = 'packing.jsonl'
-_OWN_FILES, _LANE_FILES = 40, 8  # open files of the process (24 were seen) and of a lane (7): its lease, mirrors, saves
+_OWN_FILES, _LANE_FILES = (
+  40,
+  8,
+)  # open files of the process (24 were seen) and of a lane (7): its lease, trackers, saves
 _MOST_FILES = 65_536  # that a soft limit is raised to
 LEASE_WAIT = 150.0  # seconds; a killed launcher on another machine counts as dead after 120
 
@@ -74,7 +77,7 @@ def lane_bytes(trial: Trial) -> int:
   program, config, splits = _program([trial], lanes=False), trial.config, _dataset(trial).splits
   feed = make_feed(splits['train'], config.data, 1, None, program.batches_per_step)
   trained = program.training_bytes(feed, feed.chunk(0, 1))
-  return max(trained, Evaluator(program, config, splits['validation']).bytes())
+  return max(trained, ExamplePass(program, config, splits['validation']).bytes())
 
 
 def most_open() -> int:
@@ -214,12 +217,12 @@ def _run(sweep: Sweep, trials: Sequence[Trial], stop: Stop, cache: str) -> None:
   dataset = _dataset(trials[0])
   by_number = {trial.number: trial for trial in trials}
   with contextlib.ExitStack() as stack:
-    lanes: dict[int, Lane] = {}
+    lanes: dict[int, RunLogger] = {}
     one = _program(trials, lanes=False)
-    judging, judge = open_run.judged(trials[0].config, dataset)
+    protocol_fields, evaluator = open_run.evaluator_of(trials[0].config, dataset)
     for trial in trials:
       try:
-        lanes[trial.number] = _open(sweep, trial, dataset, one, judging, len(trials), stack)
+        lanes[trial.number] = _open(sweep, trial, dataset, one, protocol_fields, len(trials), stack)
       except UserError as error:
         sweep.record_failure(trial, 'failed', str(error))
         logging.error('trial %d cannot start: %s', trial.number, error)
@@ -234,7 +237,7 @@ def _run(sweep: Sweep, trials: Sequence[Trial], stop: Stop, cache: str) -> None:
       _header(display, program, len(numbers), trials[0], first, dataset, cache)
       open_run.tell_numerics(display, first)
 
-      def pack(live: Sequence[Lane], step: int, width: int) -> tuple[Program, list[Lane]] | None:
+      def pack(live: Sequence[RunLogger], step: int, width: int) -> tuple[Program, list[RunLogger]] | None:
         numbers = [lane.number for lane in live]
         numbers += numbers[:1] * (-len(numbers) % len(jax.devices()))
         if len(numbers) >= width:
@@ -243,25 +246,34 @@ def _run(sweep: Sweep, trials: Sequence[Trial], stop: Stop, cache: str) -> None:
         return _program([by_number[number] for number in numbers]), [lanes[number] for number in numbers]
 
       slots = [lanes[number] for number in order]
-      trainer = trainer_lib.Trainer(slots, dataset, program, display, stop, pack, pruner(sweep), judge=judge)
+      trainer = trainer_lib.Trainer(slots, dataset, program, display, stop, pack, pruner(sweep), evaluator=evaluator)
       trainer_lib.train(trainer, [(step, states.pop(lane.number)) for lane in trainer.lanes])
 
 
-def _open(sweep: Sweep, trial: Trial, dataset: Dataset, program: Program, judging: Mapping[str, Any], lanes: int,
-          stack: contextlib.ExitStack) -> Lane:  # fmt: skip
+def _open(
+  sweep: Sweep,
+  trial: Trial,
+  dataset: Dataset,
+  program: Program,
+  protocol_fields: Mapping[str, Any],
+  lanes: int,
+  stack: contextlib.ExitStack,
+) -> RunLogger:
   """The record of one trial, new or continued, held until `stack` closes."""
   path = sweep.run_dir(trial)
   known = directory.is_run(path)
   run = directory.RunDir(path) if known else directory.RunDir.make(path, adopt=True)
   stack.enter_context(run.lease(wait=LEASE_WAIT))
   origin = info.Origin(sys.argv, sweep.config_file, sweep.about['asked']['overrides'] | trial.overrides)
-  open_run.describe(run, trial.config, dataset, program, origin, judging, lanes)
+  open_run.describe(run, trial.config, dataset, program, origin, protocol_fields, lanes)
   data_identity.check(dataset, info.trained_on(path).fingerprint, path)
   own = Stop([sweep.path / 'stop' / str(trial.number)])
-  return Lane(trial.config, run, path / 'checkpoints', open_run.mirrors(trial.config, path), own, trial.number)
+  return RunLogger(trial.config, run, path / 'checkpoints', open_run.trackers_of(trial.config, path), own, trial.number)
 
 
-def _restored(sweep: Sweep, lanes: dict[int, Lane], program: Program) -> list[tuple[int, list[int], dict[int, Any]]]:
+def _restored(
+  sweep: Sweep, lanes: dict[int, RunLogger], program: Program
+) -> list[tuple[int, list[int], dict[int, Any]]]:
   """[(step, trials, their states on the host)]: what can go on together, as the lanes of a program share its step.
 
   A kill in the middle of a save leaves some lanes one checkpoint behind the others, which then go back to that one too.
@@ -288,7 +300,7 @@ def _host(restored: tuple[int, Any]) -> tuple[int, Any]:
   return restored[0], jax.device_get(restored[1])
 
 
-def _torn_save(steps: dict[int, int], lanes: dict[int, Lane]) -> int | None:
+def _torn_save(steps: dict[int, int], lanes: dict[int, RunLogger]) -> int | None:
   """The checkpoint that all lanes share where the newest ones are one save apart; None where nothing is torn so."""
   if not steps or len(set(steps.values())) != 2:
     return None
@@ -298,7 +310,7 @@ def _torn_save(steps: dict[int, int], lanes: dict[int, Lane]) -> int | None:
   return low if shared and high - low <= (run.save_every or run.steps) else None
 
 
-def _fail(sweep: Sweep, lane: Lane, error: Exception) -> None:
+def _fail(sweep: Sweep, lane: RunLogger, error: Exception) -> None:
   """One trial that cannot go on; the others do."""
   trial = next(trial for trial in sweep.trials if trial.number == lane.number)
   sweep.record_failure(trial, 'failed', str(error))
@@ -315,7 +327,7 @@ def _header(
   display.say(f'data       {dataset.name} {dataset.version}, {data_identity.told(dataset)}')
   for line in open_run.data_lines(trial.config, path):
     display.say(line)
-  display.say(f'parameters {program.parameter_count():,} a point')
+  display.say(f'parameters {program.parameter_count():,} a trial')
   for note in program.notes:
     display.say(f'note       {note}')
   display.say(f'cache      {cache or "off"} (compiled programs; --compilation_cache)')

@@ -189,7 +189,7 @@ def _write(sweep: Sweep, array: Array) -> Path:
     for folder in (here / 'slurm', here / 'logs'):  # Slurm makes no folder for a log: the task would fail
       folder.mkdir(exist_ok=True)
     rows = [f'{trial.number}\t{trial.name}\n' for trial in sweep.trials]
-    files.write_atomic(here / 'slurm' / 'points.txt', ''.join(rows))
+    files.write_atomic(here / 'slurm' / 'trials.txt', ''.join(rows))
     if array.tasks:
       files.write_atomic(script.with_suffix('.txt'), array.tasks)
     files.write_atomic(script, array.text)
@@ -435,7 +435,7 @@ def _remembered(here: Path) -> Asked:
 def _record(here: Path, job: str, script: Path, array: Array, asked: Asked) -> None:
   """A line of slurm/jobs.jsonl: what was submitted, when and how."""
   row = {'job': job, 'time': datetime.now(UTC).isoformat(timespec='seconds'), 'script': script,
-         'array': array.indices, 'points': array.numbers, **asked._asdict()}  # fmt: skip
+         'array': array.indices, 'trials': array.numbers, **asked._asdict()}  # fmt: skip
   file = here / 'slurm' / 'jobs.jsonl'
   with files.disk_errors(file, here), file.open('a') as out:
     out.write(files.dumps(row) + '\n')

@@ -50,11 +50,11 @@ def test_tensorboard_holds_scalars_pictures_and_texts_without_pillow(tmp_path, m
   monkeypatch.setattr(builtins, '__import__', no_pillow)
   pictures.save_grid(tmp_path / 's.png', np.zeros((2, 30, 60, 3), np.uint8), columns=1)
   (tmp_path / 's.txt').write_text('def f():', encoding='utf-8')
-  mirror = trackers.open_writers('tensorboard', tmp_path, '{"a": 1}')
-  mirror.scalars(4, {'train/loss_nats': np.float32(0.5), 'train/bad': float('nan')})
-  mirror.picture(4, 'samples', tmp_path / 's.png')
-  mirror.picture(4, 'texts', tmp_path / 's.txt')
-  mirror.close()
+  tracker = trackers.open_trackers('tensorboard', tmp_path, '{"a": 1}')
+  tracker.scalars(4, {'train/loss_nats': np.float32(0.5), 'train/bad': float('nan')})
+  tracker.picture(4, 'samples', tmp_path / 's.png')
+  tracker.picture(4, 'texts', tmp_path / 's.txt')
+  tracker.close()
   assert not warned
   found = {value.tag: (step, value) for step, value in values(tmp_path / 'tb')}
   step, scalar = found['train/loss_nats']
@@ -69,30 +69,30 @@ def test_tensorboard_holds_scalars_pictures_and_texts_without_pillow(tmp_path, m
 def test_a_resumed_tensorboard_drops_what_it_computes_again(tmp_path):
   pytest.importorskip('tensorboardX')
   for start, steps in ((0, (1, 2, 3)), (2, (3, 4))):
-    mirror = trackers.open_writers('tensorboard', tmp_path, '{}', step=start)
+    tracker = trackers.open_trackers('tensorboard', tmp_path, '{}', step=start)
     for step in steps:
-      mirror.scalars(step, {'loss': step})
-    mirror.close()
+      tracker.scalars(step, {'loss': step})
+    tracker.close()
   restarts = [event.step for event in events(tmp_path / 'tb') if event.HasField('session_log')]
   assert restarts == [3]  # readers drop earlier events of this step and later ones; step 2 stays
   assert [step for step, value in values(tmp_path / 'tb') if value.tag == 'loss'] == [1, 2, 3, 3, 4]
 
 
-def test_no_writer_and_an_unknown_writer(tmp_path):
-  trackers.open_writers('', tmp_path, '{}').scalars(1, {'a': 1.0})
+def test_no_tracker_and_an_unknown_tracker(tmp_path):
+  trackers.open_trackers('', tmp_path, '{}').scalars(1, {'a': 1.0})
   assert not list(tmp_path.iterdir())
-  with pytest.raises(UserError, match="unknown writer 'tensorbord'. Did you mean 'tensorboard'"):
-    trackers.open_writers('wandb, tensorbord', tmp_path, '{}')
+  with pytest.raises(UserError, match="unknown tracker 'tensorbord'. Did you mean 'tensorboard'"):
+    trackers.open_trackers('wandb, tensorbord', tmp_path, '{}')
 
 
 def test_a_missing_package_is_named_once_with_the_way_out(tmp_path, monkeypatch, warned):
   monkeypatch.setitem(sys.modules, 'wandb', None)
-  mirror = trackers.open_writers('wandb', tmp_path, '{}')
+  tracker = trackers.open_trackers('wandb', tmp_path, '{}')
   for step in range(3):
-    mirror.scalars(step, {'a': 1.0})
-  mirror.close()
+    tracker.scalars(step, {'a': 1.0})
+  tracker.close()
   (message,) = warned
-  assert 'the wandb writer is off' in message and '`pip install wandb`' in message
+  assert 'the wandb tracker is off' in message and '`pip install wandb`' in message
 
 
 class FakeRun:
@@ -127,11 +127,11 @@ def wandb(monkeypatch):
 def test_wandb_gets_rows_on_an_axis_of_our_own_steps(tmp_path, wandb):
   run, asked = wandb
   (tmp_path / 's.txt').write_text('a < b')
-  mirror = trackers.open_writers('wandb', tmp_path / 'toy' / '50% #1?', json.dumps({'a': 1}), step=5)
-  mirror.scalars(6, {'train/loss': 0.5})
-  mirror.picture(6, 'samples', tmp_path / 's.png')
-  mirror.picture(6, 'texts', tmp_path / 's.txt')
-  mirror.close()
+  tracker = trackers.open_trackers('wandb', tmp_path / 'toy' / '50% #1?', json.dumps({'a': 1}), step=5)
+  tracker.scalars(6, {'train/loss': 0.5})
+  tracker.picture(6, 'samples', tmp_path / 's.png')
+  tracker.picture(6, 'texts', tmp_path / 's.txt')
+  tracker.close()
   assert (asked['id'], asked['resume'], asked['config']) == ('toy-50_ _1_', 'allow', {'a': 1})
   assert run.axis == ('*', 'step') and run.finished
   assert run.logged[1:] == [
@@ -144,12 +144,12 @@ def test_wandb_gets_rows_on_an_axis_of_our_own_steps(tmp_path, wandb):
 def test_a_writer_that_fails_is_switched_off_and_the_others_go_on(tmp_path, wandb, warned):
   pytest.importorskip('tensorboardX')
   run, _ = wandb
-  mirror = trackers.open_writers('wandb,tensorboard', tmp_path, '{}')
-  mirror.scalars(1, {'a': 1.0})
+  tracker = trackers.open_trackers('wandb,tensorboard', tmp_path, '{}')
+  tracker.scalars(1, {'a': 1.0})
   run.broken = True
   for step in (2, 3):
-    mirror.scalars(step, {'a': 1.0})
-  mirror.close()
+    tracker.scalars(step, {'a': 1.0})
+  tracker.close()
   (message,) = warned
-  assert 'the wandb writer is off' in message and 'the server has gone' in message and 'pip' not in message
+  assert 'the wandb tracker is off' in message and 'the server has gone' in message and 'pip' not in message
   assert [step for step, value in values(tmp_path / 'tb') if value.tag == 'a'] == [1, 2, 3]

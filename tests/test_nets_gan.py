@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from gen_ai.core.errors import UserError
-from gen_ai.nets import mlp, players, pyramid, resnet_gan, spectral
+from gen_ai.nets import gan as gan_nets
+from gen_ai.nets import mlp, pyramid, resnet_gan, spectral
 from gen_ai.nets.conv import Conv
 
 
@@ -65,7 +66,7 @@ LABEL = jnp.array([0, 2, 1, 2])
 
 
 def critic(condition, **options):
-  module = players.Critic(pyramid.Downsample(2), condition=condition, num_classes=3, **options)
+  module = gan_nets.Discriminator(pyramid.Downsample(2), condition=condition, num_classes=3, **options)
   variables = module.init(jax.random.key(0), X, train=True, label=LABEL)
   return module, jax.tree.map(lambda p: p + 0.1, variables)
 
@@ -89,11 +90,11 @@ def test_an_auxiliary_discriminator_tells_classes_and_looks_at_no_label():
 
 
 def test_labels_join_images_as_planes_and_vectors_as_numbers():
-  planes = players.label_planes(X, LABEL, 3)
+  planes = gan_nets.label_planes(X, LABEL, 3)
   assert planes.shape == (4, 16, 16, 4)
   np.testing.assert_array_equal(planes[1, :, :, 1:].mean((0, 1)), [0, 0, 1])
   np.testing.assert_array_equal(planes[..., :1], X)
-  module = players.Critic(mlp.MLPFeatures((8,)), condition='concat', num_classes=3, flat=True)
+  module = gan_nets.Discriminator(mlp.MLPFeatures((8,)), condition='concat', num_classes=3, flat=True)
   params = module.init(jax.random.key(0), X, train=True, label=LABEL)['params']
   assert params['trunk']['Dense_0']['kernel'].shape == (16 * 16 + 3, 8)
   module, variables = critic('concat')
@@ -102,7 +103,7 @@ def test_labels_join_images_as_planes_and_vectors_as_numbers():
 
 
 def test_a_generator_sees_its_label():
-  module = players.Generator(mlp.MLPGenerator((2, 2, 1), (3,)), 3)
+  module = gan_nets.Generator(mlp.MLPGenerator((2, 2, 1), (3,)), 3)
   z = jnp.ones((2, 4))
   variables = module.init(jax.random.key(0), z, train=True, label=jnp.array([0, 0]))
   assert variables['params']['body']['MLP_0']['Dense_0']['kernel'].shape == (4 + 3, 3)

@@ -13,7 +13,8 @@ from gen_ai import config as config_lib
 from gen_ai.core.errors import DONE, UserError
 from gen_ai.core.method import Spec
 from gen_ai.data import kinds
-from gen_ai.evaluate import evaluator, metrics
+from gen_ai.evaluate import evaluator, metrics, references
+from gen_ai.evaluate import protocol as protocol_lib
 from gen_ai.evaluate.generation import Generation
 from gen_ai.evaluate.metrics import features, quality
 from gen_ai.parallel.layouts import LaneLayout, make_layout
@@ -38,8 +39,8 @@ def judged(config, names=NAMES, devices=1, lanes=(), layout=None):
   data = tiny.dataset(config)
   layout = layout or make_layout(config, jax.devices()[:devices])
   program = Program(config, config_lib.builder(config), data.spec, layout, lanes)
-  asked = evaluator.protocol(config, data, 'test', metrics.parse(names, 'image'))
-  return evaluator.Judge(program, config, data, asked), program.init()
+  asked = protocol_lib.protocol(config, data, 'test', metrics.parse(names, 'image'))
+  return evaluator.Evaluator(program, config, data, asked), program.init()
 
 
 def values(found):
@@ -60,7 +61,7 @@ def alone():
 ], ids=['8 devices', 'fsdp and tensor', 'pmap', 'other batches'])  # fmt: skip
 def test_figures_do_not_depend_on_devices_or_batches(alone, devices, overrides, block, monkeypatch, tmp_path):
   monkeypatch.setattr(features, 'BLOCK', block)
-  monkeypatch.setattr(evaluator, 'data_folder', lambda data_dir: tmp_path)  # the reference is computed again, too
+  monkeypatch.setattr(references, 'data_folder', lambda data_dir: tmp_path)  # the reference is computed again, too
   other, state = judged(gan(**overrides), devices=devices)
   found = values(other.lanes(state)[0])
   assert found.keys() == values(alone).keys()
@@ -117,36 +118,36 @@ def test_any_sample_can_be_drawn_again_by_its_number():
 
 def test_features_of_the_data_are_computed_once(tmp_path, monkeypatch):
   config = gan()
-  monkeypatch.setattr(evaluator, 'data_folder', lambda data_dir: tmp_path)
+  monkeypatch.setattr(references, 'data_folder', lambda data_dir: tmp_path)
   data = tiny.dataset(config)
-  extractor = evaluator.protocol(config, data, 'test', metrics.parse('fd', 'image')).extractor
-  first = evaluator.References(data, extractor, '')['test']
+  extractor = protocol_lib.protocol(config, data, 'test', metrics.parse('fd', 'image')).extractor
+  first = references.References(data, extractor, '')['test']
   (file,) = (tmp_path / 'features').iterdir()
 
   def refuse(*arguments):
     raise AssertionError('computed again')
 
   with monkeypatch.context() as patch:
-    patch.setattr(evaluator.features, 'of_blocks', refuse)
-    again = evaluator.References(data, extractor, '')['test']
+    patch.setattr(references.features, 'of_blocks', refuse)
+    again = references.References(data, extractor, '')['test']
     np.testing.assert_array_equal(first.values, again.values)
     np.testing.assert_array_equal(first.cov, again.cov)
     with pytest.raises(AssertionError, match='again'):  # another split is other content
-      evaluator.References(data, extractor, '')['validation']
+      references.References(data, extractor, '')['validation']
   file.write_bytes(file.read_bytes()[:1000])
-  np.testing.assert_array_equal(evaluator.References(data, extractor, '')['test'].values, first.values)
+  np.testing.assert_array_equal(references.References(data, extractor, '')['test'].values, first.values)
 
 
 def test_figures_in_training_are_those_of_the_checkpoint(tmp_path):
   run = tmp_path / 'run'
-  words = ['--config=configs/gan.py', '--tiny', '--config.run.writers=', '--config.eval.metrics=fd,kid',
+  words = ['--config=configs/gan.py', '--tiny', '--config.run.trackers=', '--config.eval.metrics=fd,kid',
            f'--config.eval.samples={N}', '--config.eval.best=fd:min', f'--run_dir={run}']  # fmt: skip
   done = cli.launch(*words, '--config.eval.metrics_every=4')
   assert done.returncode == DONE
   rows = [row for row in directory.read_metrics(run) if row['kind'] == 'eval']
   assert [row['step'] for row in rows] == [4, 8] and all({'fd', 'kid'} <= row.keys() for row in rows)
   about = directory.read_run(run)['evaluation']
-  assert about['samples'] == N and 'random (weak)' in about['extractor'] and about['measure'] == ''
+  assert about['samples'] == N and 'random (weak)' in about['extractor'] and about['observation'] == ''
   assert about['data_figures']['spread'] == pytest.approx(0.384, abs=5e-4)  # for the samples' own to be read beside
   assert 'spread     0.384 in the training data; evaluations tell that of 8 samples\n' in done.stdout
   assert directory.read_summary(run)['best']['value'] == min(row['fd'] for row in rows)
@@ -169,8 +170,8 @@ def test_figures_in_training_are_those_of_the_checkpoint(tmp_path):
 
 
 def test_metrics_of_a_packed_sweep_reach_every_run(tmp_path):
-  words = ['--config=configs/vae.py', '--tiny', '--config.run.writers=', '--config.eval.metrics=fd,nll',
-           f'--config.eval.samples={N}', '--config.eval.nll_draws=3', f'--runs_dir={tmp_path}']  # fmt: skip
+  words = ['--config=configs/vae.py', '--tiny', '--config.run.trackers=', '--config.eval.metrics=fd,nll',
+           f'--config.eval.samples={N}', '--config.eval.importance_samples=3', f'--runs_dir={tmp_path}']  # fmt: skip
   done = cli.launch(*words, '--axis=run.seed=0:2', '--config.eval.best=fd:min')
   assert done.returncode == DONE, done
   (sweep,) = (tmp_path / 'vae').iterdir()
@@ -339,6 +340,8 @@ def test_fewer_samples_than_features_say_so(run, tmp_path):
   (['--config.eval.metrics=fd', '--axis=run.seed=0:2', '--halving=fd:min,first=4'], 'metrics_every'),
 ])  # fmt: skip
 def test_training_refuses_what_cannot_be_measured_before_it_starts(words, says, tmp_path):
-  done = cli.launch('--config=configs/gan.py', '--tiny', '--config.run.writers=', *words, f'--runs_dir={tmp_path}/runs')
+  done = cli.launch(
+    '--config=configs/gan.py', '--tiny', '--config.run.trackers=', *words, f'--runs_dir={tmp_path}/runs'
+  )
   cli.refused(done, says)
   assert not list(tmp_path.rglob('metrics.jsonl'))

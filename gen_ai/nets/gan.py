@@ -1,4 +1,4 @@
-"""The two players of a GAN around any network: how labels reach them, and what a discriminator says.
+"""Generator and discriminator of a GAN around any network: how labels reach them, and what a discriminator says.
 
 A body turns latents into images, a trunk turns images into features; neither knows of labels. Conditioning: `concat`
 joins one-hot labels to the input of both (arXiv 1411.1784), `projection` adds the product of features and a class
@@ -48,7 +48,7 @@ def label_planes(x: Array, label: Array, num_classes: int) -> Array:
   return jnp.concatenate([x, jnp.broadcast_to(planes, (*x.shape[:-1], num_classes))], -1)
 
 
-class Critic(nn.Module):
+class Discriminator(nn.Module):
   """Images (and labels) to scores, by a trunk (x, train) -> features [B, ...]: the linear head is here."""
 
   trunk: nn.Module
