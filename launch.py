@@ -23,12 +23,17 @@ flags.DEFINE_string(
 )
 flags.DEFINE_string('runs_dir', 'runs', 'where new run directories go')
 flags.DEFINE_string('run_dir', '', 'directory of this run: continued if it holds the same config, else made')
-flags.DEFINE_string('resume', '', 'directory of the run to continue, with the config recorded there, of which '
-                    '--config.run.steps=N may add steps and --config.data.name=NAME say where the data is')  # fmt: skip
+flags.DEFINE_string(
+  'resume',
+  '',
+  'directory of the run to continue, with the config recorded there, of which '
+  '--config.run.steps=N may add steps and --config.data.name=NAME say where the data is',
+)
 flags.DEFINE_string('compilation_cache', places.COMPILED, "where compiled programs are kept; '' for nowhere")
 flags.DEFINE_bool('tiny', False, "apply the config's tiny() overrides: a whole run in seconds, to see that all works")
-flags.DEFINE_string('init_from', '', 'begin from the weights of this run, RUN_DIR or RUN_DIR@STEP, where names and '
-                    'shapes agree')  # fmt: skip
+flags.DEFINE_string(
+  'init_from', '', 'begin from the weights of this run, RUN_DIR or RUN_DIR@STEP, where names and shapes agree'
+)
 flags.DEFINE_string('profile', '', 'STEP:COUNT: trace COUNT updates after update STEP, for Perfetto and TensorBoard')
 flags.DEFINE_bool('print_config', False, 'print the resolved config and stop')
 flags.DEFINE_bool('list', False, 'list the configs and stop')
@@ -44,8 +49,12 @@ flags.DEFINE_bool(
 )
 flags.DEFINE_string('halving', '', 'early stopping of hopeless trials: METRIC:min,eta=3,first=STEPS')
 flags.DEFINE_list('devices', [], 'local launcher: accelerators to use, by number')
-flags.DEFINE_integer('per_device', 0, 'local and slurm launchers: trials that share one device (a task of Slurm); 0: '
-                     'one an accelerator or task, one a core')  # fmt: skip
+flags.DEFINE_integer(
+  'per_device',
+  0,
+  'local and slurm launchers: trials that share one device (a task of Slurm); 0: '
+  'one an accelerator or task, one a core',
+)
 flags.DEFINE_integer('max_jobs', 0, 'slurm launcher: tasks that run at a time; 0: as many as Slurm lets')
 flags.DEFINE_multi_string('sbatch', [], "slurm launcher: an option for sbatch, as in --sbatch='--time=60'")
 flags.DEFINE_string('ray_address', '', "ray launcher: address of the cluster; '' starts a local one")
@@ -65,15 +74,36 @@ flags.DEFINE_alias('point', 'trial')
 RUN, RESUME, SWEEP, GO_ON = 'a run', 'the resume of a run', 'a sweep', 'the resume of a sweep'
 CONFIG, DRAWN, NEW = '--config=configs/NAME.py', '--sample=N', 'a new run without --run_dir'
 READERS = {
-  'list': ('--list',), 'status': ('--status',), 'stop': ('--stop',), 'trial': ('--stop',),
-  'config': (RUN, RESUME, SWEEP), 'tiny': (CONFIG,), 'print_config': (RUN,),
-  'runs_dir': (NEW, SWEEP), 'run_dir': (RUN,), 'resume': (RESUME, GO_ON),
-  'sweep': (SWEEP,), 'axis': (SWEEP,), 'sample': (SWEEP,), 'sample_seed': (DRAWN,), 'halving': (SWEEP,),
-  'dry_run': (SWEEP,), 'launcher': (SWEEP, GO_ON), 'devices': (SWEEP, GO_ON), 'per_device': (SWEEP, GO_ON),
-  'max_jobs': (SWEEP, GO_ON), 'sbatch': (SWEEP, GO_ON), 'ray_address': (SWEEP, GO_ON), 'retry_failed': (GO_ON,),
-  'lease_wait': (RUN, RESUME), 'coordinator': (RUN, RESUME), 'num_processes': (RUN, RESUME),
-  'process_id': (RUN, RESUME), 'profile': (RUN, RESUME), 'init_from': (RUN,),
-}  # fmt: skip
+  'list': ('--list',),
+  'status': ('--status',),
+  'stop': ('--stop',),
+  'trial': ('--stop',),
+  'config': (RUN, RESUME, SWEEP),
+  'tiny': (CONFIG,),
+  'print_config': (RUN,),
+  'runs_dir': (NEW, SWEEP),
+  'run_dir': (RUN,),
+  'resume': (RESUME, GO_ON),
+  'sweep': (SWEEP,),
+  'axis': (SWEEP,),
+  'sample': (SWEEP,),
+  'sample_seed': (DRAWN,),
+  'halving': (SWEEP,),
+  'dry_run': (SWEEP,),
+  'launcher': (SWEEP, GO_ON),
+  'devices': (SWEEP, GO_ON),
+  'per_device': (SWEEP, GO_ON),
+  'max_jobs': (SWEEP, GO_ON),
+  'sbatch': (SWEEP, GO_ON),
+  'ray_address': (SWEEP, GO_ON),
+  'retry_failed': (GO_ON,),
+  'lease_wait': (RUN, RESUME),
+  'coordinator': (RUN, RESUME),
+  'num_processes': (RUN, RESUME),
+  'process_id': (RUN, RESUME),
+  'profile': (RUN, RESUME),
+  'init_from': (RUN,),
+}
 
 
 def list_configs() -> None:
@@ -125,8 +155,10 @@ def use() -> str:
   if asked in (SWEEP, GO_ON):
     _alone()
   more = {CONFIG: FLAGS.config, DRAWN: FLAGS.sample, NEW: asked == RUN and not FLAGS.run_dir}
-  here = {RUN: f'{RUN} (--sweep=NAME, --axis=FIELD=V1,V2 or --sample=N makes a sweep)',
-          GO_ON: f'{GO_ON}, which keeps what it was started with'}  # fmt: skip
+  here = {
+    RUN: f'{RUN} (--sweep=NAME, --axis=FIELD=V1,V2 or --sample=N makes a sweep)',
+    GO_ON: f'{GO_ON}, which keeps what it was started with',
+  }
   command_line.refuse_idle(READERS, [asked, *(word for word, holds in more.items() if holds)], here.get(asked, asked))
   return asked
 
@@ -134,8 +166,10 @@ def use() -> str:
 def _alone() -> None:
   """Raises UserError where several processes would launch one sweep each."""
   if FLAGS.coordinator or int(os.environ.get('SLURM_STEP_NUM_TASKS', '1')) > 1:
-    raise UserError('A sweep is launched by one process: leave --coordinator and srun out, and for runs of several '
-                    "processes each use --launcher=slurm --sbatch='--ntasks=N'.")  # fmt: skip
+    raise UserError(
+      'A sweep is launched by one process: leave --coordinator and srun out, and for runs of several '
+      "processes each use --launcher=slurm --sbatch='--ntasks=N'."
+    )
 
 
 def _options() -> Options:
@@ -154,9 +188,17 @@ def sweep(config: ConfigDict | None, overrides: dict[str, str]) -> int:
   if config is None:
     raise UserError('A sweep needs --config=configs/NAME.py, whose trials it runs.')
   request = Request(
-    FLAGS.config, config, overrides, FLAGS.sweep, FLAGS.axis, FLAGS.sample, FLAGS.sample_seed, FLAGS.halving,
-    FLAGS.launcher, FLAGS.runs_dir,
-  )  # fmt: skip
+    FLAGS.config,
+    config,
+    overrides,
+    FLAGS.sweep,
+    FLAGS.axis,
+    FLAGS.sample,
+    FLAGS.sample_seed,
+    FLAGS.halving,
+    FLAGS.launcher,
+    FLAGS.runs_dir,
+  )
   return sweep_command.start(request, _options(), FLAGS.dry_run)
 
 
@@ -214,8 +256,9 @@ def run(arguments: list[str], overrides: dict[str, str]) -> int:
     files = [file for file in files if not file.exists()]
   by_hand = bool(FLAGS.resume)
   number, prune = trial[1].number if trial else 0, pruner(trial[0]) if trial and not by_hand else None
-  return open_run.work(config, run_dir, FLAGS.runs_dir, origin, number, prune, FLAGS.lease_wait, files, by_hand,
-                     profile=FLAGS.profile)  # fmt: skip
+  return open_run.work(
+    config, run_dir, FLAGS.runs_dir, origin, number, prune, FLAGS.lease_wait, files, by_hand, profile=FLAGS.profile
+  )
 
 
 if __name__ == '__main__':

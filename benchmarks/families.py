@@ -25,19 +25,27 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string('data', 'fashion_mnist', 'labelled images: a prepared data set')
 flags.DEFINE_string('data_dir', '', 'where prepared data sets live; empty: as the configs say')
 flags.DEFINE_list('methods', ['all'], 'names in configs/, or all')
-flags.DEFINE_float('minutes', 10.0, 'of training a run: its updates are what fits, by the speed measured before',
-                   lower_bound=0.0)  # fmt: skip
+flags.DEFINE_float(
+  'minutes', 10.0, 'of training a run: its updates are what fits, by the speed measured before', lower_bound=0.0
+)
 flags.DEFINE_integer('seeds', 3, 'runs of a method: seeds 0, 1, ...', lower_bound=1)
 flags.DEFINE_integer('samples', 10_000, 'that the figures of a run are measured on', lower_bound=100)
 flags.DEFINE_integer(
   'importance_samples', 20, 'latent draws an image, for the likelihood of methods that have any', lower_bound=1
 )
 flags.DEFINE_string('metrics', 'fd,kid,prdc,modes,memorisation', 'of gen_ai.evaluate; nll is added where there is one')
-flags.DEFINE_string('extractor', '', 'of features: classifier:RUN_DIR or inception:FILE; empty: configs/classifier.py '
-                    'is trained on the data, or found trained, under --runs_dir')  # fmt: skip
+flags.DEFINE_string(
+  'extractor',
+  '',
+  'of features: classifier:RUN_DIR or inception:FILE; empty: configs/classifier.py '
+  'is trained on the data, or found trained, under --runs_dir',
+)
 flags.DEFINE_string('runs_dir', 'runs/families', 'where the runs go; those that are done are left as they are')
-flags.DEFINE_string('out', '', 'report as JSON, written after every run; one that is there is gone on with; '
-                    'empty: report.json under --runs_dir')  # fmt: skip
+flags.DEFINE_string(
+  'out',
+  '',
+  'report as JSON, written after every run; one that is there is gone on with; empty: report.json under --runs_dir',
+)
 flags.DEFINE_string('table', '', 'also write the table to this Markdown file')
 flags.DEFINE_string('picture', '', 'also write a PNG with a row of samples a method')
 flags.DEFINE_bool('tiny', False, "apply the configs' tiny() instead of --minutes: to see that all works")
@@ -54,8 +62,10 @@ def family(config: ConfigDict) -> str | None:
 
 def methods(asked: Sequence[str]) -> dict[str, str]:
   """{name in configs/: family} of what --methods says, family by family. Raises UserError for an unknown name."""
-  found = {path.stem: family(config_lib.load(f'configs/{path.name}'))
-           for path in sorted((config_lib.SOURCE / 'configs').glob('[!_]*.py'))}  # fmt: skip
+  found = {
+    path.stem: family(config_lib.load(f'configs/{path.name}'))
+    for path in sorted((config_lib.SOURCE / 'configs').glob('[!_]*.py'))
+  }
   known = {name: of for want in FAMILIES for name, of in found.items() if of == want}
   if list(asked) == ['all']:
     return known
@@ -75,8 +85,12 @@ def plan(name: str, dataset: Dataset) -> dict[str, Any]:
   config = config_lib.load(reference)
   if FLAGS.tiny:
     config = config_lib.override(config, config_lib.tiny(reference))
-    return {'speed': None, 'overrides': {**config_lib.tiny(reference)}, 'steps': config.run.steps,
-            'weighs': 'log_weights' in ours.program(config, dataset).tasks}  # fmt: skip
+    return {
+      'speed': None,
+      'overrides': {**config_lib.tiny(reference)},
+      'steps': config.run.steps,
+      'weighs': 'log_weights' in ours.program(config, dataset).tasks,
+    }
   own = ours.Ours(config, dataset)
   own.run(WARM_SECONDS)
   steps, seconds = own.run(SPEED_SECONDS)
@@ -88,8 +102,12 @@ def plan(name: str, dataset: Dataset) -> dict[str, Any]:
     section, field = path.split('.')
     if config[section].get(field):
       stretched[path] = max(round(config[section][field] * total / config.run.steps), 1)
-  return {'speed': steps / seconds, 'steps': total, 'overrides': {'run.steps': total, **cadence, **stretched},
-          'weighs': own.weighs}  # fmt: skip
+  return {
+    'speed': steps / seconds,
+    'steps': total,
+    'overrides': {'run.steps': total, **cadence, **stretched},
+    'weighs': own.weighs,
+  }
 
 
 def launch(run_dir: Path, name: str, seed: int, overrides: Mapping[str, Any]) -> tuple[int, list[str]]:
@@ -122,8 +140,13 @@ def evaluate(
   if row is None:
     likelihood = ',nll' if planned['weighs'] else ''
     draws = [f'--config.eval.importance_samples={FLAGS.importance_samples}'] if planned['weighs'] else []
-    words = [str(run_dir), f'--metrics={FLAGS.metrics}{likelihood}', f'--samples={FLAGS.samples}',
-             f'--extractor={extractor}', *draws]  # fmt: skip
+    words = [
+      str(run_dir),
+      f'--metrics={FLAGS.metrics}{likelihood}',
+      f'--samples={FLAGS.samples}',
+      f'--extractor={extractor}',
+      *draws,
+    ]
     call = [sys.executable, '-m', 'gen_ai.evaluate', *words]
     code = subprocess.run(call, stdout=sys.stderr, cwd=config_lib.SOURCE).returncode
     row = evaluated(run_dir, planned['steps'], judge) if code == DONE else None
@@ -136,18 +159,30 @@ def one_run(
   """Trains and evaluates: a row of the report. A run that fails is a row that says so."""
   run_dir = Path(FLAGS.runs_dir).resolve() / f'{name}-seed{seed}'
   code, words = launch(run_dir, name, seed, planned['overrides'])
-  row: dict[str, Any] = {'method': name, 'family': of, 'seed': seed, 'command': f'python launch.py {shlex.join(words)}',
-                         'steps': planned['steps'], 'state': 'failed', 'exit_code': code}  # fmt: skip
+  row: dict[str, Any] = {
+    'method': name,
+    'family': of,
+    'seed': seed,
+    'command': f'python launch.py {shlex.join(words)}',
+    'steps': planned['steps'],
+    'state': 'failed',
+    'exit_code': code,
+  }
   if code != DONE:
     return row
   told, evaluation = directory.read_summary(run_dir), evaluate(run_dir, planned, extractor, judge)
   if evaluation is None:
     return row | {'state': 'not evaluated'}
   return row | {
-    'state': 'done', 'parameters': told['parameters'], 'train_seconds': told['train_seconds'],
-    'seconds': told['seconds'], 'evaluation_seconds': evaluation['seconds'], 'run_dir': run_dir.name,
-    'figures': evaluation['figures'], 'stamp': evaluation['stamp'],
-  }  # fmt: skip
+    'state': 'done',
+    'parameters': told['parameters'],
+    'train_seconds': told['train_seconds'],
+    'seconds': told['seconds'],
+    'evaluation_seconds': evaluation['seconds'],
+    'run_dir': run_dir.name,
+    'figures': evaluation['figures'],
+    'stamp': evaluation['stamp'],
+  }
 
 
 def settings(judge: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,11 +200,16 @@ def begin(about: dict[str, Any], judge: Mapping[str, Any]) -> dict[str, Any]:
   if not report_file().is_file():
     return new
   report = json.loads(report_file().read_text())
-  unlike = [f'{name}: {report["settings"].get(name)} there, {value} here' for name, value in asked.items()
-            if value != report['settings'].get(name)]  # fmt: skip
+  unlike = [
+    f'{name}: {report["settings"].get(name)} there, {value} here'
+    for name, value in asked.items()
+    if value != report['settings'].get(name)
+  ]
   if unlike:
-    raise UserError(f'--out={report_file()} holds a report that was made in another way ({"; ".join(unlike)}): give '
-                    'the same flags, or another file.')  # fmt: skip
+    raise UserError(
+      f'--out={report_file()} holds a report that was made in another way ({"; ".join(unlike)}): give '
+      'the same flags, or another file.'
+    )
   # Families stay together in table and picture; JSON has sorted them away.
   plans = report['plans']
   return report | {'plans': {name: plans[name] for name in methods(['all']) if name in plans}}

@@ -28,19 +28,27 @@ def _field(name: str) -> Callable[[Row], float | None]:
 
 
 QUALITY = (
-  Column('FD', _figure('fd'), '.2f'), Column('KID', _figure('kid'), '.4f'),
-  Column('precision', _figure('precision'), '.3f'), Column('recall', _figure('recall'), '.3f'),
-  Column('coverage', _figure('coverage'), '.3f'), Column('classes', _figure('modes_covered'), '.3g'),
-  Column('class KL, nats', _figure('modes_kl_nats'), '.3f'), Column('C_T', _figure('c_t'), '.1f'),
-  Column('copies', _figure('duplicates_share'), '.2%'), Column('updates', _field('steps'), ',.0f'),
-  Column('parameters', _field('parameters'), ',.0f'), Column('training, s', _field('train_seconds'), '.0f'),
+  Column('FD', _figure('fd'), '.2f'),
+  Column('KID', _figure('kid'), '.4f'),
+  Column('precision', _figure('precision'), '.3f'),
+  Column('recall', _figure('recall'), '.3f'),
+  Column('coverage', _figure('coverage'), '.3f'),
+  Column('classes', _figure('modes_covered'), '.3g'),
+  Column('class KL, nats', _figure('modes_kl_nats'), '.3f'),
+  Column('C_T', _figure('c_t'), '.1f'),
+  Column('copies', _figure('duplicates_share'), '.2%'),
+  Column('updates', _field('steps'), ',.0f'),
+  Column('parameters', _field('parameters'), ',.0f'),
+  Column('training, s', _field('train_seconds'), '.0f'),
   Column('in all, s', _field('seconds'), '.0f'),
-)  # fmt: skip
+)
 LIKELIHOOD = (
-  Column('ELBO, nats', _figure('elbo_nats'), '.1f'), Column('IWAE bound, nats', _figure('iwae_nats'), '.1f'),
+  Column('ELBO, nats', _figure('elbo_nats'), '.1f'),
+  Column('IWAE bound, nats', _figure('iwae_nats'), '.1f'),
   Column('bits/dim', lambda row: _figure('iwae_bpd')(row) or _figure('nll_bpd')(row), '.3f'),
-  Column('KL, nats', _figure('kl_nats'), '.1f'), Column('active units', _figure('active_units'), '.3g'),
-)  # fmt: skip
+  Column('KL, nats', _figure('kl_nats'), '.1f'),
+  Column('active units', _figure('active_units'), '.3g'),
+)
 SURE = ('updates', 'parameters', 'training, s', 'in all, s', 'classes', 'copies')  # a mean says enough
 
 
@@ -83,8 +91,11 @@ def lines(report: Mapping[str, Any], columns: Sequence[Column]) -> list[list[str
 
 def likelihoods(report: Mapping[str, Any]) -> list[list[str]]:
   """The table of methods with a likelihood, each with what it is a likelihood of: unlike ones do not compare."""
-  measures = {row['method']: row['figures']['nll_bpd']['stamp']['observation'] for row in report['runs']
-              if 'nll_bpd' in row.get('figures', {})}  # fmt: skip
+  measures = {
+    row['method']: row['figures']['nll_bpd']['stamp']['observation']
+    for row in report['runs']
+    if 'nll_bpd' in row.get('figures', {})
+  }
   table = lines({**report, 'runs': [row for row in report['runs'] if row['method'] in measures]}, LIKELIHOOD)
   return [[*line, 'observation' if number == 0 else measures[line[0]]] for number, line in enumerate(table)]
 
@@ -110,9 +121,11 @@ def budget(report: Mapping[str, Any]) -> str:
 def terms(report: Mapping[str, Any]) -> str:
   """What all figures rest on, in a sentence or two."""
   asked = report['settings']
-  return (f'{asked["data"]}, {asked["samples"]:,} samples a run against the test split; features of '
-          f'the {asked["extractor"]}; {budget(report)} a run by the speed measured before. '
-          '± is half of the 95 % Student interval over the seeds.')  # fmt: skip
+  return (
+    f'{asked["data"]}, {asked["samples"]:,} samples a run against the test split; features of '
+    f'the {asked["extractor"]}; {budget(report)} a run by the speed measured before. '
+    '± is half of the 95 % Student interval over the seeds.'
+  )
 
 
 def text(report: Mapping[str, Any]) -> str:
@@ -127,11 +140,18 @@ def document(report: Mapping[str, Any]) -> str:
   table = likelihoods(report)
   commands = '\n'.join(row['command'] for row in report['runs'])
   parts = [
-    '# Methods under one budget and one protocol', '',
-    f'Made by `python -m benchmarks.families`, which [README.md](README.md#families) explains. {terms(report)}', '',
-    machine.describe(report['machine']), '', '## Samples', '', markdown(lines(report, QUALITY)),
-    '[1] completions of test images with a hole, not samples from nothing: not to be compared with the other rows.', '',
-  ]  # fmt: skip
+    '# Methods under one budget and one protocol',
+    '',
+    f'Made by `python -m benchmarks.families`, which [README.md](README.md#families) explains. {terms(report)}',
+    '',
+    machine.describe(report['machine']),
+    '',
+    '## Samples',
+    '',
+    markdown(lines(report, QUALITY)),
+    '[1] completions of test images with a hole, not samples from nothing: not to be compared with the other rows.',
+    '',
+  ]
   if len(table) > 1:
     parts += ['## Likelihoods', '', markdown(table)]
   return '\n'.join([*parts, '## Every run', '', '```bash', commands, '```', ''])

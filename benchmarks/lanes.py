@@ -36,8 +36,9 @@ HEADER = (
 )
 
 
-def measure(config: ConfigDict, lanes: Sequence[int], lowerings: Sequence[str],
-            mappings: Sequence[str]) -> Iterator[dict[str, Any]]:  # fmt: skip
+def measure(
+  config: ConfigDict, lanes: Sequence[int], lowerings: Sequence[str], mappings: Sequence[str]
+) -> Iterator[dict[str, Any]]:
   """Yields the rows of the report for one config: of the run alone, then of every number of lanes in turn.
 
   The variants of one number of lanes take turns with one another and with the run alone; only they are in memory.
@@ -60,18 +61,24 @@ def figures(side: Side, speeds: Sequence[float], alone: Sequence[float]) -> dict
   """A row of the report from the slices of one side, and those of the run alone that were timed beside them."""
   ratios = [a / b for a, b in zip(speeds, alone, strict=True)]
   return {
-    **side.variant._asdict(), 'lane_steps_per_second': statistics.median(speeds),
-    'ratio': statistics.median(ratios), 'ratio_min': min(ratios), 'ratio_max': max(ratios),
-    'compile_seconds': side.compile_seconds, 'slices': list(speeds),
-  }  # fmt: skip
+    **side.variant._asdict(),
+    'lane_steps_per_second': statistics.median(speeds),
+    'ratio': statistics.median(ratios),
+    'ratio_min': min(ratios),
+    'ratio_max': max(ratios),
+    'compile_seconds': side.compile_seconds,
+    'slices': list(speeds),
+  }
 
 
 def show(config: str, row: Mapping[str, Any]) -> str:
   """A row of the table."""
   span = f'{row["ratio_min"]:.2f} to {row["ratio_max"]:.2f}'
-  return (f'{config:<14}{row["lanes"]:>6}  {row["mapping"]:<9}{row["lowering"]:<10}'
-          f'{row["lane_steps_per_second"]:>13.2f}{row["ratio"]:>9.2f}{span:>15}'
-          f'{row["compile_seconds"]:>11.1f}')  # fmt: skip
+  return (
+    f'{config:<14}{row["lanes"]:>6}  {row["mapping"]:<9}{row["lowering"]:<10}'
+    f'{row["lane_steps_per_second"]:>13.2f}{row["ratio"]:>9.2f}{span:>15}'
+    f'{row["compile_seconds"]:>11.1f}'
+  )
 
 
 def check(arguments: Sequence[str], overrides: Mapping[str, str]) -> list[int]:
@@ -96,8 +103,10 @@ def run(arguments: list[str], overrides: dict[str, str]) -> int:
   configs = {name: config_lib.load(reference) for name, reference in references.items()}
   about = machine.facts()
   print(f'{machine.describe(about)}\ndevice: {jax.devices()[0].device_kind}')
-  print(f'medians of {FLAGS.rounds} slices of {FLAGS.seconds:g} s in turns, {FLAGS.chunk} updates a dispatch; '
-        f'/ alone: over the run alone, as it is by itself (first row)\n{HEADER}')  # fmt: skip
+  print(
+    f'medians of {FLAGS.rounds} slices of {FLAGS.seconds:g} s in turns, {FLAGS.chunk} updates a dispatch; '
+    f'/ alone: over the run alone, as it is by itself (first row)\n{HEADER}'
+  )
   rows = []
   for name, config in configs.items():
     if FLAGS.tiny:

@@ -24,8 +24,9 @@ flags.DEFINE_string('data_dir', '', 'where prepared data sets live; empty: as th
 flags.DEFINE_list('arms', ['all'], 'to train, all or some of ' + ', '.join(ARMS))
 flags.DEFINE_integer('steps', 1500, 'updates of every run', lower_bound=1)
 flags.DEFINE_float('lr', 3e-3, 'learning rate, of every arm', lower_bound=0.0)
-flags.DEFINE_float('warmup', 0.5, 'share of the updates in which the weight of the KL grows from 0', lower_bound=0.0,
-                   upper_bound=1.0)  # fmt: skip
+flags.DEFINE_float(
+  'warmup', 0.5, 'share of the updates in which the weight of the KL grows from 0', lower_bound=0.0, upper_bound=1.0
+)
 flags.DEFINE_integer('seeds', 3, 'runs of every arm: seeds 0, 1, ...', lower_bound=1)
 flags.DEFINE_integer('importance_samples', 500, 'latent draws an image', lower_bound=1)
 flags.DEFINE_integer('examples', 1000, 'images of the test split, from its first on', lower_bound=2)
@@ -55,8 +56,14 @@ def log_likelihoods(run_dir: Path) -> np.ndarray:
   dataset = dataset_lib.load(config.data)
   program, state, _ = restored.restore(str(run_dir), config, dataset.spec, 'latest')
   (nll,), parts, seen = metrics.parse('nll', dataset.spec.kind), [], 0
-  one_pass = ExamplePass(program, config, dataset.splits['test'], nll.name,
-                       lambda *given: nll.per_example(*given, FLAGS.importance_samples), at_once=False)  # fmt: skip
+  one_pass = ExamplePass(
+    program,
+    config,
+    dataset.splits['test'],
+    nll.name,
+    lambda *given: nll.per_example(*given, FLAGS.importance_samples),
+    at_once=False,
+  )
   for (found,), mask in one_pass.blocks(state):
     parts.append(np.asarray(found['iwae_nats'][0])[mask > 0])
     seen += len(parts[-1])
@@ -91,9 +98,11 @@ def run(arguments: list[str], overrides: dict[str, str]) -> int:
     minutes = (time.perf_counter() - begun) / 60
     print(f'  {name}: {values[name].mean():.3f} nats, {minutes:.1f} minutes', file=sys.stderr, flush=True)
   print(machine.describe(about, timed=False))  # runs are counted in updates
-  print(f'{FLAGS.data}, {FLAGS.steps:,} updates, lr {FLAGS.lr:g}, KL warm-up {FLAGS.warmup:.0%}, {FLAGS.seeds} seeds; '
-        f'log p(x) in nats of {FLAGS.examples:,} images, {FLAGS.importance_samples:,} draws;'
-        f' {minutes:.1f} minutes')  # fmt: skip
+  print(
+    f'{FLAGS.data}, {FLAGS.steps:,} updates, lr {FLAGS.lr:g}, KL warm-up {FLAGS.warmup:.0%}, {FLAGS.seeds} seeds; '
+    f'log p(x) in nats of {FLAGS.examples:,} images, {FLAGS.importance_samples:,} draws;'
+    f' {minutes:.1f} minutes'
+  )
   for name, found in values.items():
     print(f'  {name:20} {found.mean():.3f}  by seed {", ".join(f"{row.mean():.3f}" for row in found)}')
   verdicts = []
@@ -108,8 +117,12 @@ def run(arguments: list[str], overrides: dict[str, str]) -> int:
     settings = {
       name: getattr(FLAGS, name) for name in ('data', 'steps', 'lr', 'warmup', 'examples', 'importance_samples')
     }
-    report = {'machine': about, **settings, 'nats': {name: found.mean(1).tolist() for name, found in values.items()},
-              'orders': told}  # fmt: skip
+    report = {
+      'machine': about,
+      **settings,
+      'nats': {name: found.mean(1).tolist() for name, found in values.items()},
+      'orders': told,
+    }
     Path(FLAGS.out).write_text(json.dumps(report, indent=1) + '\n')
   return DONE if all(verdicts) else FAILED
 

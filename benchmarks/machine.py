@@ -23,14 +23,22 @@ def facts() -> dict[str, str | int | float]:
   """Cores, processor, load before the measurement, operating system and versions."""
   load = os.getloadavg()[0] if hasattr(os, 'getloadavg') else -1.0
   versions = {name: metadata.version(name) for name in ('jax', 'jaxlib')}
-  return {'cores': cores(), 'processor': processor(), 'load': round(load, 2), 'system': platform.platform(),
-          'python': platform.python_version(), **versions}  # fmt: skip
+  return {
+    'cores': cores(),
+    'processor': processor(),
+    'load': round(load, 2),
+    'system': platform.platform(),
+    'python': platform.python_version(),
+    **versions,
+  }
 
 
 def describe(about: dict[str, str | int | float], timed: bool = True) -> str:
   """One line, and a second one where what was `timed` was so on a machine that was not quiet."""
-  line = (f'machine: {about["cores"]} cores, {about["processor"]}, {about["system"]}; '
-          f'Python {about["python"]}, jax {about["jax"]}, jaxlib {about["jaxlib"]}')  # fmt: skip
+  line = (
+    f'machine: {about["cores"]} cores, {about["processor"]}, {about["system"]}; '
+    f'Python {about["python"]}, jax {about["jax"]}, jaxlib {about["jaxlib"]}'
+  )
   if timed and float(about['load']) > 0.5:
     line += f'\nnot quiet: the load was {about["load"]} before this began, so do not publish these figures'
   return line

@@ -21,8 +21,7 @@ ALPHABET = string.ascii_letters + string.digits + ' .\n'  # 65 characters, as ma
 def method_config(method: str, tiny: bool = False) -> ConfigDict:
   """The config of `method` at its `SETTING`, with `tiny` its tiny() applied. Raises UserError for an unknown method."""
   if method not in METHODS:
-    raise UserError(f"--methods: '{method}' is none of {', '.join(METHODS)}."
-                    f'{text.did_you_mean(method, list(METHODS))}')  # fmt: skip
+    raise UserError(f"--methods: '{method}' is none of {', '.join(METHODS)}.{text.did_you_mean(method, list(METHODS))}")
   reference = f'configs/{method}.py'
   config = config_lib.load(reference)
   if method in SETTING:

@@ -20,8 +20,12 @@ from gen_ai.core.errors import DONE, FAILED, UserError
 FLAGS = flags.FLAGS
 flags.DEFINE_string('data', 'fashion_mnist', 'labelled images: a prepared data set')
 flags.DEFINE_string('data_dir', '', 'where prepared data sets live; empty: as the config says')
-flags.DEFINE_string('extractor', '', 'of features: classifier:RUN_DIR; empty: configs/classifier.py is trained on the '
-                    'data, or found trained, under --runs_dir')  # fmt: skip
+flags.DEFINE_string(
+  'extractor',
+  '',
+  'of features: classifier:RUN_DIR; empty: configs/classifier.py is trained on the '
+  'data, or found trained, under --runs_dir',
+)
 flags.DEFINE_string('runs_dir', 'runs', 'where the run of the classifier goes')
 flags.DEFINE_integer('samples', 10_000, 'training images that are judged against as many test images', lower_bound=20)
 flags.DEFINE_integer('seed', 0, 'of the choice of images, and of random subsets', lower_bound=0)
@@ -39,28 +43,42 @@ def report(turns: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, A
   for side, some in turns.items():
     first = [sum(turn['first'].values()) for turn in some]
     ratios = [mine / ours for mine, ours in zip(totals[side], totals['ours'], strict=True)]
-    rows.append({
-      'side': side, 'seconds': statistics.median(totals[side]), 'seconds_min': min(totals[side]),
-      'seconds_max': max(totals[side]), 'first_seconds': statistics.median(first),
-      'ratio': statistics.median(totals[side]) / statistics.median(totals['ours']), 'ratio_min': min(ratios),
-      'ratio_max': max(ratios), 'peak_mib': statistics.median(turn['peak'] for turn in some),
-      'before_mib': statistics.median(turn['before'] for turn in some),
-      **{part: statistics.median(turn['second'][part] for turn in some) for part in PARTS},
-      'figures': some[-1]['figures'], 'versions': some[-1]['versions'], 'turns': list(some),
-    })  # fmt: skip
+    rows.append(
+      {
+        'side': side,
+        'seconds': statistics.median(totals[side]),
+        'seconds_min': min(totals[side]),
+        'seconds_max': max(totals[side]),
+        'first_seconds': statistics.median(first),
+        'ratio': statistics.median(totals[side]) / statistics.median(totals['ours']),
+        'ratio_min': min(ratios),
+        'ratio_max': max(ratios),
+        'peak_mib': statistics.median(turn['peak'] for turn in some),
+        'before_mib': statistics.median(turn['before'] for turn in some),
+        **{part: statistics.median(turn['second'][part] for turn in some) for part in PARTS},
+        'figures': some[-1]['figures'],
+        'versions': some[-1]['versions'],
+        'turns': list(some),
+      }
+    )
   return rows
 
 
-HEADER = (f'{"side":<7}{"seconds":>9}{"range":>15}{"ratio":>8}{"first time":>12}'
-          + ''.join(f'{part:>10}' for part in PARTS) + f'{"peak MiB":>11}{"above start":>13}')  # fmt: skip
+HEADER = (
+  f'{"side":<7}{"seconds":>9}{"range":>15}{"ratio":>8}{"first time":>12}'
+  + ''.join(f'{part:>10}' for part in PARTS)
+  + f'{"peak MiB":>11}{"above start":>13}'
+)
 
 
 def show(row: Mapping[str, Any]) -> str:
   """A row of the table."""
   span = f'{row["seconds_min"]:.2f} to {row["seconds_max"]:.2f}'
-  return (f'{row["side"]:<7}{row["seconds"]:>9.2f}{span:>15}{row["ratio"]:>8.2f}{row["first_seconds"]:>12.2f}'
-          + ''.join(f'{row[part]:>10.2f}' for part in PARTS)
-          + f'{row["peak_mib"]:>11.0f}{row["peak_mib"] - row["before_mib"]:>13.0f}')  # fmt: skip
+  return (
+    f'{row["side"]:<7}{row["seconds"]:>9.2f}{span:>15}{row["ratio"]:>8.2f}{row["first_seconds"]:>12.2f}'
+    + ''.join(f'{row[part]:>10.2f}' for part in PARTS)
+    + f'{row["peak_mib"]:>11.0f}{row["peak_mib"] - row["before_mib"]:>13.0f}'
+  )
 
 
 def run(arguments: list[str], overrides: dict[str, str]) -> int:
@@ -82,8 +100,10 @@ def run(arguments: list[str], overrides: dict[str, str]) -> int:
         turns[side].append(take_turn(side, job))
         print(f'  round {i + 1}: {side} took {sum(turns[side][-1]["second"].values()):.2f} s', file=sys.stderr)
   rows = report(turns)
-  print(f'FD, KID and PRDC of {FLAGS.samples:,} images against {FLAGS.samples:,} of {FLAGS.data}; features of '
-        f'{data.extractor}; medians of {FLAGS.rounds} processes a side, in turns\n{HEADER}')  # fmt: skip
+  print(
+    f'FD, KID and PRDC of {FLAGS.samples:,} images against {FLAGS.samples:,} of {FLAGS.data}; features of '
+    f'{data.extractor}; medians of {FLAGS.rounds} processes a side, in turns\n{HEADER}'
+  )
   print('\n'.join(map(show, rows)))
   for row in rows:
     print(f'{row["side"]:<7}' + ', '.join(f'{name} {value:.6g}' for name, value in row['figures'].items()))

@@ -15,8 +15,15 @@ def disagreements(ours: Mapping[str, float], theirs: Mapping[str, float]) -> lis
       samples, which is what the two differ by.
   """
   bounds = {
-    'fd': FD_RELATIVE * abs(ours['fd']) + 1e-6, 'precision': SHARES, 'recall': SHARES, 'density': SHARES,
-    'coverage': SHARES, 'kid': KID_ERRORS * 2**0.5 * theirs['kid_error'],
-  }  # fmt: skip
-  return [f'NOT the same {name}: {ours[name]:.6g} and {theirs[name]:.6g}, more than {bound:.2g} apart'
-          for name, bound in bounds.items() if not abs(ours[name] - theirs[name]) <= bound]  # fmt: skip
+    'fd': FD_RELATIVE * abs(ours['fd']) + 1e-6,
+    'precision': SHARES,
+    'recall': SHARES,
+    'density': SHARES,
+    'coverage': SHARES,
+    'kid': KID_ERRORS * 2**0.5 * theirs['kid_error'],
+  }
+  return [
+    f'NOT the same {name}: {ours[name]:.6g} and {theirs[name]:.6g}, more than {bound:.2g} apart'
+    for name, bound in bounds.items()
+    if not abs(ours[name] - theirs[name]) <= bound
+  ]

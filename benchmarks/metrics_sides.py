@@ -46,8 +46,18 @@ class Ours:
     times = [time.perf_counter()]
     own, others = (features.of_images(images, self.extractor, features.Spread()) for images in (samples, real))
     times.append(time.perf_counter())
-    evidence = Evidence(own, others, None, samples.__getitem__, real.__getitem__, real.__getitem__,
-                                self.extractor, self.seed, {}, intervals=False)  # fmt: skip
+    evidence = Evidence(
+      own,
+      others,
+      None,
+      samples.__getitem__,
+      real.__getitem__,
+      real.__getitem__,
+      self.extractor,
+      self.seed,
+      {},
+      intervals=False,
+    )
     figures: dict[str, float] = {}
     for name in ('fd', 'kid', 'prdc'):
       found = quality.measure(metrics.parse(name, 'image'), evidence).figures
@@ -66,14 +76,22 @@ def write_job(folder: Path, data: RealData, n: int, seed: int) -> dict[str, Any]
   extractor = data.load_extractor()
   sizes = {split: len(data.dataset.splits[split]) for split in ('train', 'test')}
   if n > min(sizes.values()):
-    raise UserError(f'--samples={n:,}: {data.dataset.name} has {sizes["train"]:,} training and {sizes["test"]:,} '
-                    'test images: ask for fewer.')  # fmt: skip
+    raise UserError(
+      f'--samples={n:,}: {data.dataset.name} has {sizes["train"]:,} training and {sizes["test"]:,} '
+      'test images: ask for fewer.'
+    )
   order = np.random.default_rng(seed).permutation(sizes['train'])[:n]
   np.save(folder / 'samples.npy', data.images('train', order))
   np.save(folder / 'real.npy', data.images('test', np.arange(n)))
   blocks = _save_weights(folder / WEIGHTS, data.extractor, extractor.params)
-  return {'folder': str(folder), 'data': data.config.data.to_dict(), 'eval': data.config.eval.to_dict(), 'seed': seed,
-          'blocks': blocks, 'neighbours': quality.NEIGHBOURS}  # fmt: skip
+  return {
+    'folder': str(folder),
+    'data': data.config.data.to_dict(),
+    'eval': data.config.eval.to_dict(),
+    'seed': seed,
+    'blocks': blocks,
+    'neighbours': quality.NEIGHBOURS,
+  }
 
 
 def _save_weights(path: Path, name: str, params: Any) -> int:
@@ -85,8 +103,10 @@ def _save_weights(path: Path, name: str, params: Any) -> int:
   kind, _, run_dir = name.partition(':')
   model = directory.read_config(run_dir)['model'] if kind == 'classifier' else {}
   if (model.get('activation'), model.get('norm')) != ('silu', 'group'):
-    raise UserError(f'--extractor={name}: the PyTorch side has the classifier of configs/classifier.py only, with '
-                    'model.activation=silu and model.norm=group.')  # fmt: skip
+    raise UserError(
+      f'--extractor={name}: the PyTorch side has the classifier of configs/classifier.py only, with '
+      'model.activation=silu and model.norm=group.'
+    )
   np.savez(path, **traverse_util.flatten_dict(params['params'], sep='/'))
   return model['blocks']
 
@@ -99,8 +119,13 @@ def take_turn(side: str, shared: Mapping[str, Any]) -> dict[str, Any]:
   """
   job = json.dumps({**shared, 'side': side})
   # Both sides on the CPU: a JAX on a GPU against a PyTorch on the CPU would be no comparison.
-  done = subprocess.run([sys.executable, '-m', 'benchmarks.metrics_sides', job], cwd=SOURCE, text=True,
-                        env={**os.environ, 'JAX_PLATFORMS': 'cpu'}, stdout=subprocess.PIPE)  # fmt: skip
+  done = subprocess.run(
+    [sys.executable, '-m', 'benchmarks.metrics_sides', job],
+    cwd=SOURCE,
+    text=True,
+    env={**os.environ, 'JAX_PLATFORMS': 'cpu'},
+    stdout=subprocess.PIPE,
+  )
   if done.returncode:
     raise UserError(f'the {side} side ended with code {done.returncode}: see its message above.')
   return json.loads(done.stdout.splitlines()[-1])
@@ -140,8 +165,14 @@ def serve(job: Mapping[str, Any]) -> dict[str, Any]:
   samples, real = (np.load(Path(job['folder']) / f'{name}.npy') for name in ('samples', 'real'))
   side, before = make(job), peak()
   runs = [side.measure(samples, real) for _ in range(2)]
-  return {'figures': runs[-1][0], 'first': runs[0][1], 'second': runs[1][1], 'peak': peak(), 'before': before,
-          'versions': {name: metadata.version(name) for name in SIDES[job['side']]}}  # fmt: skip
+  return {
+    'figures': runs[-1][0],
+    'first': runs[0][1],
+    'second': runs[1][1],
+    'peak': peak(),
+    'before': before,
+    'versions': {name: metadata.version(name) for name in SIDES[job['side']]},
+  }
 
 
 if __name__ == '__main__':

@@ -40,8 +40,9 @@ class Ours:
     prog = program(config, data)
     self._layout = prog.layout
     self.chunk = config.run.log_every
-    self.feed = make_feed(data.splits['train'], config.data, self.chunk, prog.layout.local_rows(prog.batch_size),
-                          prog.batches_per_step)  # fmt: skip
+    self.feed = make_feed(
+      data.splits['train'], config.data, self.chunk, prog.layout.local_rows(prog.batch_size), prog.batches_per_step
+    )
     self.state, self.step = prog.init(), 0
     self.train = prog.trainer(self.feed, self.state, self.feed.chunk(0, self.chunk))
     self.parameters, self.weighs = prog.parameter_count(), 'log_weights' in prog.tasks

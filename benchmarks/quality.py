@@ -56,9 +56,11 @@ def run(arguments: list[str], overrides: dict[str, str]) -> int:
   value = last_evaluation(run_dir)
   passed = value <= FLAGS.target
   print(machine.describe(about))
-  print(f'{"PASS" if passed else "FAIL"}: {FLAGS.config} {FLAGS.metric} {value:.4f} over the whole validation split '
-        f'after {config.run.steps:,} updates, target {FLAGS.target} or lower; {minutes:.1f} minutes, '
-        f'seed {config.run.seed}, {run_dir}')  # fmt: skip
+  print(
+    f'{"PASS" if passed else "FAIL"}: {FLAGS.config} {FLAGS.metric} {value:.4f} over the whole validation split '
+    f'after {config.run.steps:,} updates, target {FLAGS.target} or lower; {minutes:.1f} minutes, '
+    f'seed {config.run.seed}, {run_dir}'
+  )
   return DONE if passed else FAILED
 
 

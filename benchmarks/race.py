@@ -25,12 +25,17 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string('config', 'configs/wgan.py', 'ours, without the data set')
 flags.DEFINE_string('data', 'fashion_mnist', 'labelled images: a prepared data set')
 flags.DEFINE_string('data_dir', '', 'where prepared data sets live; empty: as the config says')
-flags.DEFINE_float('minutes', 5.0, 'of each side, from the start of its process, imports and compilation included',
-                   lower_bound=0.2)  # fmt: skip
+flags.DEFINE_float(
+  'minutes', 5.0, 'of each side, from the start of its process, imports and compilation included', lower_bound=0.2
+)
 flags.DEFINE_integer('seeds', 1, 'races: seeds 0, 1, ...', lower_bound=1)
 flags.DEFINE_integer('samples', 10_000, 'that a side is judged by', lower_bound=200)
-flags.DEFINE_string('extractor', '', 'of features: classifier:RUN_DIR or inception:FILE; empty: configs/classifier.py '
-                    'is trained on the data, or found trained, under --runs_dir')  # fmt: skip
+flags.DEFINE_string(
+  'extractor',
+  '',
+  'of features: classifier:RUN_DIR or inception:FILE; empty: configs/classifier.py '
+  'is trained on the data, or found trained, under --runs_dir',
+)
 flags.DEFINE_string('runs_dir', 'runs/race', 'where the runs go')
 flags.DEFINE_string('out', '', 'also write the report here, as JSON')
 
@@ -58,11 +63,22 @@ def plan(reference: str, data: real_data.RealData) -> int:
 
 def launch(run_dir: Path, reference: str, steps: int, seed: int) -> tuple[int, float]:
   """(exit code, seconds) of a run by launch.py without any compiled program kept from before."""
-  given = {'run.steps': steps, 'run.eval_every': steps, 'run.sample_every': steps, 'run.save_every': steps,
-           'run.seed': seed} | ({'data.data_dir': FLAGS.data_dir} if FLAGS.data_dir else {})  # fmt: skip
+  given = {
+    'run.steps': steps,
+    'run.eval_every': steps,
+    'run.sample_every': steps,
+    'run.save_every': steps,
+    'run.seed': seed,
+  } | ({'data.data_dir': FLAGS.data_dir} if FLAGS.data_dir else {})
   words = [f'--config.{path}={value}' for path, value in given.items()]
-  call = [sys.executable, str(config_lib.SOURCE / 'launch.py'), f'--config={reference}', *words,
-          f'--run_dir={run_dir}', '--compilation_cache=']  # fmt: skip
+  call = [
+    sys.executable,
+    str(config_lib.SOURCE / 'launch.py'),
+    f'--config={reference}',
+    *words,
+    f'--run_dir={run_dir}',
+    '--compilation_cache=',
+  ]
   begun = time.perf_counter()
   code = subprocess.run(call, stdout=sys.stderr).returncode
   return code, time.perf_counter() - begun
@@ -75,8 +91,15 @@ def our_side(reference: str, steps: int, seed: int, extractor: str) -> dict[str,
   code, seconds = launch(run_dir, reference, steps, seed)
   if code != DONE:
     raise UserError(f'our side failed (exit code {code}): see the message above.')
-  call = [sys.executable, '-m', 'gen_ai.evaluate', str(run_dir), '--metrics=fd,kid,prdc', f'--samples={FLAGS.samples}',
-          f'--extractor={extractor}']  # fmt: skip
+  call = [
+    sys.executable,
+    '-m',
+    'gen_ai.evaluate',
+    str(run_dir),
+    '--metrics=fd,kid,prdc',
+    f'--samples={FLAGS.samples}',
+    f'--extractor={extractor}',
+  ]
   subprocess.run(call, stdout=sys.stderr, check=True, cwd=config_lib.SOURCE)
   figures = directory.read_evaluations(run_dir)[-1]['figures']
   return {'side': 'ours', 'seed': seed, 'seconds': seconds, 'updates': steps, 'figures': figures}
@@ -94,8 +117,15 @@ def torch_side(data: real_data.RealData, images: Path, seed: int) -> dict[str, A
     judged, _ = external.evaluate(np.load(f'{prefix}-{mode}.npy'), data.config, data.dataset, asked)
     found[mode] = {name: figure.record() for name, figure in judged.figures.items()}
   best = min(found, key=lambda mode: found[mode]['fd']['value'])
-  return {'side': 'torch', 'seed': seed, 'seconds': about['seconds'], 'updates': about['critic_updates'],
-          'batch_norm': best, 'figures': found[best], 'torch': about['torch']}  # fmt: skip
+  return {
+    'side': 'torch',
+    'seed': seed,
+    'seconds': about['seconds'],
+    'updates': about['critic_updates'],
+    'batch_norm': best,
+    'figures': found[best],
+    'torch': about['torch'],
+  }
 
 
 def won(mine: dict[str, Any], theirs: dict[str, Any]) -> bool:
@@ -109,8 +139,10 @@ def line(row: dict[str, Any]) -> str:
   told = {name: figure['value'] for name, figure in row['figures'].items()}
   fd = row['figures']['fd']
   shares = '  '.join(f'{name} {told[name]:.3f}' for name in ('precision', 'recall', 'coverage'))
-  return (f'seed {row["seed"]}  {row["side"]:5}  {row["seconds"]:6.1f} s  {row["updates"]:7,} updates  FD '
-          f'{fd["value"]:.3f} [{fd["low"]:.3f}, {fd["high"]:.3f}]  KID {told["kid"]:.4f}  {shares}')  # fmt: skip
+  return (
+    f'seed {row["seed"]}  {row["side"]:5}  {row["seconds"]:6.1f} s  {row["updates"]:7,} updates  FD '
+    f'{fd["value"]:.3f} [{fd["low"]:.3f}, {fd["high"]:.3f}]  KID {told["kid"]:.4f}  {shares}'
+  )
 
 
 def run(arguments: list[str], overrides: dict[str, str]) -> int:

@@ -20,33 +20,51 @@ from gen_ai.evaluate.protocol import Protocol, protocol, shared_stamp
 FLAGS = flags.FLAGS
 flags.DEFINE_string('data', 'fashion_mnist', 'labelled images: a prepared data set')
 flags.DEFINE_string('data_dir', '', 'where prepared data sets live; empty: as the config says')
-flags.DEFINE_string('extractor', '', 'of features: classifier:RUN_DIR or inception:FILE; empty: configs/classifier.py '
-                    'is trained on the data, or found trained, under --runs_dir')  # fmt: skip
+flags.DEFINE_string(
+  'extractor',
+  '',
+  'of features: classifier:RUN_DIR or inception:FILE; empty: configs/classifier.py '
+  'is trained on the data, or found trained, under --runs_dir',
+)
 flags.DEFINE_string('runs_dir', 'runs', 'where the run of the classifier goes')
 flags.DEFINE_integer('samples', 10_000, 'images in a set', lower_bound=100)
 flags.DEFINE_integer('seed', 0, 'of the choice of images, of noise, and of random subsets', lower_bound=0)
 flags.DEFINE_string('out', '', 'also write the report here, as JSON; to a name that ends in .md the table')
 
 COLUMNS = {  # figure: (title, format)
-  'fd': ('FD', '.3f'), 'fd_infinity': ('FD-inf', '.3f'), 'kid': ('KID', '.5f'), 'precision': ('prec.', '.3f'),
-  'recall': ('recall', '.3f'), 'density': ('dens.', '.3f'), 'coverage': ('cover.', '.3f'),
-  'inception_score': ('IS', '.2f'), 'ms_ssim': ('MS-SSIM', '.3f'), 'sliced_wasserstein': ('SW', '.4f'),
-  'c_t': ('C_T', '.2f'), 'c_t_p': ('p', '.2g'), 'duplicates_share': ('copies', '.1%'),
+  'fd': ('FD', '.3f'),
+  'fd_infinity': ('FD-inf', '.3f'),
+  'kid': ('KID', '.5f'),
+  'precision': ('prec.', '.3f'),
+  'recall': ('recall', '.3f'),
+  'density': ('dens.', '.3f'),
+  'coverage': ('cover.', '.3f'),
+  'inception_score': ('IS', '.2f'),
+  'ms_ssim': ('MS-SSIM', '.3f'),
+  'sliced_wasserstein': ('SW', '.4f'),
+  'c_t': ('C_T', '.2f'),
+  'c_t_p': ('p', '.2g'),
+  'duplicates_share': ('copies', '.1%'),
   'repeated_share': ('again', '.1%'),
-}  # fmt: skip
+}
 
 
 def judge(data: real_data.RealData, asked: Protocol, one: sanity_sets.ImageSet) -> dict[str, Any]:
   """A row of the report: the set under the protocol of `gen_ai.evaluate --samples_file`."""
   begun = time.perf_counter()
   images = one.make()
-  own = asked._replace(metrics=tuple(metric for metric in asked.metrics if one.audited or not metric.train),
-                       samples=len(images))  # fmt: skip
+  own = asked._replace(
+    metrics=tuple(metric for metric in asked.metrics if one.audited or not metric.train), samples=len(images)
+  )
   found, content = external.evaluate(images, data.config, data.dataset, own)
   return {
-    'set': one.name, 'samples': len(images), 'samples_sha256': content, 'seconds': time.perf_counter() - begun,
-    'figures': {name: figure.record() for name, figure in found.figures.items()}, 'notes': found.notes,
-  }  # fmt: skip
+    'set': one.name,
+    'samples': len(images),
+    'samples_sha256': content,
+    'seconds': time.perf_counter() - begun,
+    'figures': {name: figure.record() for name, figure in found.figures.items()},
+    'notes': found.notes,
+  }
 
 
 def cells(row: Mapping[str, Any]) -> list[str]:
@@ -66,8 +84,10 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 def aligned(lines: Sequence[Sequence[str]]) -> str:
   """A table for the terminal."""
   widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-  pad = [[cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))]
-         for line in lines]  # fmt: skip
+  pad = [
+    [cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))]
+    for line in lines
+  ]
   return '\n'.join('  '.join(line).rstrip() for line in pad)
 
 
@@ -102,16 +122,24 @@ def run(arguments: list[str], overrides: dict[str, str]) -> int:
   stamp = shared_stamp(data.dataset, 'test')
   minutes = (time.perf_counter() - begun) / 60
   print(machine.describe(about))
-  print(f'against the test split of {stamp["data"]}, {stamp["examples"]:,} images; features of {data.extractor}; '
-        f'seed {FLAGS.seed}; {minutes:.1f} minutes\n{aligned(lines)}')  # fmt: skip
+  print(
+    f'against the test split of {stamp["data"]}, {stamp["examples"]:,} images; features of {data.extractor}; '
+    f'seed {FLAGS.seed}; {minutes:.1f} minutes\n{aligned(lines)}'
+  )
   print('\n'.join(map(verdict_line, verdicts)))
   held = sum(verdict.held for verdict in verdicts)
   print(f'{held} of {len(verdicts)} hold')
   if FLAGS.out.endswith('.md'):
     Path(FLAGS.out).write_text(markdown(lines, verdicts))
   elif FLAGS.out:
-    report = {'machine': about, 'settings': {**asked._asdict(), 'extractor': data.extractor}, 'minutes': minutes,
-              'stamp': stamp, 'rows': rows, 'verdicts': [verdict._asdict() for verdict in verdicts]}  # fmt: skip
+    report = {
+      'machine': about,
+      'settings': {**asked._asdict(), 'extractor': data.extractor},
+      'minutes': minutes,
+      'stamp': stamp,
+      'rows': rows,
+      'verdicts': [verdict._asdict() for verdict in verdicts],
+    }
     Path(FLAGS.out).write_text(json.dumps(report, indent=2) + '\n')
   return DONE if held == len(verdicts) else FAILED
 

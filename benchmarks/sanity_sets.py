@@ -75,8 +75,10 @@ def image_sets(data: RealData, n: int, seed: int) -> list[ImageSet]:
   labels = data.labels('train')[order]
   fewest = min(sizes['train'], *(int((~np.isin(labels, gone)).sum()) for gone in REMOVED.values()))
   if n > fewest or n // 2 > sizes[FRESH]:
-    raise UserError(f'--samples={n:,} are too many for {data.dataset.name}: without 5 classes {fewest:,} training '
-                    f'images are left, and half of the samples are of {sizes[FRESH]:,} validation images.')  # fmt: skip
+    raise UserError(
+      f'--samples={n:,} are too many for {data.dataset.name}: without 5 classes {fewest:,} training '
+      f'images are left, and half of the samples are of {sizes[FRESH]:,} validation images.'
+    )
 
   def train(keep: np.ndarray | slice = slice(None), count: int = n) -> np.ndarray:
     return data.images('train', order[keep][:count])
@@ -136,13 +138,18 @@ def verdicts(found: Figures) -> list[Verdict]:
     ('classes removed', (TRAIN, *REMOVED), up | smaller | {'inception_score': False}),
     ('the same images again', (TRAIN, REPEATED), smaller),
   )
-  result = [in_order(found, what, names, figure, rises)
-            for what, names, figures in orders for figure, rises in figures.items()]  # fmt: skip
+  result = [
+    in_order(found, what, names, figure, rises) for what, names, figures in orders for figure, rises in figures.items()
+  ]
   result += _floor(found)
   result += [_audit(found, name, True) for name in (TRAIN, REPEATED, HALF, FAINT_COPIES)]
   result.append(_audit(found, FRESH, False))
-  shares = ((TRAIN, 'duplicates_share', 1.0), (HALF, 'duplicates_share', 0.5), (REPEATED, 'duplicates_share', 1.0),
-            (REPEATED, 'repeated_share', 1 - 1 / TIMES))  # fmt: skip
+  shares = (
+    (TRAIN, 'duplicates_share', 1.0),
+    (HALF, 'duplicates_share', 0.5),
+    (REPEATED, 'duplicates_share', 1.0),
+    (REPEATED, 'repeated_share', 1 - 1 / TIMES),
+  )
   for name, figure, least in shares:
     value = found[name][figure]
     result.append(Verdict(f'{name}: {figure} at least {least:g}', value >= least - 1e-9, f'{value:.4g}'))

@@ -42,8 +42,14 @@ def start(name: str, cache: Path, folder: Path) -> tuple[float, float]:
     UserError: the run failed, or wrote no row in time.
   """
   run_dir = Path(tempfile.mkdtemp(dir=folder)) / 'run'
-  words = [sys.executable, 'launch.py', f'--config=configs/{name}.py', f'--run_dir={run_dir}',
-           f'--compilation_cache={cache}', *(['--tiny'] if FLAGS.tiny else [])]  # fmt: skip
+  words = [
+    sys.executable,
+    'launch.py',
+    f'--config=configs/{name}.py',
+    f'--run_dir={run_dir}',
+    f'--compilation_cache={cache}',
+    *(['--tiny'] if FLAGS.tiny else []),
+  ]
   log = run_dir.with_suffix('.log')
   with log.open('w') as output:
     begun = time.perf_counter()
@@ -62,8 +68,10 @@ def start(name: str, cache: Path, folder: Path) -> tuple[float, float]:
       process.wait()
   if row is None or code not in (DONE, REQUEUE):
     tail = '\n'.join(log.read_text().splitlines()[-5:])
-    raise UserError(f'configs/{name}.py ended with code {code} in {to_row:.0f} s, its first row '
-                    f'{"seen" if row else "not seen"}:\n{tail}')  # fmt: skip
+    raise UserError(
+      f'configs/{name}.py ended with code {code} in {to_row:.0f} s, its first row '
+      f'{"seen" if row else "not seen"}:\n{tail}'
+    )
   # The row speaks of `step` updates and counts its seconds from the first one's start.
   return to_row - row['seconds'] * (1 - 1 / row['step']), to_row
 

@@ -65,8 +65,10 @@ def measure(job: Job) -> dict[str, list[Turn]]:
   did = {side: turn.work for side, some in turns.items() for turn in some}
   unlike = [side for side in did if did[side] != did[FLAGS.sides[0]]]
   if unlike:
-    raise UserError(f'{FLAGS.sides[0]} recorded {did[FLAGS.sides[0]]}, {unlike[0]} recorded {did[unlike[0]]}: '
-                    'they did not do the same work.')  # fmt: skip
+    raise UserError(
+      f'{FLAGS.sides[0]} recorded {did[FLAGS.sides[0]]}, {unlike[0]} recorded {did[unlike[0]]}: '
+      'they did not do the same work.'
+    )
   return turns
 
 
@@ -78,21 +80,32 @@ def report(job: Job, turns: Mapping[str, Sequence[Turn]], tolerance: Tolerance) 
     seconds = statistics.median(turn.seconds for turn in some)
     ratios = [turn.seconds / first.seconds for turn, first in zip(some, base, strict=True)]
     excess, where = max(largest(base[0].metrics, turn.metrics, tolerance) for turn in some)
-    rows.append({
-      'config': job.reference, 'side': side, 'seconds': seconds, 'lane_steps_per_second': lane_steps / seconds,
-      'ratio': seconds / statistics.median(turn.seconds for turn in base), 'ratio_min': min(ratios),
-      'ratio_max': max(ratios), 'programs': some[0].programs,
-      'compile_seconds': statistics.median(turn.compile_seconds for turn in some),
-      'turns': [turn.seconds for turn in some], 'difference': excess, 'difference_at': where,
-    })  # fmt: skip
+    rows.append(
+      {
+        'config': job.reference,
+        'side': side,
+        'seconds': seconds,
+        'lane_steps_per_second': lane_steps / seconds,
+        'ratio': seconds / statistics.median(turn.seconds for turn in base),
+        'ratio_min': min(ratios),
+        'ratio_max': max(ratios),
+        'programs': some[0].programs,
+        'compile_seconds': statistics.median(turn.compile_seconds for turn in some),
+        'turns': [turn.seconds for turn in some],
+        'difference': excess,
+        'difference_at': where,
+      }
+    )
   return rows
 
 
 def show(row: Mapping[str, Any]) -> str:
   """A row of the table."""
   span = f'{row["ratio_min"]:.2f} to {row["ratio_max"]:.2f}'
-  return (f'{row["side"]:<10}{row["seconds"]:>9.1f}{row["lane_steps_per_second"]:>14.1f}{row["ratio"]:>8.2f}{span:>15}'
-          f'{row["programs"]:>10}{row["compile_seconds"]:>11.1f}')  # fmt: skip
+  return (
+    f'{row["side"]:<10}{row["seconds"]:>9.1f}{row["lane_steps_per_second"]:>14.1f}{row["ratio"]:>8.2f}{span:>15}'
+    f'{row["programs"]:>10}{row["compile_seconds"]:>11.1f}'
+  )
 
 
 def agree(rows: Sequence[Mapping[str, Any]], tolerance: Tolerance) -> bool:
@@ -130,8 +143,10 @@ def run(arguments: list[str], overrides: dict[str, str]) -> int:
   for job in jobs:
     turns = measure(job)
     devices = turns[FLAGS.sides[0]][0].devices
-    print(f'\n{job.reference}: {len(job.rates)} learning rates x {job.seeds} seeds x {FLAGS.steps} updates = '
-          f'{len(job.trials) * FLAGS.steps:,} lane-steps on {", ".join(devices)}\n{HEADER}')  # fmt: skip
+    print(
+      f'\n{job.reference}: {len(job.rates)} learning rates x {job.seeds} seeds x {FLAGS.steps} updates = '
+      f'{len(job.trials) * FLAGS.steps:,} lane-steps on {", ".join(devices)}\n{HEADER}'
+    )
     found = report(job, turns, tolerance)
     print('\n'.join(map(show, found)), flush=True)
     same = agree(found, tolerance) and same

@@ -60,11 +60,18 @@ def commands(side: str, job: Job, folder: Path, cache: str) -> list[list[str]]:
 
   launch = [sys.executable, 'launch.py', f'--config={job.reference}', f'--compilation_cache={cache}']
   if side == 'separate':
-    return [[*launch, *words(job.shared | trial), f'--run_dir={folder / str(number)}']
-            for number, trial in enumerate(job.trials)]  # fmt: skip
+    return [
+      [*launch, *words(job.shared | trial), f'--run_dir={folder / str(number)}']
+      for number, trial in enumerate(job.trials)
+    ]
   if side == 'loop':
-    task = {'reference': job.reference, 'shared': job.shared, 'trials': job.trials, 'folder': str(folder),
-            'cache': cache}  # fmt: skip
+    task = {
+      'reference': job.reference,
+      'shared': job.shared,
+      'trials': job.trials,
+      'folder': str(folder),
+      'cache': cache,
+    }
     return [[sys.executable, '-m', 'benchmarks.loop', json.dumps(task)]]
   axes = [f'--axis=optim.lr={",".join(map(str, job.rates))}', f'--axis=run.seed=0:{job.seeds}']
   return [[*launch, *words(job.shared), *axes, f'--launcher={side}', f'--runs_dir={folder}']]
@@ -73,8 +80,9 @@ def commands(side: str, job: Job, folder: Path, cache: str) -> list[list[str]]:
 def execute(words: Sequence[str], log: Path) -> None:
   """Runs one command to its end. Raises UserError where it fails, with the end of what it printed."""
   with log.open('a') as output:
-    code = subprocess.run(words, cwd=config_lib.SOURCE, stdin=subprocess.DEVNULL, stdout=output,
-                          stderr=subprocess.STDOUT).returncode  # fmt: skip
+    code = subprocess.run(
+      words, cwd=config_lib.SOURCE, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+    ).returncode
   if code:
     tail = '\n'.join(log.read_text().splitlines()[-8:])
     raise UserError(f'{" ".join(words[1:4])} ... ended with code {code}:\n{tail}')
@@ -127,6 +135,7 @@ def largest(reference: Metrics, other: Metrics, tolerance: Tolerance) -> tuple[f
   """(the largest difference of any final metric as a multiple of what is allowed, where that is)."""
   found = [
     (tolerance.excess(value, other[trial].get(name, ABSENT)), f'{name} at lr {trial[0]:g}, seed {trial[1]}')
-    for trial, values in reference.items() for name, value in values.items()
-  ]  # fmt: skip
+    for trial, values in reference.items()
+    for name, value in values.items()
+  ]
   return max(found)

@@ -39,24 +39,35 @@ def measure(method: str, rounds: int, seconds: float, tiny: bool, compiled: bool
   job = (method, seconds, tiny, compiled)
   with Worker('ours', *job) as ours, Worker('torch', *job) as theirs:
     if ours.about['parameters'] != theirs.about['parameters']:
-      raise UserError(f'{method}: {ours.about["parameters"]:,} parameters on our side and '
-                      f'{theirs.about["parameters"]:,} on the PyTorch side: these are two models.')  # fmt: skip
+      raise UserError(
+        f'{method}: {ours.about["parameters"]:,} parameters on our side and '
+        f'{theirs.about["parameters"]:,} on the PyTorch side: these are two models.'
+      )
     slices = [(ours.run(seconds), theirs.run(seconds)) for _ in range(rounds)]
     about = {**ours.about['versions'], **theirs.about['versions']}
   left, right = (statistics.median(side) for side in zip(*slices, strict=True))
   ratios = [a / b for a, b in slices]
   return {
-    'method': method, 'parameters': ours.about['parameters'], 'batch_size': config.data.batch_size,
-    'ours_steps_per_second': left, 'torch_steps_per_second': right, 'ratio': left / right,
-    'ratio_min': min(ratios), 'ratio_max': max(ratios), 'slices': slices, 'versions': about,
-  }  # fmt: skip
+    'method': method,
+    'parameters': ours.about['parameters'],
+    'batch_size': config.data.batch_size,
+    'ours_steps_per_second': left,
+    'torch_steps_per_second': right,
+    'ratio': left / right,
+    'ratio_min': min(ratios),
+    'ratio_max': max(ratios),
+    'slices': slices,
+    'versions': about,
+  }
 
 
 def line(row: dict[str, Any]) -> str:
   """A row of the table."""
-  return (f'{row["method"]:<16}{row["parameters"]:>11,}{row["batch_size"]:>7}{row["ours_steps_per_second"]:>10.2f}'
-          f'{row["torch_steps_per_second"]:>10.2f}{row["ratio"]:>12.2f}   '
-          f'{row["ratio_min"]:.2f} to {row["ratio_max"]:.2f}')  # fmt: skip
+  return (
+    f'{row["method"]:<16}{row["parameters"]:>11,}{row["batch_size"]:>7}{row["ours_steps_per_second"]:>10.2f}'
+    f'{row["torch_steps_per_second"]:>10.2f}{row["ratio"]:>12.2f}   '
+    f'{row["ratio_min"]:.2f} to {row["ratio_max"]:.2f}'
+  )
 
 
 def run(arguments: list[str], overrides: dict[str, str]) -> int:
@@ -65,8 +76,7 @@ def run(arguments: list[str], overrides: dict[str, str]) -> int:
     word = arguments[0] if arguments else f'--config.{next(iter(overrides))}'
     raise UserError(f"'{word}' is no flag of this benchmark: both sides run the configs as they are.")
   if importlib.util.find_spec('torch') is None:
-    raise UserError('PyTorch is not installed: '
-                    'pip install -r requirements.txt -r requirements/benchmark.txt')  # fmt: skip
+    raise UserError('PyTorch is not installed: pip install -r requirements.txt -r requirements/benchmark.txt')
   for method in FLAGS.methods:
     method_config(method)
   about = machine.facts()

@@ -36,9 +36,13 @@ class Worker:
     job = {'side': side, 'method': method, 'tiny': tiny, 'compiled': compiled, 'warm_up': min(WARM_UP, seconds)}
     # Both sides on the CPU: a JAX on a GPU against a PyTorch on the CPU would be no comparison.
     self._process = subprocess.Popen(
-      [sys.executable, '-m', 'benchmarks.worker', json.dumps(job)], cwd=SOURCE, text=True,
-      env={**os.environ, 'JAX_PLATFORMS': 'cpu'}, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-    )  # fmt: skip
+      [sys.executable, '-m', 'benchmarks.worker', json.dumps(job)],
+      cwd=SOURCE,
+      text=True,
+      env={**os.environ, 'JAX_PLATFORMS': 'cpu'},
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+    )
     self.about = self._answer()
 
   def run(self, seconds: float) -> float:

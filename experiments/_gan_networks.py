@@ -29,30 +29,51 @@ def networks(config: ConfigDict, spec: Spec, reduce: Reduce) -> Networks:
   if model.network == 'stylegan2':
     return Networks(
       StyleGenerator(
-        shape, latent=model.latent, width=model.style, channels=model.width, max_channels=model.max_width,
-        mapping_layers=model.mapping_layers, mapping_lr=model.mapping_lr, mixing=model.mixing, num_classes=classes,
-        truncation=config.sample.truncation, output=model.g_output, reduce=reduce, dtype=dtype,
+        shape,
+        latent=model.latent,
+        width=model.style,
+        channels=model.width,
+        max_channels=model.max_width,
+        mapping_layers=model.mapping_layers,
+        mapping_lr=model.mapping_lr,
+        mixing=model.mixing,
+        num_classes=classes,
+        truncation=config.sample.truncation,
+        output=model.g_output,
+        reduce=reduce,
+        dtype=dtype,
       ),
       Discriminator(
-        StyleDiscriminator(channels=model.width, max_channels=model.max_width, group=model.group, reduce=reduce,
-                           dtype=dtype), equalised=True, **says,
+        StyleDiscriminator(
+          channels=model.width, max_channels=model.max_width, group=model.group, reduce=reduce, dtype=dtype
+        ),
+        equalised=True,
+        **says,
       ),
-    )  # fmt: skip
+    )
   if model.network == 'mlp':
     return Networks(
       Generator(MLPGenerator(shape, model.g_widths, activation=model.g_activation, dtype=dtype), classes),
-      Discriminator(MLPFeatures(model.d_widths, model.d_activation, model.d_spectral, dtype), flat=True,
-             spectral=model.d_spectral, **says),
-    )  # fmt: skip
+      Discriminator(
+        MLPFeatures(model.d_widths, model.d_activation, model.d_spectral, dtype),
+        flat=True,
+        spectral=model.d_spectral,
+        **says,
+      ),
+    )
   shared: dict[str, Any] = {'reduce': reduce, 'dtype': dtype}
   g = {'norm': model.g_norm, 'activation': model.g_activation, **shared}
   d = {'norm': model.d_norm, 'activation': model.d_activation, 'spectral': model.d_spectral, **shared}
   if model.network == 'dcgan':
     return Networks(
       Generator(DCGANGenerator(shape, model.width, weight_init=model.weight_init, **g), classes),
-      Discriminator(Downsample(model.width, weight_init=model.weight_init, **d), weight_init=model.weight_init,
-             spectral=model.d_spectral, **says),
-    )  # fmt: skip
+      Discriminator(
+        Downsample(model.width, weight_init=model.weight_init, **d),
+        weight_init=model.weight_init,
+        spectral=model.d_spectral,
+        **says,
+      ),
+    )
   return Networks(
     Generator(ResNetGenerator(shape, model.width, attention=model.attention, spectral=model.g_spectral, **g), classes),
     Discriminator(ResNetTrunk(model.width, attention=model.attention, **d), spectral=model.d_spectral, **says),

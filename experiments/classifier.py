@@ -44,8 +44,10 @@ def check(config: ConfigDict, spec: Spec) -> None:
   """Raises UserError for data without labels."""
   if spec.num_classes < 2:
     found = 'no labels' if spec.num_classes == 0 else 'one class only'
-    raise UserError(f"experiment 'classifier' needs labelled images, but config.data.name='{config.data.name}' has "
-                    f'{found}. Choose a labelled data set, such as mnist_5k or fashion_mnist.')  # fmt: skip
+    raise UserError(
+      f"experiment 'classifier' needs labelled images, but config.data.name='{config.data.name}' has "
+      f'{found}. Choose a labelled data set, such as mnist_5k or fashion_mnist.'
+    )
 
 
 def shifted(image: Array, key: Key, index: Array, most: int) -> Array:
@@ -74,8 +76,15 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
   """The classifier of `config`; see `gen_ai.core.method.Method`. It draws no samples; its task is 'features'."""
   check(config, spec)
   model, smoothing = config.model, config.loss.label_smoothing
-  network = Classifier(spec.num_classes, model.features, model.width, model.blocks, model.activation, model.norm,
-                       dtype=compute_dtype(config.precision))  # fmt: skip
+  network = Classifier(
+    spec.num_classes,
+    model.features,
+    model.width,
+    model.blocks,
+    model.activation,
+    model.norm,
+    dtype=compute_dtype(config.precision),
+  )
   updater = Updater(config)
 
   def apply(params: PyTree, image: Array) -> tuple[Array, Array]:
@@ -91,8 +100,11 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     def loss_fn(params: PyTree, stats: PyTree, batch: Batch, key: Key):
       _, logits = apply(params, batch['image'])
       loss = cross_entropy(logits, batch['label'], smoothing).mean()
-      metrics = {'loss_nats': loss, 'xent_nats': cross_entropy(logits, batch['label']).mean(),
-                 'accuracy': (logits.argmax(1) == batch['label']).astype(jnp.float32).mean()}  # fmt: skip
+      metrics = {
+        'loss_nats': loss,
+        'xent_nats': cross_entropy(logits, batch['label']).mean(),
+        'accuracy': (logits.argmax(1) == batch['label']).astype(jnp.float32).mean(),
+      }
       return loss, (metrics, stats)
 
     examples = {'image': image, 'label': batch['label']}
@@ -105,8 +117,10 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
 
   def eval_step(state: State, batch: Batch, key: Key) -> SumCount:
     logits = features(state, batch, key)['logits']
-    per_example = {'xent_nats': cross_entropy(logits, batch['label']),
-                   'accuracy': (logits.argmax(1) == batch['label']).astype(jnp.float32)}  # fmt: skip
+    per_example = {
+      'xent_nats': cross_entropy(logits, batch['label']),
+      'accuracy': (logits.argmax(1) == batch['label']).astype(jnp.float32),
+    }
     return masked(per_example, batch['mask'])
 
   outputs = {'features': Field(NUMBER, (model.features,)), 'logits': Field(NUMBER, (spec.num_classes,))}

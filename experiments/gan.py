@@ -144,8 +144,12 @@ def d_updates(config: ConfigDict, nets: Networks, reduce: Reduce) -> Callable[..
       of_real, stats = scores(stats, real, 'real')
       of_fake, stats = scores(stats, fake, 'fake')
       total = adversarial.discriminator_loss(loss.kind, of_real.logits, of_fake.logits)
-      metrics = {'loss_d': total, 'logit_real': of_real.logits.mean(), 'logit_fake': of_fake.logits.mean(),
-                 'pairs_won_d': adversarial.pairs_won(of_real.logits, of_fake.logits).mean()}  # fmt: skip
+      metrics = {
+        'loss_d': total,
+        'logit_real': of_real.logits.mean(),
+        'logit_fake': of_fake.logits.mean(),
+        'pairs_won_d': adversarial.pairs_won(of_real.logits, of_fake.logits).mean(),
+      }
       if config.augment.kind == 'ada':
         metrics['sign_real'] = jnp.sign(of_real.logits).mean()
       if config.model.condition == 'auxiliary':
@@ -168,9 +172,13 @@ def d_updates(config: ConfigDict, nets: Networks, reduce: Reduce) -> Callable[..
     new = {**state.stats, 'd': stats}
     if config.augment.kind == 'ada':
       new['ada'] = augment.ada_step(
-        new['ada'], metrics['sign_real'], config.data.batch_size, config.augment.interval, config.augment.target,
+        new['ada'],
+        metrics['sign_real'],
+        config.data.batch_size,
+        config.augment.interval,
+        config.augment.target,
         config.augment.speed,
-      )  # fmt: skip
+      )
       metrics['augment_p'] = new['ada'].p
     return after._replace(stats=new), metrics
 
@@ -229,8 +237,11 @@ def g_updates(config: ConfigDict, nets: Networks, reduce: Reduce) -> Callable[[S
         metrics['class_nats_fake'] = class_loss(of_fake, batch['label'])
         total = total + loss.auxiliary * metrics['class_nats_fake']
       if paths:
-        lengths = jax.lax.cond(due, lambda: path_lengths(config, nets, params, stats, batch),
-                               lambda: jnp.zeros((-(-batch['z'].shape[0] // 2),)))  # fmt: skip
+        lengths = jax.lax.cond(
+          due,
+          lambda: path_lengths(config, nets, params, stats, batch),
+          lambda: jnp.zeros((-(-batch['z'].shape[0] // 2),)),
+        )
         penalty = jnp.where(due, path_length_penalty(lengths, state.stats['path']), 0.0)
         metrics |= {'path_length': lengths.mean(), 'path_penalty': loss.path_every * penalty}
         total = total + loss.path_length * metrics['path_penalty']
@@ -289,10 +300,12 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     label = jnp.zeros((2,), jnp.int32) if conditional else None
     # Noise at initialisation: networks that take any make its parameters then.
     noise = jax.random.split(key, 2)
-    g = dict(nets.generator.init(random.stream(key, 'generator'), jnp.zeros((2, latent)), train=True, label=label,
-                                 noise=noise))  # fmt: skip
-    d = dict(nets.discriminator.init(random.stream(key, 'discriminator'), jnp.zeros((2, *spec.shape)), train=True,
-                                     label=label))  # fmt: skip
+    g = dict(
+      nets.generator.init(random.stream(key, 'generator'), jnp.zeros((2, latent)), train=True, label=label, noise=noise)
+    )
+    d = dict(
+      nets.discriminator.init(random.stream(key, 'discriminator'), jnp.zeros((2, *spec.shape)), train=True, label=label)
+    )
     params = {'g': g.pop('params'), 'd': d.pop('params')}
     stats: dict[str, Any] = {'g': g, 'd': d}
     if config.augment.kind == 'ada':
@@ -326,16 +339,22 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
 
   def eval_step(state: State, batch: Batch, key: Key) -> SumCount:
     index = batch['index']
-    own = {'z': random.normal_per_example(random.stream(key, 'z'), index, (latent,)),
-           'noise': random.per_example(random.stream(key, 'noise'), index)}  # fmt: skip
+    own = {
+      'z': random.normal_per_example(random.stream(key, 'z'), index, (latent,)),
+      'noise': random.per_example(random.stream(key, 'noise'), index),
+    }
     own |= {'label': batch['label']} if conditional else {}
 
     def scores(x: Array) -> Scores:
       return discriminate(nets.discriminator, state.params['d'], state.stats['d'], x, own.get('label'), False)[0]
 
     real, fake = scores(to_signed(batch['image'])), scores(rendered(state, own))
-    per_example = {'logit_real': real.logits, 'logit_fake': fake.logits, 'logit_gap': real.logits - fake.logits,
-                   'pairs_won_d': adversarial.pairs_won(real.logits, fake.logits)}  # fmt: skip
+    per_example = {
+      'logit_real': real.logits,
+      'logit_fake': fake.logits,
+      'logit_gap': real.logits - fake.logits,
+      'pairs_won_d': adversarial.pairs_won(real.logits, fake.logits),
+    }
     if config.model.condition == 'auxiliary':
       for name, said in (('real', real), ('fake', fake)):
         per_example[f'class_accuracy_{name}'] = (said.classes.argmax(1) == batch['label']).astype(jnp.float32)

@@ -48,8 +48,15 @@ from gen_ai.nets.inpaint import CompletionGenerator
 from gen_ai.nets.pyramid import Downsample
 
 KINDS = ('image',)  # of data
-LEADING = {'l1_hidden': 'min', 'psnr_hidden_db': 'max', 'spread_hidden': '', 'loss_d': '', 'loss_g': '',
-           'pairs_won_d': '', 'logit_gap': ''}  # fmt: skip
+LEADING = {
+  'l1_hidden': 'min',
+  'psnr_hidden_db': 'max',
+  'spread_hidden': '',
+  'loss_d': '',
+  'loss_g': '',
+  'pairs_won_d': '',
+  'logit_gap': '',
+}
 PEAK = 2.0  # of x in [-1, 1], for the signal-to-noise ratio
 DRAWS = 8  # completions of one hole, whose spread an evaluation tells
 
@@ -77,8 +84,9 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
 
   def drawn(params: PyTree, batch: Batch) -> Array:
     """Everything the generator draws, known pixels too."""
-    x: Any = generator.apply({'params': params}, masks.hide(to_signed(batch['image']), batch['hole']), batch['hole'],
-                             batch['z'])  # fmt: skip
+    x: Any = generator.apply(
+      {'params': params}, masks.hide(to_signed(batch['image']), batch['hole']), batch['hole'], batch['z']
+    )
     return x
 
   def scores(params: PyTree, stats: PyTree, x: Array, mask: Array) -> Array:
@@ -92,8 +100,11 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     else:
       own = random.per_example(random.stream(key, 'mask'), batch['index'])
       hole = masks.draw(config.model.mask, own, spec.image_shape[:2])
-    return {'image': batch['image'], 'hole': hole,
-            'z': random.normal_per_example(random.stream(key, 'z'), batch['index'], (latent,))}  # fmt: skip
+    return {
+      'image': batch['image'],
+      'hole': hole,
+      'z': random.normal_per_example(random.stream(key, 'z'), batch['index'], (latent,)),
+    }
 
   def init(key: Key) -> State:
     H, W, C = spec.image_shape
@@ -107,8 +118,12 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     fake = masks.paste(x, drawn(state.params['g'], batch), mask)
     real_logits, fake_logits = scores(params, stats, x, mask), scores(params, stats, fake, mask)
     value = adversarial.discriminator_loss(loss.kind, real_logits, fake_logits)
-    metrics = {'loss_d': value, 'logit_real': real_logits.mean(), 'logit_fake': fake_logits.mean(),
-               'pairs_won_d': adversarial.pairs_won(real_logits, fake_logits).mean()}  # fmt: skip
+    metrics = {
+      'loss_d': value,
+      'logit_real': real_logits.mean(),
+      'logit_fake': fake_logits.mean(),
+      'pairs_won_d': adversarial.pairs_won(real_logits, fake_logits).mean(),
+    }
     if not is_off(loss.penalty):
       metrics['penalty'] = adversarial.r1_penalty(lambda x: scores(params, stats, x, mask), x)
       value = value + loss.penalty * metrics['penalty']
@@ -187,5 +202,12 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
   mask = Field(MASK, (*spec.image_shape[:2], 1))
   inputs = {'image': Field(EXAMPLE, spec.shape, True), 'mask': mask, 'latent': Field(LATENT, (latent,))}
   tasks = {'complete': Task(complete, inputs, {SAMPLE: Field(EXAMPLE, spec.shape), 'mask': mask})}
-  return Method(init, train_step, eval_step, tasks, visualizations={'completions': completions},
-                observation=f'completion of masks of kind {config.model.mask}', leading=LEADING)  # fmt: skip
+  return Method(
+    init,
+    train_step,
+    eval_step,
+    tasks,
+    visualizations={'completions': completions},
+    observation=f'completion of masks of kind {config.model.mask}',
+    leading=LEADING,
+  )

@@ -60,11 +60,14 @@ def check_prompts(prompts: np.ndarray, context: int) -> str:
   if seen == longest:
     return ''
   if lengths.min() != longest:
-    raise UserError(f'the prompts have {lengths.min():,} to {longest:,} tokens: where one is too long for blocks of '
-                    f'{context:,} tokens (config.data.block_size) all must have one length. Call with one at a time.'
-                    )  # fmt: skip
-  return (f'the prompt has {longest:,} tokens, too many for blocks of {context:,} (config.data.block_size): the texts '
-          f'start with all of it, but the model goes on from its last {seen:,} tokens alone')  # fmt: skip
+    raise UserError(
+      f'the prompts have {lengths.min():,} to {longest:,} tokens: where one is too long for blocks of '
+      f'{context:,} tokens (config.data.block_size) all must have one length. Call with one at a time.'
+    )
+  return (
+    f'the prompt has {longest:,} tokens, too many for blocks of {context:,} (config.data.block_size): the texts '
+    f'start with all of it, but the model goes on from its last {seen:,} tokens alone'
+  )
 
 
 def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
@@ -73,9 +76,16 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
   model, (T,), vocab = config.model, spec.shape, spec.vocab
   assert vocab is not None
   net = Transformer(
-    vocab_size=vocab.size, context=T, num_layers=model.layers, num_heads=model.heads, width=model.width,
-    dropout=model.dropout, use_bias=model.bias, activation=model.activation, dtype=compute_dtype(config.precision),
-  )  # fmt: skip
+    vocab_size=vocab.size,
+    context=T,
+    num_layers=model.layers,
+    num_heads=model.heads,
+    width=model.width,
+    dropout=model.dropout,
+    use_bias=model.bias,
+    activation=model.activation,
+    dtype=compute_dtype(config.precision),
+  )
   updater = Updater(config)
   bytes_of = jnp.asarray(vocab.byte_counts())
   prompt = np.asarray(vocab.encode(config.sample.prompt or '\n'))
@@ -94,8 +104,9 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
       loss = nats(params, batch['tokens'], True, random.stream(key, 'dropout')).mean()
       return loss, ({'loss_nats': loss}, stats)
 
-    grads, metrics, _ = gradients(loss_fn, state.params, (), {'tokens': batch['tokens']}, key, config.optim.accumulate,
-                                  reduce)  # fmt: skip
+    grads, metrics, _ = gradients(
+      loss_fn, state.params, (), {'tokens': batch['tokens']}, key, config.optim.accumulate, reduce
+    )
     return updater.advance(updater.update(state, grads)), {**metrics, 'grad_norm': optax.tree.norm(grads)}
 
   def eval_step(state: State, batch: Batch, key: Key) -> SumCount:
@@ -127,9 +138,14 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
       context = text[:, start:]
       length = min(max(T, 2), context.shape[1] + end - text.shape[1])
       longer = generate(
-        decoder(params), net.init_cache(B), context, length, random.stream(own_keys, 'extend', begins),
-        config.sample.temperature, config.sample.top_k,
-      )  # fmt: skip
+        decoder(params),
+        net.init_cache(B),
+        context,
+        length,
+        random.stream(own_keys, 'extend', begins),
+        config.sample.temperature,
+        config.sample.top_k,
+      )
       text = jnp.concatenate([text[:, :start], longer], axis=1)
       begins = text.shape[1]
     position = jnp.arange(end)

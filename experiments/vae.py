@@ -84,20 +84,30 @@ def check(config: ConfigDict, spec: Spec) -> None:
       'config.model.latents=() leaves no latent: give a size a stochastic layer, as in (16,) or (100,50).'
     )
   if loss.gradient == 'dreg' and loss.bound != 'iwae':
-    raise UserError("config.loss.gradient='dreg' is an estimator for config.loss.bound='iwae'; here it is "
-                    f"'{loss.bound}': set config.loss.gradient=plain.")  # fmt: skip
+    raise UserError(
+      "config.loss.gradient='dreg' is an estimator for config.loss.bound='iwae'; here it is "
+      f"'{loss.bound}': set config.loss.gradient=plain."
+    )
   if not is_off(loss.free_bits) and loss.bound != 'elbo':
-    raise UserError('config.loss.free_bits is a floor of KL terms, of which config.loss.bound='
-                    f"'{loss.bound}' has none: set it to 0.0.")  # fmt: skip
+    raise UserError(
+      'config.loss.free_bits is a floor of KL terms, of which config.loss.bound='
+      f"'{loss.bound}' has none: set it to 0.0."
+    )
   if not is_off(loss.free_bits) and config.parallel == 'pmap':
-    raise UserError("config.loss.free_bits is a floor of the mean KL of a whole batch, of which config.parallel='pmap' "
-                    'shows a device its own share only: set config.parallel=jit.')  # fmt: skip
+    raise UserError(
+      "config.loss.free_bits is a floor of the mean KL of a whole batch, of which config.parallel='pmap' "
+      'shows a device its own share only: set config.parallel=jit.'
+    )
   if not is_off(loss.free_bits) and config.optim.accumulate > 1:
-    raise UserError(f'config.loss.free_bits is a floor of the mean KL of a whole batch, which config.optim.accumulate='
-                    f'{config.optim.accumulate} never sees: set one of them off.')  # fmt: skip
+    raise UserError(
+      f'config.loss.free_bits is a floor of the mean KL of a whole batch, which config.optim.accumulate='
+      f'{config.optim.accumulate} never sees: set one of them off.'
+    )
   if model.conditional and spec.num_classes < 2:
-    raise UserError(f"config.model.conditional=true needs labels, but config.data.name='{config.data.name}' has none: "
-                    'choose a labelled data set, or config.model.conditional=false.')  # fmt: skip
+    raise UserError(
+      f"config.model.conditional=true needs labels, but config.data.name='{config.data.name}' has none: "
+      'choose a labelled data set, or config.model.conditional=false.'
+    )
 
 
 class Likelihood(NamedTuple):
@@ -142,9 +152,10 @@ class Likelihood(NamedTuple):
   def observation(self) -> str:
     """What a figure in nats is of: unlike ones do not compare."""
     observed = {
-      'bernoulli': f'binarised ({self.binarise})', 'gaussian': 'uniformly dequantised',
+      'bernoulli': f'binarised ({self.binarise})',
+      'gaussian': 'uniformly dequantised',
       'discretised_logistic': '256 levels as they are',
-    }  # fmt: skip
+    }
     return f'{self.kind} likelihood, {observed[self.kind]}'
 
 
@@ -248,8 +259,17 @@ class Chain:
     h, _ = self.posterior(params, self.likelihood.inputs(target), context, zeros)
     return [each[:, 0] for each in h]
 
-  def terms(self, params: PyTree, target: Array, context: Array | None, eps: Sequence[Array], analytic: bool,
-            model: PyTree | None = None, density: PyTree | None = None, hold: bool = False) -> Terms:  # fmt: skip
+  def terms(
+    self,
+    params: PyTree,
+    target: Array,
+    context: Array | None,
+    eps: Sequence[Array],
+    analytic: bool,
+    model: PyTree | None = None,
+    density: PyTree | None = None,
+    hold: bool = False,
+  ) -> Terms:
     """The bound's parts.
 
     Args:
@@ -299,8 +319,12 @@ def objective(config: ConfigDict, chain: Chain, params: PyTree, draws: Batch, be
   elbo = (terms.reconstruction - terms.kl).mean()
   # Of a unit's moments those of its mean given the image alone: draws of the layer below would add their own variance.
   means = jax.lax.stop_gradient(jnp.concatenate(chain.means(params, draws['target'], context), -1))
-  metrics = {'elbo_nats': elbo, 'kl_nats': terms.kl.mean(),
-             'posterior_mean': means.mean(0), 'posterior_square': (means**2).mean(0)}  # fmt: skip
+  metrics = {
+    'elbo_nats': elbo,
+    'kl_nats': terms.kl.mean(),
+    'posterior_mean': means.mean(0),
+    'posterior_square': (means**2).mean(0),
+  }
   if not iwae:
     kl = terms.kl.mean()
     if not is_off(loss.free_bits):
@@ -357,8 +381,10 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     grads, metrics, _ = gradients(loss_fn, state.params, (), draws, key, config.optim.accumulate, reduce)
     metrics = dict(metrics)
     stats = latents.seen_moments(state.stats, metrics.pop('posterior_mean'), metrics.pop('posterior_square'))
-    metrics |= {'nll_bpd': densities.nats_to_bpd(-metrics['elbo_nats'], likelihood.dims),
-                'active_units': latents.active_units(stats)}  # fmt: skip
+    metrics |= {
+      'nll_bpd': densities.nats_to_bpd(-metrics['elbo_nats'], likelihood.dims),
+      'active_units': latents.active_units(stats),
+    }
     return updater.advance(updater.update(state, grads)._replace(stats=stats)), metrics
 
   def noise(batch: Batch, key: Key, draws: Array) -> list[Array]:
@@ -381,9 +407,13 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     eps = noise(batch, key, jnp.zeros(1, jnp.int32))  # draw 0 of the task 'log_weights'
     terms = chain.terms(updater.eval_params(state), likelihood.targets(batch, key), labels(batch), eps, analytic=True)
     reconstruction, kl = terms.reconstruction[:, 0], terms.kl[:, 0]
-    per_example = {'elbo_nats': reconstruction - kl, 'reconstruction_nats': reconstruction, 'kl_nats': kl,
-                   'nll_bpd': densities.nats_to_bpd(kl - reconstruction, likelihood.dims),
-                   'active_units': jnp.broadcast_to(latents.active_units(state.stats), kl.shape)}  # fmt: skip
+    per_example = {
+      'elbo_nats': reconstruction - kl,
+      'reconstruction_nats': reconstruction,
+      'kl_nats': kl,
+      'nll_bpd': densities.nats_to_bpd(kl - reconstruction, likelihood.dims),
+      'active_units': jnp.broadcast_to(latents.active_units(state.stats), kl.shape),
+    }
     if len(sizes) > 1:
       per_example |= {f'kl_{n}_nats': d[:, 0] for n, d in enumerate(terms.divergences, 1)}
     return masked(per_example, batch['mask'])
@@ -421,8 +451,10 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
 
   def classes(state: State, batch: Batch, key: Key) -> Array:
     z = jnp.tile(jax.random.normal(random.stream(key, 'z'), (COLUMNS, top)), (chain.classes, 1))
-    eps = [jnp.tile(jax.random.normal(random.stream(key, f'down_{n}'), (COLUMNS, size)), (chain.classes, 1))
-           for n, size in enumerate(sizes[:-1], 1)]  # fmt: skip
+    eps = [
+      jnp.tile(jax.random.normal(random.stream(key, f'down_{n}'), (COLUMNS, size)), (chain.classes, 1))
+      for n, size in enumerate(sizes[:-1], 1)
+    ]
     return drawn(state, jnp.repeat(jnp.arange(chain.classes), COLUMNS), z, eps)
 
   def reconstructions(state: State, batch: Batch, key: Key) -> Array:
@@ -452,9 +484,12 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
 
     return view
 
-  visualizations = {'reconstructions': reconstructions, 'traversals': traversals,
-           'interpolations_linear': interpolations(latents.lerp),
-           'interpolations_spherical': interpolations(latents.slerp)}  # fmt: skip
+  visualizations = {
+    'reconstructions': reconstructions,
+    'traversals': traversals,
+    'interpolations_linear': interpolations(latents.lerp),
+    'interpolations_spherical': interpolations(latents.slerp),
+  }
   if chain.classes:
     visualizations[CLASSES] = classes
   conditions = {'label': Field(LABEL)} if chain.classes else {}

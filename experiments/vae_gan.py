@@ -50,8 +50,15 @@ from gen_ai.nets.vae import ConvDecoder, ConvEncoder
 from gen_ai.nets.vae_gan import FeatureDiscriminator
 
 KINDS = ('image',)  # of data
-LEADING = {'pixel_mse': 'min', 'spread': '', 'loss_discriminator': '', 'loss_decoder': '', 'pairs_won_d': '',
-           'logit_gap': '', 'kl_nats': ''}  # fmt: skip
+LEADING = {
+  'pixel_mse': 'min',
+  'spread': '',
+  'loss_discriminator': '',
+  'loss_decoder': '',
+  'pairs_won_d': '',
+  'logit_gap': '',
+  'kl_nats': '',
+}
 PARTS = ('encoder', 'decoder', 'discriminator')
 
 
@@ -72,8 +79,10 @@ class Networks:
   def init(self, key: Key) -> PyTree:
     """Parameters of all three."""
     x, z = jnp.zeros((2, *self.shape)), jnp.zeros((2, self.latent))
-    return {name: net.init(random.stream(key, name), z if name == 'decoder' else x)['params']
-            for name, net in self.nets.items()}  # fmt: skip
+    return {
+      name: net.init(random.stream(key, name), z if name == 'decoder' else x)['params']
+      for name, net in self.nets.items()
+    }
 
   def encode(self, params: PyTree, x: Array) -> tuple[Array, Array]:
     """(mean, log_std) [B, Z]."""
@@ -125,9 +134,16 @@ def losses(config: ConfigDict, nets: Networks, params: PyTree, batch: Batch) -> 
   own = moving('discriminator')
   real, fake = nets.judge(own, x)[1], nets.judge(own, jax.lax.stop_gradient(fakes))[1]
   adversary = adversarial.discriminator_loss(loss.kind, jnp.concatenate([real, real]), fake)
-  metrics = {'kl_nats': kl, 'feature_nats': features, 'loss_decoder': fooled, 'loss_discriminator': adversary,
-             'pixel_mse': ((again - x) ** 2).mean(), 'logit_real': real.mean(), 'logit_fake': fake.mean(),
-             'pairs_won_d': adversarial.pairs_won(jnp.concatenate([real, real]), fake).mean()}  # fmt: skip
+  metrics = {
+    'kl_nats': kl,
+    'feature_nats': features,
+    'loss_decoder': fooled,
+    'loss_discriminator': adversary,
+    'pixel_mse': ((again - x) ** 2).mean(),
+    'logit_real': real.mean(),
+    'logit_fake': fake.mean(),
+    'pairs_won_d': adversarial.pairs_won(jnp.concatenate([real, real]), fake).mean(),
+  }
   if not is_off(loss.penalty):
     metrics['penalty'] = adversarial.r1_penalty(lambda x: nets.judge(own, x)[1], x)
     adversary = adversary + loss.penalty * metrics['penalty']
@@ -148,8 +164,11 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
 
   def train_step(state: State, batch: Batch, key: Key) -> tuple[State, Metrics]:
     B = batch['image'].shape[0]
-    draws = {'image': batch['image'], 'eps': jax.random.normal(random.stream(key, 'eps'), (B, latent)),
-             'z': jax.random.normal(random.stream(key, 'z'), (B, latent))}  # fmt: skip
+    draws = {
+      'image': batch['image'],
+      'eps': jax.random.normal(random.stream(key, 'eps'), (B, latent)),
+      'z': jax.random.normal(random.stream(key, 'z'), (B, latent)),
+    }
 
     def loss_fn(params: PyTree, stats: PyTree, draws: Batch, key: Key):
       each, metrics = losses(config, nets, params, draws)
@@ -170,8 +189,12 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     z = random.normal_per_example(random.stream(key, 'z'), batch['index'], (latent,))
     (seen, real), (seen_again, _) = nets.judge(params, x), nets.judge(params, again)
     fake = nets.judge(params, nets.decode(params, z))[1]
-    per_example = {'kl_nats': normal_kl(mean, log_std), 'pixel_mse': ((again - x) ** 2).mean((1, 2, 3)),
-                   'feature_nats': 0.5 * ((seen - seen_again) ** 2).sum(1), 'logit_gap': real - fake}  # fmt: skip
+    per_example = {
+      'kl_nats': normal_kl(mean, log_std),
+      'pixel_mse': ((again - x) ** 2).mean((1, 2, 3)),
+      'feature_nats': 0.5 * ((seen - seen_again) ** 2).sum(1),
+      'logit_gap': real - fake,
+    }
     return masked(per_example, batch['mask'])
 
   def generated(state: State, inputs: Batch, own_keys: Key) -> Batch:
@@ -196,8 +219,11 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
 
     return view
 
-  visualizations = {'reconstructions': reconstructions, 'interpolations_linear': interpolations(latents.lerp),
-           'interpolations_spherical': interpolations(latents.slerp)}  # fmt: skip
+  visualizations = {
+    'reconstructions': reconstructions,
+    'interpolations_linear': interpolations(latents.lerp),
+    'interpolations_spherical': interpolations(latents.slerp),
+  }
   z, image, given = {'latent': Field(LATENT, (latent,))}, Field(EXAMPLE, spec.shape), Field(EXAMPLE, spec.shape, True)
   tasks = {
     GENERATE: Task(generated, z, {SAMPLE: image}),

@@ -64,9 +64,11 @@ def check(config: ConfigDict, spec: Spec) -> None:
     )
   vectors = config.data.batch_size * (H // step) * (W // step)
   if model.codes > vectors:
-    raise UserError(f'config.model.codes={model.codes} are more codes than data: an update sees {vectors} vectors '
-                    f'({config.data.batch_size} images of {H // step}x{W // step}), so that most codes would never be '
-                    'chosen. Take fewer codes or a larger config.data.batch_size.')  # fmt: skip
+    raise UserError(
+      f'config.model.codes={model.codes} are more codes than data: an update sees {vectors} vectors '
+      f'({config.data.batch_size} images of {H // step}x{W // step}), so that most codes would never be '
+      'chosen. Take fewer codes or a larger config.data.batch_size.'
+    )
   if model.prior_width % model.prior_heads:
     raise UserError(
       f'config.model.prior_width={model.prior_width} does not divide into {model.prior_heads} heads '
@@ -81,12 +83,23 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
   H, W, C = spec.image_shape
   grid = (H // 2**model.downsamples, W // 2**model.downsamples)
   T, K, dims = grid[0] * grid[1], model.codes, H * W * C
-  shared = {'width': model.width, 'downsamples': model.downsamples, 'blocks': model.blocks,
-            'activation': model.activation, 'dtype': dtype}  # fmt: skip
+  shared = {
+    'width': model.width,
+    'downsamples': model.downsamples,
+    'blocks': model.blocks,
+    'activation': model.activation,
+    'dtype': dtype,
+  }
   encoder, decoder = GridEncoder(model.code_dim, **shared), GridDecoder(C, **shared)
   # Code K begins a sequence and is never drawn.
-  prior = Transformer(vocab_size=K + 1, context=T, num_layers=model.prior_layers, num_heads=model.prior_heads,
-                      width=model.prior_width, dtype=dtype)  # fmt: skip
+  prior = Transformer(
+    vocab_size=K + 1,
+    context=T,
+    num_layers=model.prior_layers,
+    num_heads=model.prior_heads,
+    width=model.prior_width,
+    dtype=dtype,
+  )
   updater = Updater(
     config,
     {'autoencoder': Pace(), 'prior': Pace(loss.prior_lr_factor)},
@@ -141,9 +154,14 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     codes = prior_nats(params['prior'], index.reshape(-1, T)).mean()
     noise = jax.vmap(lambda k: jax.random.normal(k, (T, K)))(batch['noise'])
     seen = quantise.usage(index.reshape(-1), z.reshape(-1, model.code_dim), noise.reshape(-1, K))
-    metrics = {'loss_nats': -reconstruction + loss.commitment * committed, 'reconstruction_nats': reconstruction,
-               'commitment': committed, 'prior_nats': codes / T,
-               'elbo_nats': reconstruction - codes, 'seen': seen}  # fmt: skip
+    metrics = {
+      'loss_nats': -reconstruction + loss.commitment * committed,
+      'reconstruction_nats': reconstruction,
+      'commitment': committed,
+      'prior_nats': codes / T,
+      'elbo_nats': reconstruction - codes,
+      'seen': seen,
+    }
     return metrics['loss_nats'] + codes, (metrics, stats)
 
   def train_step(state: State, batch: Batch, key: Key) -> tuple[State, Metrics]:
@@ -162,10 +180,13 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
         stats=state.stats,
       )
       new = jax.tree.map(lambda n, o: jnp.where(learns, n, o), new, old)
-    metrics |= {'nll_bpd': densities.nats_to_bpd(-metrics['elbo_nats'], dims),
-                'codes_used': (seen.share > 0).mean(), 'perplexity': quantise.perplexity(seen.share),
-                'grad_norm_autoencoder': optax.tree.norm(grads['autoencoder']),
-                'grad_norm_prior': optax.tree.norm(grads['prior'])}  # fmt: skip
+    metrics |= {
+      'nll_bpd': densities.nats_to_bpd(-metrics['elbo_nats'], dims),
+      'codes_used': (seen.share > 0).mean(),
+      'perplexity': quantise.perplexity(seen.share),
+      'grad_norm_autoencoder': optax.tree.norm(grads['autoencoder']),
+      'grad_norm_prior': optax.tree.norm(grads['prior']),
+    }
     return updater.advance(new), metrics
 
   def eval_params(state: State) -> tuple[PyTree, Array]:
@@ -180,10 +201,14 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     mean = decode(own, codes[index])
     reconstruction, prior_cost = log_prob(own, mean, x), prior_nats(params['prior'], index.reshape(-1, T))
     bound = reconstruction - prior_cost
-    per_example = {'elbo_nats': bound, 'reconstruction_nats': reconstruction, 'prior_nats': prior_cost / T,
-                   'nll_bpd': densities.nats_to_bpd(-bound, dims),
-                   # A mean beyond the range is how the likelihood says black or white.
-                   'pixel_mse': ((jnp.clip(mean, -1.0, 1.0) - x) ** 2).mean((1, 2, 3))}  # fmt: skip
+    per_example = {
+      'elbo_nats': bound,
+      'reconstruction_nats': reconstruction,
+      'prior_nats': prior_cost / T,
+      'nll_bpd': densities.nats_to_bpd(-bound, dims),
+      # A mean beyond the range is how the likelihood says black or white.
+      'pixel_mse': ((jnp.clip(mean, -1.0, 1.0) - x) ** 2).mean((1, 2, 3)),
+    }
     return masked(per_example, batch['mask'])
 
   def step_fn(params: PyTree) -> StepFn:
@@ -202,8 +227,15 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     B = own_keys.shape[0]
     begin = jnp.full((B, 1), K, jnp.int32)
     # T codes follow the begin token; the last of them is never looked at, so the context of T holds them all.
-    drawn = generate(step_fn(params['prior']), prior.init_cache(B), begin, T + 1, random.stream(own_keys, 'codes'),
-                     config.sample.temperature, config.sample.top_k)[:, 1:]  # fmt: skip
+    drawn = generate(
+      step_fn(params['prior']),
+      prior.init_cache(B),
+      begin,
+      T + 1,
+      random.stream(own_keys, 'codes'),
+      config.sample.temperature,
+      config.sample.top_k,
+    )[:, 1:]
     return {SAMPLE: pictured(params, codes[drawn.reshape(B, *grid)])}
 
   def encoded(state: State, inputs: Batch, own_keys: Key) -> Batch:

@@ -9,8 +9,16 @@ import pytest
 
 CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
 DRIVER = shutil.which('chromedriver')
-FLAGS = ('headless', 'no-sandbox', 'disable-gpu', 'disable-quic', 'no-first-run', 'disable-background-networking',
-         'disable-component-update', 'disable-sync')  # fmt: skip
+FLAGS = (
+  'headless',
+  'no-sandbox',
+  'disable-gpu',
+  'disable-quic',
+  'no-first-run',
+  'disable-background-networking',
+  'disable-component-update',
+  'disable-sync',
+)
 
 
 @contextlib.contextmanager
@@ -66,14 +74,17 @@ class Page:
 
   def column(self, key):
     """Texts of the column with the sort button `key`, without the small print."""
-    return self.js("""
+    return self.js(
+      """
       const heads = [...document.querySelectorAll('#table thead tr:last-child th')];
       const at = heads.findIndex((th) => th.querySelector('button')?.dataset.key === arguments[0]);
       return [...document.querySelectorAll('#table tbody tr')].map((row) => {
         const cell = row.children[at].cloneNode(true);
         cell.querySelectorAll('small, sup').forEach((node) => node.remove());
         return cell.textContent;
-      });""", key)  # fmt: skip
+      });""",
+      key,
+    )
 
   def click(self, css):
     self.js("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", self.find(css))
@@ -83,14 +94,22 @@ class Page:
     self.click(f'#table button[data-key="{key}"]')
 
   def set(self, css, value, event='input'):
-    self.js('arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event(arguments[2]))',
-            self.find(css), value, event)  # fmt: skip
+    self.js(
+      'arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event(arguments[2]))',
+      self.find(css),
+      value,
+      event,
+    )
 
   def traces(self, plot, kind):
     """{uid: x, y and look} of the traces of one plot whose uid begins with `kind`."""
-    found = self.js("""
+    found = self.js(
+      """
       return document.querySelectorAll(arguments[0])[0].data.filter((t) => t.uid.startsWith(arguments[1]))
-        .map((t) => ({uid: t.uid, x: t.x, y: t.y, marker: t.marker, mode: t.mode}))""", plot, kind)  # fmt: skip
+        .map((t) => ({uid: t.uid, x: t.x, y: t.y, marker: t.marker, mode: t.mode}))""",
+      plot,
+      kind,
+    )
     return {trace['uid']: trace for trace in found if trace['mode'] == 'lines' or kind == 'run-'}
 
   def resize(self, width, height=900):

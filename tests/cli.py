@@ -36,8 +36,12 @@ def command(target, *words, encoding=''):
   run = runpy.run_path if target.endswith('.py') else runpy.run_module
   path = str(tiny.ROOT / target) if target.endswith('.py') else target
   try:
-    with (mock.patch.object(sys, 'argv', argv), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err),
-          warnings.catch_warnings()):  # fmt: skip
+    with (
+      mock.patch.object(sys, 'argv', argv),
+      contextlib.redirect_stdout(out),
+      contextlib.redirect_stderr(err),
+      warnings.catch_warnings(),
+    ):
       # Of a module that a test has imported already, which no command line has.
       warnings.filterwarnings('ignore', "'gen_ai.* found in sys.modules", RuntimeWarning)
       run(path, run_name='__main__', **({} if target.endswith('.py') else {'alter_sys': True}))

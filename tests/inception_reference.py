@@ -37,8 +37,10 @@ def reference_features():
   from pytorch_fid import inception
 
   own = inception._inception_v3(num_classes=1008, aux_logits=False, weights=None).state_dict()
-  state = {name: torch.from_numpy(random_weight(name, tuple(value.shape))) if value.ndim else value
-           for name, value in own.items()}  # fmt: skip
+  state = {
+    name: torch.from_numpy(random_weight(name, tuple(value.shape))) if value.ndim else value
+    for name, value in own.items()
+  }
   inception.load_state_dict_from_url = lambda *args, **options: state
   model = inception.InceptionV3([inception.InceptionV3.BLOCK_INDEX_BY_DIM[2048]]).eval()
   rows = []

@@ -8,23 +8,50 @@ from gen_ai.sweep import trials as trials_lib
 from gen_ai.sweep.directory import Sweep
 
 ABOUT = {
-  'git': {'commit': 'c0ffee' * 6, 'dirty': False}, 'versions': {'python': '3.11.7', 'jax': '0.10.2'},
-  'devices': ['TFRT_CPU_0'], 'host': {'name': 'box', 'platform': 'Linux', 'cpus': 2}, 'environment': {},
-  'config_file': {'path': 'configs/vae.py', 'argument': '', 'sha256': 'ab' * 32, 'text': ''}, 'argv': ['launch.py'],
-  'created': '2026-01-01T00:00:00+00:00', 'examples_per_step': 64, 'parameters': 1234, 'lanes': 1,
-}  # fmt: skip
+  'git': {'commit': 'c0ffee' * 6, 'dirty': False},
+  'versions': {'python': '3.11.7', 'jax': '0.10.2'},
+  'devices': ['TFRT_CPU_0'],
+  'host': {'name': 'box', 'platform': 'Linux', 'cpus': 2},
+  'environment': {},
+  'config_file': {'path': 'configs/vae.py', 'argument': '', 'sha256': 'ab' * 32, 'text': ''},
+  'argv': ['launch.py'],
+  'created': '2026-01-01T00:00:00+00:00',
+  'examples_per_step': 64,
+  'parameters': 1234,
+  'lanes': 1,
+}
 DATA = {
-  'name': 'mnist_5k', 'version': '1.0.0', 'split_rule': 'auto', 'location': '', 'fingerprint': 'da7a' * 16,
+  'name': 'mnist_5k',
+  'version': '1.0.0',
+  'split_rule': 'auto',
+  'location': '',
+  'fingerprint': 'da7a' * 16,
   'spec': {'kind': 'image', 'shape': [28, 28, 1], 'num_classes': 10, 'alphabet': ''},
-}  # fmt: skip
+}
 EVALUATION = {
-  'split': 'validation', 'examples': 500, 'data': DATA['fingerprint'], 'split_rule': 'auto', 'averaged': False,
-  'seed': 0, 'observation': '', 'extractor': '', 'samples': 0, 'metrics': ['nll_bpd'],
-}  # fmt: skip
+  'split': 'validation',
+  'examples': 500,
+  'data': DATA['fingerprint'],
+  'split_rule': 'auto',
+  'averaged': False,
+  'seed': 0,
+  'observation': '',
+  'extractor': '',
+  'samples': 0,
+  'metrics': ['nll_bpd'],
+}
 COSTS = {
-  'seconds': 12.5, 'train_seconds': 12.0, 'examples_per_second': 5333.0, 'compile_seconds': 1.5, 'flops_per_step': 2e9,
-  'parameters': 1234, 'peak_memory_bytes': 500_000_000, 'best': {}, 'final': {}, 'compile': {},
-}  # fmt: skip
+  'seconds': 12.5,
+  'train_seconds': 12.0,
+  'examples_per_second': 5333.0,
+  'compile_seconds': 1.5,
+  'flops_per_step': 2e9,
+  'parameters': 1234,
+  'peak_memory_bytes': 500_000_000,
+  'best': {},
+  'final': {},
+  'compile': {},
+}
 
 
 def config(**overrides):
@@ -53,8 +80,17 @@ def finish(run, state, step, total, message='', costs=None):
     run.end_attempt(0, step)
 
 
-def make(path, nll=(3.0, 2.0, 1.0), state='done', message='', name='nll_bpd', costs=None, protocol=None, beside=None,
-         **overrides):  # fmt: skip
+def make(
+  path,
+  nll=(3.0, 2.0, 1.0),
+  state='done',
+  message='',
+  name='nll_bpd',
+  costs=None,
+  protocol=None,
+  beside=None,
+  **overrides,
+):
   """A whole run: evaluations `nll` of the metric `name`, evenly over its steps, training rows beside them.
 
   Args:
@@ -93,13 +129,25 @@ def sweep(runs_dir, overrides, started=None, nll=lambda trial: (3.0, 1.0), **bas
 
 
 STAMP = {
-  'data': 'mnist_5k', 'data_hash': DATA['fingerprint'], 'split': 'test', 'split_rule': 'auto', 'split_hash': '5b' * 32,
-  'examples': 500, 'versions': 'python 3.11.7, jax 0.10.2', 'devices': '1 x cpu',
-}  # fmt: skip
+  'data': 'mnist_5k',
+  'data_hash': DATA['fingerprint'],
+  'split': 'test',
+  'split_rule': 'auto',
+  'split_hash': '5b' * 32,
+  'examples': 500,
+  'versions': 'python 3.11.7, jax 0.10.2',
+  'devices': '1 x cpu',
+}
 FEATURES = {
-  'extractor': 'classifier', 'extractor_weights': 'e1' * 32, 'resize': 'none', 'samples': 10000, 'sample_seed': 0,
-  'reference_examples': 500, 'sampler.temperature': '1.0', 'ema': False,
-}  # fmt: skip
+  'extractor': 'classifier',
+  'extractor_weights': 'e1' * 32,
+  'resize': 'none',
+  'samples': 10000,
+  'sample_seed': 0,
+  'reference_examples': 500,
+  'sampler.temperature': '1.0',
+  'ema': False,
+}
 
 
 def evaluate(path, figures, split='test', step=100, at=0, stamp=None, own=None, **more):
@@ -119,10 +167,18 @@ def evaluate(path, figures, split='test', step=100, at=0, stamp=None, own=None, 
   for name, value in figures.items():
     ends = dict(zip(('value', 'low', 'high'), value, strict=True)) if isinstance(value, tuple) else {'value': value}
     told[name] = {**(value if isinstance(value, dict) else ends), 'stamp': _fields({**FEATURES, **(own or {})})}
-  directory.append_evaluation(path, {
-    'time': f'2026-01-02T00:00:{at:02d}+00:00', 'step': step, 'split': split, 'seconds': 12.3,
-    'stamp': _fields({**STAMP, 'split': split, **(stamp or {})}), 'figures': told, **more,
-  })  # fmt: skip
+  directory.append_evaluation(
+    path,
+    {
+      'time': f'2026-01-02T00:00:{at:02d}+00:00',
+      'step': step,
+      'split': split,
+      'seconds': 12.3,
+      'stamp': _fields({**STAMP, 'split': split, **(stamp or {})}),
+      'figures': told,
+      **more,
+    },
+  )
 
 
 def _fields(stamp):

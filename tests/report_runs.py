@@ -16,19 +16,37 @@ ENDS = {(10.0, 2): ('diverged', 120, HOSTILE), (9.0, 1): ('stopped', 180, '')}
 def make_run(path, lr, seed, state='done', name='vae', steps=STEPS, text=False, message=''):
   """A run directory as training leaves it, with curves that tell learning rate and seed apart."""
   config = {
-    'experiment': 'lm' if text else 'vae', 'optim': {'lr': lr, 'b1': 0.9}, 'data': {'seed': 0, 'name': 'digits'},
-    'run': {'name': name, 'seed': seed, 'steps': STEPS}, 'eval': {'seed': 0, 'best': 'nll_bpd:min'},
-  }  # fmt: skip
+    'experiment': 'lm' if text else 'vae',
+    'optim': {'lr': lr, 'b1': 0.9},
+    'data': {'seed': 0, 'name': 'digits'},
+    'run': {'name': name, 'seed': seed, 'steps': STEPS},
+    'eval': {'seed': 0, 'best': 'nll_bpd:min'},
+  }
   run = directory.RunDir.make(path)
   run.write_config(config)
-  run.write_run({
-    'argv': ['launch.py', '--config=configs/vae.py', f'--config.optim.lr={lr}'], 'examples_per_step': 32, 'lanes': 4,
-    'config_hash': provenance.config_hash(config), 'group_hash': provenance.group_hash(config), 'parameters': 1000,
-    'git': {'commit': 'a' * 40, 'dirty': False}, 'versions': {'jax': '0.10.2'}, 'devices': ['cpu:0'],
-    'data': {'name': 'digits', 'version': '1.0.0', 'fingerprint': 'f' * 64, 'split_rule': 'train|validation'},
-    'evaluation': {'split': 'validation', 'examples': 500, 'averaged': False, 'seed': 0, 'observation': '',
-                   'extractor': '', 'samples': 0},
-  })  # fmt: skip
+  run.write_run(
+    {
+      'argv': ['launch.py', '--config=configs/vae.py', f'--config.optim.lr={lr}'],
+      'examples_per_step': 32,
+      'lanes': 4,
+      'config_hash': provenance.config_hash(config),
+      'group_hash': provenance.group_hash(config),
+      'parameters': 1000,
+      'git': {'commit': 'a' * 40, 'dirty': False},
+      'versions': {'jax': '0.10.2'},
+      'devices': ['cpu:0'],
+      'data': {'name': 'digits', 'version': '1.0.0', 'fingerprint': 'f' * 64, 'split_rule': 'train|validation'},
+      'evaluation': {
+        'split': 'validation',
+        'examples': 500,
+        'averaged': False,
+        'seed': 0,
+        'observation': '',
+        'extractor': '',
+        'samples': 0,
+      },
+    }
+  )
   draw = np.random.default_rng([seed, int(lr * 1000)])
   with run.lease():
     run.begin_attempt(0)
@@ -69,8 +87,13 @@ def evaluate_sweep(root):
       fd = 40 / lr**0.1 + seed
       (path / 'evaluations').mkdir()
       figures = {'fd': (fd, fd - 0.5, fd + 0.7), 'kid': {'value': 1 / lr, 'error': 0.01 / lr}, 'recall': 0.5 + lr / 50}
-      made_runs.evaluate(path, {**figures, 'c_t': -0.3}, step=STEPS, pictures={'closest_pairs': pairs(path, draw)},
-                         notes=['n < features: 500 < 512'])  # fmt: skip
+      made_runs.evaluate(
+        path,
+        {**figures, 'c_t': -0.3},
+        step=STEPS,
+        pictures={'closest_pairs': pairs(path, draw)},
+        notes=['n < features: 500 < 512'],
+      )
       made_runs.evaluate(path, {'precision': 0.9}, step=STEPS, own={'sample_seed': seed})  # stamps that do not agree
       directory.RunDir(path).write_summary(
         {**directory.read_summary(path), 'seconds': {9.0: 30, 0.002: 10, 10.0: 20}[lr]}

@@ -95,8 +95,11 @@ class Cluster:
     (self.path / 'state').mkdir(parents=True)
     host = socket.gethostname().partition('.')[0]
     user = subprocess.run(['id', '-un'], capture_output=True, text=True, check=True).stdout.strip()
-    self.conf.write_text(CONF.format(host=host, user=user, path=self.path, ports=_free_ports(3), array=MAX_ARRAY_SIZE,
-                                     requeue=REQUEUE_SECONDS))  # fmt: skip
+    self.conf.write_text(
+      CONF.format(
+        host=host, user=user, path=self.path, ports=_free_ports(3), array=MAX_ARRAY_SIZE, requeue=REQUEUE_SECONDS
+      )
+    )
     (self.path / 'gres.conf').write_text('NodeName=n[1-2] Name=gpu File=/dev/null,/dev/zero\n')
     (self.path / 'cgroup.conf').write_text('CgroupPlugin=cgroup/v1\n')
     try:
@@ -149,8 +152,9 @@ class Cluster:
 
   def run(self, *command, check=True):
     """Standard output of a Slurm command."""
-    done = subprocess.run(list(map(str, command)), env={**os.environ, **self.env}, capture_output=True, text=True,
-                          timeout=60)  # fmt: skip
+    done = subprocess.run(
+      list(map(str, command)), env={**os.environ, **self.env}, capture_output=True, text=True, timeout=60
+    )
     assert not check or done.returncode == 0, (command, done.stdout, done.stderr)
     return done.stdout
 

@@ -267,11 +267,14 @@ def test_lanes_one_after_the_other_are_lanes_side_by_side():
   assert not np.allclose(metrics[0][0]['logit_real'], metrics[0][1]['logit_real'])
 
 
-@pytest.mark.parametrize(('words', 'said'), [
-  (['benchmarks.sweep', '--sides=paked'], "Did you mean 'packed'?"),
-  (['benchmarks.sweep', '--steps=150'], 'is not a multiple of config.run.log_every=100'),
-  (['benchmarks.lanes', '--lanes=0'], "'0' is no number of lanes"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('words', 'said'),
+  [
+    (['benchmarks.sweep', '--sides=paked'], "Did you mean 'packed'?"),
+    (['benchmarks.sweep', '--steps=150'], 'is not a multiple of config.run.log_every=100'),
+    (['benchmarks.lanes', '--lanes=0'], "'0' is no number of lanes"),
+  ],
+)
 def test_lane_benchmarks_name_what_is_wrong(words, said):
   done = tiny.command('-m', *words)
   assert done.returncode == 1 and said in done.stderr and 'Traceback' not in done.stderr
@@ -281,9 +284,16 @@ def test_lane_benchmarks_name_what_is_wrong(words, said):
 def test_the_sweep_benchmark_runs_its_sides_and_finds_them_alike(tmp_path):
   out = tmp_path / 'report.json'
   done = tiny.command(
-    '-m', 'benchmarks.sweep', '--configs=gan', '--tiny', '--steps=8', '--rates=1', '--seeds=2', f'--out={out}',
-    '--sides=packed,separate,loop'
-  )  # fmt: skip
+    '-m',
+    'benchmarks.sweep',
+    '--configs=gan',
+    '--tiny',
+    '--steps=8',
+    '--rates=1',
+    '--seeds=2',
+    f'--out={out}',
+    '--sides=packed,separate,loop',
+  )
   assert done.returncode == 0, done.stdout + done.stderr
   rows = {row['side']: row for row in json.loads(out.read_text())['rows']}
   assert {side: row['programs'] for side, row in rows.items()} == {'packed': 3, 'separate': 6, 'loop': 6}
@@ -293,11 +303,23 @@ def test_the_sweep_benchmark_runs_its_sides_and_finds_them_alike(tmp_path):
 @pytest.mark.slow
 def test_the_lane_benchmark_measures_every_lowering_where_there_are_convolutions(tmp_path):
   out = tmp_path / 'report.json'
-  done = tiny.command('-m', 'benchmarks.lanes', '--configs=vae', '--tiny', '--lanes=2', '--mappings=vmap',
-                      '--rounds=1', '--seconds=0', '--chunk=2', f'--out={out}')  # fmt: skip
+  done = tiny.command(
+    '-m',
+    'benchmarks.lanes',
+    '--configs=vae',
+    '--tiny',
+    '--lanes=2',
+    '--mappings=vmap',
+    '--rounds=1',
+    '--seconds=0',
+    '--chunk=2',
+    f'--out={out}',
+  )
   assert done.returncode == 0, done.stdout + done.stderr
   rows = [(row['config'], row['lanes'], row['mapping'], row['lowering']) for row in json.loads(out.read_text())['rows']]
   assert rows == [
-    ('vae', 1, 'alone', 'patches'), ('vae', 1, 'alone', 'direct'),
-    ('vae', 2, 'vmap', 'direct'), ('vae', 2, 'vmap', 'patches'),
-  ]  # fmt: skip
+    ('vae', 1, 'alone', 'patches'),
+    ('vae', 1, 'alone', 'direct'),
+    ('vae', 2, 'vmap', 'direct'),
+    ('vae', 2, 'vmap', 'patches'),
+  ]

@@ -24,17 +24,31 @@ def row(method, seed, fd=None, **figures):
   if fd is None:
     return base | {'state': 'failed', 'exit_code': 65}
   told = {name: {'value': value, 'stamp': {'observation': 'bernoulli'}} for name, value in figures.items()}
-  return base | {'state': 'done', 'parameters': 12345, 'train_seconds': 60.0, 'seconds': 70.0, 'run_dir': 'x',
-                 'figures': {'fd': {'value': fd, 'stamp': {}}, **told}}  # fmt: skip
+  return base | {
+    'state': 'done',
+    'parameters': 12345,
+    'train_seconds': 60.0,
+    'seconds': 70.0,
+    'run_dir': 'x',
+    'figures': {'fd': {'value': fd, 'stamp': {}}, **told},
+  }
 
 
 def report(*rows):
   return {
     'machine': {'cores': 2, 'processor': 'x', 'load': 0.0, 'system': 's', 'python': '3', 'jax': '1', 'jaxlib': '1'},
-    'settings': {'extractor': 'random', 'data': 'made', 'minutes': 1.0,
-                 'samples': 100, 'importance_samples': 2, 'metrics': 'fd', 'tiny': False},
-    'plans': dict.fromkeys(one['method'] for one in rows), 'runs': list(rows),
-  }  # fmt: skip
+    'settings': {
+      'extractor': 'random',
+      'data': 'made',
+      'minutes': 1.0,
+      'samples': 100,
+      'importance_samples': 2,
+      'metrics': 'fd',
+      'tiny': False,
+    },
+    'plans': dict.fromkeys(one['method'] for one in rows),
+    'runs': list(rows),
+  }
 
 
 def test_a_cell_is_the_mean_with_students_interval_and_losses_are_shown():
@@ -76,9 +90,19 @@ def test_the_picture_has_a_row_a_method():
 
 @pytest.mark.slow
 def test_the_command_trains_judges_and_goes_on(tmp_path):
-  words = ['--tiny', '--data=mnist_5k', '--methods=inpaint_gan', '--seeds=1', '--samples=300', '--metrics=fd',
-           '--extractor=random', f'--runs_dir={tmp_path}/runs', f'--out={tmp_path}/x.json', f'--table={tmp_path}/x.md',
-           f'--picture={tmp_path}/x.png']  # fmt: skip
+  words = [
+    '--tiny',
+    '--data=mnist_5k',
+    '--methods=inpaint_gan',
+    '--seeds=1',
+    '--samples=300',
+    '--metrics=fd',
+    '--extractor=random',
+    f'--runs_dir={tmp_path}/runs',
+    f'--out={tmp_path}/x.json',
+    f'--table={tmp_path}/x.md',
+    f'--picture={tmp_path}/x.png',
+  ]
   done = tiny.command('-m', 'benchmarks.families', *words)
   assert done.returncode == DONE, done.stderr
   found = json.loads((tmp_path / 'x.json').read_text())
@@ -106,12 +130,15 @@ def test_a_report_that_is_gone_on_with_keeps_families_together(tmp_path):
   assert done.stdout.split() == ['cvae', 'cgan', 'dcgan'], done.stderr
 
 
-@pytest.mark.parametrize(('command', 'words', 'says'), [
-  ('families', ['--methods=vea'], "'vea' is none of"),
-  ('families', ['--config.optim.lr=1'], 'compares the configs as they are'),
-  ('likelihood', ['--arms=IWAE5'], "Did you mean 'IWAE-5'"),
-  ('likelihood', ['--config.optim.lr=1'], 'is part of it'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('command', 'words', 'says'),
+  [
+    ('families', ['--methods=vea'], "'vea' is none of"),
+    ('families', ['--config.optim.lr=1'], 'compares the configs as they are'),
+    ('likelihood', ['--arms=IWAE5'], "Did you mean 'IWAE-5'"),
+    ('likelihood', ['--config.optim.lr=1'], 'is part of it'),
+  ],
+)
 def test_bad_words_are_refused(command, words, says):
   cli.refused(cli.command(f'benchmarks.{command}', *words), says, says)
 

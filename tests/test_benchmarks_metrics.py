@@ -80,8 +80,10 @@ def test_copies_are_as_many_as_their_names_say(data, sets):
 
 def test_only_sets_without_held_out_images_are_audited(sets):
   assert {name for name, one in sets.items() if not one.audited} == {
-    *sanity_sets.NOISY, *sanity_sets.BLURRED, sanity_sets.UNIFORM,
-  }  # fmt: skip
+    *sanity_sets.NOISY,
+    *sanity_sets.BLURRED,
+    sanity_sets.UNIFORM,
+  }
 
 
 def test_levels_of_noise_and_blur_are_standard_deviations(data, sets):
@@ -110,9 +112,19 @@ def test_more_samples_than_there_are_is_refused(data):
 def perfect():
   """Figures of all sets in the order that they must have."""
   found = {}
-  for number, name in enumerate((sanity_sets.TRAIN, sanity_sets.FRESH, *sanity_sets.NOISY, *sanity_sets.BLURRED,
-                                 *sanity_sets.REMOVED, sanity_sets.REPEATED, sanity_sets.HALF,
-                                 sanity_sets.FAINT_COPIES, sanity_sets.UNIFORM)):  # fmt: skip
+  for number, name in enumerate(
+    (
+      sanity_sets.TRAIN,
+      sanity_sets.FRESH,
+      *sanity_sets.NOISY,
+      *sanity_sets.BLURRED,
+      *sanity_sets.REMOVED,
+      sanity_sets.REPEATED,
+      sanity_sets.HALF,
+      sanity_sets.FAINT_COPIES,
+      sanity_sets.UNIFORM,
+    )
+  ):
     worse = dict.fromkeys(('fd', 'fd_infinity', 'kid', 'sliced_wasserstein', 'ms_ssim'), number + 1.0)
     better = dict.fromkeys(('precision', 'recall', 'density', 'coverage', 'inception_score'), 0.9 - number / 100)
     copies = {'c_t': -9.0, 'c_t_p': 1e-9, 'duplicates_share': 1.0, 'repeated_share': 0.95}
@@ -125,16 +137,19 @@ def failed(found):
   return [verdict.what for verdict in sanity_sets.verdicts(found) if not verdict.held]
 
 
-@pytest.mark.parametrize(('name', 'figures', 'what'), [
-  ('test + noise 64', {'fd': 1.5}, 'noise: fd rises'),
-  ('test, blur 4', {'recall': 0.9}, 'blur: recall falls'),
-  ('5 classes removed', {'coverage': 0.85}, 'classes removed: coverage falls'),
-  ('train', {'c_t_p': 0.02}, 'train: C_T tells copies at p = 0.01'),
-  ('validation', {'c_t_p': 0.005}, 'validation: C_T stays silent at p = 0.01'),
-  ('uniform noise', {'kid': 0.5}, 'kid: training images are the floor'),
-  ('half train, half val.', {'duplicates_share': 0.49}, 'half train, half val.: duplicates_share at least 0.5'),
-  ('train, each 20 times', {'repeated_share': 0.9}, 'train, each 20 times: repeated_share at least 0.95'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('name', 'figures', 'what'),
+  [
+    ('test + noise 64', {'fd': 1.5}, 'noise: fd rises'),
+    ('test, blur 4', {'recall': 0.9}, 'blur: recall falls'),
+    ('5 classes removed', {'coverage': 0.85}, 'classes removed: coverage falls'),
+    ('train', {'c_t_p': 0.02}, 'train: C_T tells copies at p = 0.01'),
+    ('validation', {'c_t_p': 0.005}, 'validation: C_T stays silent at p = 0.01'),
+    ('uniform noise', {'kid': 0.5}, 'kid: training images are the floor'),
+    ('half train, half val.', {'duplicates_share': 0.49}, 'half train, half val.: duplicates_share at least 0.5'),
+    ('train, each 20 times', {'repeated_share': 0.9}, 'train, each 20 times: repeated_share at least 0.95'),
+  ],
+)
 def test_a_figure_out_of_order_fails_and_no_other(name, figures, what):
   found = perfect()
   assert failed(found) == []
@@ -234,38 +249,48 @@ def test_the_torch_side_takes_no_other_network(tmp_path, data):
     metrics_sides.write_job(tmp_path, data, 90, 0)
 
 
-@pytest.mark.parametrize(('words', 'said'), [
-  (['benchmarks.sanity', 'mnist_5k'], 'did you mean --data=mnist_5k?'),
-  (['benchmarks.sanity', '--data=tiny_shakespeare'], "tiny_shakespeare"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('words', 'said'),
+  [
+    (['benchmarks.sanity', 'mnist_5k'], 'did you mean --data=mnist_5k?'),
+    (['benchmarks.sanity', '--data=tiny_shakespeare'], 'tiny_shakespeare'),
+  ],
+)
 def test_the_sanity_table_names_what_is_wrong(words, said):
   done = tiny.command('-m', *words)
   assert done.returncode == 1 and said in done.stderr and 'Traceback' not in done.stderr
 
 
 def test_without_pytorch_the_benchmark_of_metrics_says_what_to_install():
-  code = ("import runpy, sys; sys.modules['torch'] = None; sys.argv = ['metrics']; "
-          "runpy.run_module('benchmarks.metrics', run_name='__main__')")  # fmt: skip
+  code = (
+    "import runpy, sys; sys.modules['torch'] = None; sys.argv = ['metrics']; "
+    "runpy.run_module('benchmarks.metrics', run_name='__main__')"
+  )
   done = tiny.command('-c', code)
   assert done.returncode == 1 and 'Traceback' not in done.stderr
   assert done.stderr.strip().splitlines()[-1].startswith('error: torch is not installed: pip install')
 
 
 def test_a_table_leaves_out_what_was_not_measured_and_says_what_failed():
-  code = '\n'.join([
-    'from benchmarks import sanity',
-    'from benchmarks.sanity_sets import Verdict',
-    'rows = [{"set": "a", "samples": 10000, "figures": {"fd": {"value": 1.23456}, "c_t_p": {"value": 0.0}}}]',
-    'print(sanity.markdown(sanity.table(rows), [Verdict("x rises", False, "2 -> 1"), Verdict("y", True, "3")]))',
-    'print(sanity.aligned(sanity.table(rows)))',
-  ])  # fmt: skip
+  code = '\n'.join(
+    [
+      'from benchmarks import sanity',
+      'from benchmarks.sanity_sets import Verdict',
+      'rows = [{"set": "a", "samples": 10000, "figures": {"fd": {"value": 1.23456}, "c_t_p": {"value": 0.0}}}]',
+      'print(sanity.markdown(sanity.table(rows), [Verdict("x rises", False, "2 -> 1"), Verdict("y", True, "3")]))',
+      'print(sanity.aligned(sanity.table(rows)))',
+    ]
+  )
   done = tiny.command('-c', code)
   head, rule, row, _, failed, passed, _, *plain = done.stdout.splitlines()
   cells = [[cell.strip() for cell in line.split('|')[1:-1]] for line in (head, rule, row)]
   assert len(cells[0]) == len(cells[1]) == len(cells[2]) == 16
   assert {name: cell for name, _, cell in zip(*cells, strict=True) if cell} == {
-    'set': 'a', 'images': '10,000', 'FD': '1.235', 'p': '<1e-300',
-  }  # fmt: skip
+    'set': 'a',
+    'images': '10,000',
+    'FD': '1.235',
+    'p': '<1e-300',
+  }
   assert failed == '- FAIL: x rises: 2 -> 1' and passed == '- PASS: y: 3'
   assert plain[0].index('FD') + len('FD') == plain[1].index('1.235') + len('1.235')
 
@@ -275,8 +300,9 @@ def test_the_sanity_table_trains_its_classifier_once_and_judges_every_set(tmp_pa
   small = {path: str(value) for path, value in config_lib.tiny('configs/classifier.py').items()}
   overrides = [f'--config.{path}={value}' for path, value in small.items()]
   out = tmp_path / 'report.json'
-  done = tiny.command('-m', 'benchmarks.sanity', '--data=mnist_5k', '--samples=100', f'--runs_dir={tmp_path}',
-                      f'--out={out}', *overrides)  # fmt: skip
+  done = tiny.command(
+    '-m', 'benchmarks.sanity', '--data=mnist_5k', '--samples=100', f'--runs_dir={tmp_path}', f'--out={out}', *overrides
+  )
   report = json.loads(out.read_text())
   held = sum(verdict['held'] for verdict in report['verdicts'])
   assert f'{held} of {len(report["verdicts"])} hold' in done.stdout

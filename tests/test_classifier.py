@@ -90,14 +90,17 @@ def test_it_takes_images_of_any_shape(shape):
   assert [leaf.shape for leaf in shapes] == [(2, 16), (2, 3)]
 
 
-@pytest.mark.parametrize(('spec', 'overrides', 'says'), [
-  (Spec('text', (8,)), {}, ["config.data.name='mnist_5k' is of the kind text", 'of the kind image,']),
-  (Spec('image', (28, 28, 1)), {}, ["config.data.name='mnist_5k' has no labels", 'fashion_mnist']),
-  (Spec('image', (28, 28, 1), 1), {}, ['one class only']),
-  (Spec('image', (28, 28, 1), 10), {'loss__label_smoothing': 1.0}, ['config.loss.label_smoothing=1.0']),
-  (Spec('image', (28, 28, 1), 10), {'loss__label_smoothing': -0.1}, ['config.loss.label_smoothing=-0.1']),
-  (Spec('image', (28, 28, 1), 10), {'model__norm': 'batch'}, ["config.model.norm='batch'", 'group, none']),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('spec', 'overrides', 'says'),
+  [
+    (Spec('text', (8,)), {}, ["config.data.name='mnist_5k' is of the kind text", 'of the kind image,']),
+    (Spec('image', (28, 28, 1)), {}, ["config.data.name='mnist_5k' has no labels", 'fashion_mnist']),
+    (Spec('image', (28, 28, 1), 1), {}, ['one class only']),
+    (Spec('image', (28, 28, 1), 10), {'loss__label_smoothing': 1.0}, ['config.loss.label_smoothing=1.0']),
+    (Spec('image', (28, 28, 1), 10), {'loss__label_smoothing': -0.1}, ['config.loss.label_smoothing=-0.1']),
+    (Spec('image', (28, 28, 1), 10), {'model__norm': 'batch'}, ["config.model.norm='batch'", 'group, none']),
+  ],
+)
 def test_what_it_cannot_do_is_named(spec, overrides, says):
   config = tiny.config('classifier', **overrides)
   with pytest.raises(UserError) as refused:
@@ -115,8 +118,13 @@ def test_unlabelled_data_has_no_labels_to_learn():
 
 def test_a_run_has_no_samples_and_says_so_when_asked(tmp_path):
   run = tmp_path / 'run'
-  done = cli.launch('--config=configs/classifier.py', '--tiny', f'--run_dir={run}', '--config.run.trackers=',
-                    '--config.run.sample_every=4')  # fmt: skip
+  done = cli.launch(
+    '--config=configs/classifier.py',
+    '--tiny',
+    f'--run_dir={run}',
+    '--config.run.trackers=',
+    '--config.run.sample_every=4',
+  )
   assert done.returncode == DONE, done.stderr
   assert not list((run / 'samples').iterdir())
   assert 'gen_ai.sample' not in done.stdout
@@ -126,15 +134,25 @@ def test_a_run_has_no_samples_and_says_so_when_asked(tmp_path):
   extractor = extractors.make(f'classifier:{run}', Spec('image', (28, 28, 1)))
   fingerprint = directory.read_run(run)['data']['fingerprint']
   assert extractor.about == {
-    'trained_on': 'mnist_5k', 'trained_on_content': fingerprint, 'step': 8, 'averaged': True,
-  }  # fmt: skip
+    'trained_on': 'mnist_5k',
+    'trained_on_content': fingerprint,
+    'step': 8,
+    'averaged': True,
+  }
 
 
 @pytest.mark.slow
 def test_it_reads_digits():
-  config = config_lib.override(config_lib.load('configs/classifier.py'), {
-    'run.steps': 200, 'run.log_every': 50, 'run.eval_every': 0, 'run.save_every': 0, 'model.width': 16,
-  })  # fmt: skip
+  config = config_lib.override(
+    config_lib.load('configs/classifier.py'),
+    {
+      'run.steps': 200,
+      'run.log_every': 50,
+      'run.eval_every': 0,
+      'run.save_every': 0,
+      'model.width': 16,
+    },
+  )
   program, feed = tiny.program(config), tiny.feed(config, tiny.program(config))
   state, run = program.init(), None
   for step in range(0, config.run.steps, 50):

@@ -35,8 +35,20 @@ def test_help_shows_the_flags_at_once():
   done = tiny.command('launch.py', '--help')
   assert time.monotonic() - started < 5
   assert done.returncode == 1  # absl's way
-  for flag in ('config', 'run_dir', 'resume', 'runs_dir', '[no]tiny', '[no]print_config', '[no]list', 'coordinator',
-               'compilation_cache', 'num_processes', 'process_id', 'config.section.field=VALUE'):  # fmt: skip
+  for flag in (
+    'config',
+    'run_dir',
+    'resume',
+    'runs_dir',
+    '[no]tiny',
+    '[no]print_config',
+    '[no]list',
+    'coordinator',
+    'compilation_cache',
+    'num_processes',
+    'process_id',
+    'config.section.field=VALUE',
+  ):
     assert f'--{flag}' in done.stdout
 
 
@@ -47,8 +59,14 @@ def printed(done):
 
 
 def test_print_config_is_what_a_run_records(tmp_path):
-  words = ['--config=configs/vae.py', '--tiny', '--config.optim.lr=3e-4', '--config.run.trackers=',
-           '--config.model.network=mlp', '--config.model.widths=(8,4)']  # fmt: skip
+  words = [
+    '--config=configs/vae.py',
+    '--tiny',
+    '--config.optim.lr=3e-4',
+    '--config.run.trackers=',
+    '--config.model.network=mlp',
+    '--config.model.widths=(8,4)',
+  ]
   config = config_lib.override(tiny.config('vae'), {'optim.lr': 3e-4, 'model.network': 'mlp', 'model.widths': (8, 4)})
   shown = printed(cli.launch(*words, '--print_config', f'--runs_dir={tmp_path}/runs'))
   assert shown == {path: repr(value) for path, value in config_lib.flatten(config).items()}
@@ -129,24 +147,36 @@ def test_run_dir_makes_a_run_and_continues_it(tmp_path, monkeypatch):
     done = cli.launch(*words)
   assert done.returncode == REQUEUE, done.stderr
   assert [text for text, _ in StopAt.waited_for[:3]] == [
-    'after the compilation', 'after this chunk of 2 updates', 'after the evaluation, samples, checkpoint',
-  ]  # fmt: skip
+    'after the compilation',
+    'after this chunk of 2 updates',
+    'after the evaluation, samples, checkpoint',
+  ]
   lines = done.stdout.splitlines()
   assert lines[-2:] == [
-    'stopped by SIGTERM at step 4; the run is saved. Continue it with', f'  python launch.py --resume={path}',
-  ]  # fmt: skip
+    'stopped by SIGTERM at step 4; the run is saved. Continue it with',
+    f'  python launch.py --resume={path}',
+  ]
   done = cli.launch(*words)
   assert done.returncode == DONE, done.stderr
   assert [row['step'] for row in directory.read_metrics(path) if row['kind'] == 'train'] == [2, 4, 6, 8]
   assert [(row['event'], row['step']) for row in directory.read_attempts(path)] == [
-    ('start', 0), ('end', 4), ('start', 4), ('end', 8),
-  ]  # fmt: skip
+    ('start', 0),
+    ('end', 4),
+    ('start', 4),
+    ('end', 8),
+  ]
   assert directory.read_attempts(path)[2]['environment'] == provenance.environment()
   assert 'step 2/8' not in done.stdout
 
 
-LONG = ['--tiny', '--config.run.steps=200000', '--config.run.trackers=', '--config.run.eval_every=0',
-        '--config.run.sample_every=0', '--config.run.save_every=0']  # fmt: skip
+LONG = [
+  '--tiny',
+  '--config.run.steps=200000',
+  '--config.run.trackers=',
+  '--config.run.eval_every=0',
+  '--config.run.sample_every=0',
+  '--config.run.save_every=0',
+]
 
 
 def on_a_terminal(*words, **variables):
@@ -156,8 +186,9 @@ def on_a_terminal(*words, **variables):
   environment = {**os.environ, 'XLA_FLAGS': '', 'TERM': 'xterm', 'COLUMNS': '160', **variables}
   before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the child inherits it; the suite itself may run under nohup
   try:
-    process = subprocess.Popen(command, cwd=tiny.ROOT, env=environment, stdin=theirs, stdout=theirs, stderr=theirs,
-                               start_new_session=True)  # fmt: skip
+    process = subprocess.Popen(
+      command, cwd=tiny.ROOT, env=environment, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+    )
   finally:
     signal.signal(signal.SIGHUP, before)
   os.close(theirs)
@@ -226,20 +257,23 @@ def test_ctrl_c_before_training_is_no_traceback(tmp_path):
 
 
 def test_a_second_interrupt_kills_at_once():
-  code = ('import hashlib, os, signal, threading, time\nfrom gen_ai.train.interruption import Stop\n'
-          'signal.signal(signal.SIGHUP, signal.SIG_DFL)\nwith Stop() as stop:\n'  # the suite may run under nohup
-          '  stop.waits_for = "after this chunk", time.perf_counter() + 6.2\n'
-          '  os.kill(os.getpid(), signal.SIGHUP); os.kill(os.getpid(), signal.SIGUSR1)\n'
-          '  os.kill(os.getpid(), signal.SIGINT); time.sleep(0.1); print(stop.requested, flush=True)\n'
-          '  threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()\n'
-          '  hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)\n')  # no handler in Python runs meanwhile  # fmt: skip
+  code = (
+    'import hashlib, os, signal, threading, time\nfrom gen_ai.train.interruption import Stop\n'
+    'signal.signal(signal.SIGHUP, signal.SIG_DFL)\nwith Stop() as stop:\n'  # the suite may run under nohup
+    '  stop.waits_for = "after this chunk", time.perf_counter() + 6.2\n'
+    '  os.kill(os.getpid(), signal.SIGHUP); os.kill(os.getpid(), signal.SIGUSR1)\n'
+    '  os.kill(os.getpid(), signal.SIGINT); time.sleep(0.1); print(stop.requested, flush=True)\n'
+    '  threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()\n'
+    '  hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)\n'
+  )  # no handler in Python runs meanwhile
   done = tiny.command('-c', code, timeout=60)
   assert (done.returncode, done.stdout) == (128 + signal.SIGINT, 'SIGHUP\n')
   assert done.stderr.splitlines() == [
-    'stopping after this chunk, about 6 s (SIGHUP)', 'stopping after this chunk, about 6 s (SIGUSR1)',
+    'stopping after this chunk, about 6 s (SIGHUP)',
+    'stopping after this chunk, about 6 s (SIGUSR1)',
     'stopping after this chunk, about 6 s; press again to leave without saving',
     'left without saving: what was saved before stands',
-  ]  # fmt: skip
+  ]
 
 
 def test_a_sighup_that_is_ignored_stays_so():
@@ -285,8 +319,16 @@ def test_a_language_model_run_prints_its_own_next_step(tmp_path):
 
 def test_figures_are_legible():
   assert [text.duration(s) for s in (0.4, 59.4, 59.6, 200, 3599, 7500)] == [
-    '0s', '59s', '1m 00s', '3m 20s', '59m 59s', '2h 05m',
-  ]  # fmt: skip
+    '0s',
+    '59s',
+    '1m 00s',
+    '3m 20s',
+    '59m 59s',
+    '2h 05m',
+  ]
   assert [text.number(x) for x in (1.23456, 12345.6, 0.000012345, float('nan'))] == [
-    '1.235', '12346', '1.234e-05', 'nan',
-  ]  # fmt: skip
+    '1.235',
+    '12346',
+    '1.234e-05',
+    'nan',
+  ]

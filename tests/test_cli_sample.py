@@ -127,8 +127,14 @@ def test_evaluate_prints_and_writes_a_report_with_its_protocol(vae, split, tmp_p
   report, about = json.loads(out.read_text()), directory.read_run(vae)['data']
   expected = {'run': str(vae), 'step': 8, 'split': split}
   assert {name: report[name] for name in expected} == expected
-  stamp = {'split': split, 'examples': about['sizes'][split], 'data': 'mnist_5k', 'data_hash': about['fingerprint'],
-           'split_rule': about['split_rule'], 'form': 'images 28x28x1'}  # fmt: skip
+  stamp = {
+    'split': split,
+    'examples': about['sizes'][split],
+    'data': 'mnist_5k',
+    'data_hash': about['fingerprint'],
+    'split_rule': about['split_rule'],
+    'form': 'images 28x28x1',
+  }
   assert {name: report['stamp'][name] for name in stamp} == stamp
   own = report['figures'].pop('spread')  # of the samples of fixed latents, whatever the split
   images = to_signed(draw(vae, tmp_path / 'x.npy', '--n=8'))

@@ -69,8 +69,16 @@ def test_rows_are_read_as_they_were_written_and_a_line_cut_short_is_dropped():
   assert first['texts'] == {'overlaps': ['nan', 'x']} and second['figures']['fd']['value'] == 2.0
 
 
-@pytest.mark.parametrize('line', ['{"step": 1}', '{"time": "", "split": "test", "figures": {}}', '{"step": 1', '[]',
-                                  '{"time": "", "step": 1, "split": "test", "figures": {"fd": 3.0}}'])  # fmt: skip
+@pytest.mark.parametrize(
+  'line',
+  [
+    '{"step": 1}',
+    '{"time": "", "split": "test", "figures": {}}',
+    '{"step": 1',
+    '[]',
+    '{"time": "", "step": 1, "split": "test", "figures": {"fd": 3.0}}',
+  ],
+)
 def test_a_damaged_row_is_named(line):
   path = evaluated('a', 1.0)
   with (path / 'evaluations.jsonl').open('a') as file:
@@ -108,15 +116,39 @@ def test_the_newest_figure_of_each_split_counts_and_others_are_kept():
   assert json.loads(row['validation/fd/stamp'])['split'] == 'validation'
 
 
-@pytest.mark.parametrize(('name', 'mode'), [
-  ('test/fd', 'min'), ('validation/fd_infinity', 'min'), ('kid', 'min'), ('sliced_wasserstein', 'min'),
-  ('ms_ssim', 'min'), ('nll_bpd', 'min'), ('nll_nats', 'min'), ('bits_per_byte', 'min'), ('perplexity', 'min'),
-  ('duplicates', 'min'), ('copied_fraction', 'min'), ('longest_overlap', 'min'), ('precision', 'max'),
-  ('recall', 'max'), ('density', 'max'), ('coverage', 'max'), ('inception_score', 'max'), ('elbo_nats', 'max'),
-  ('modes_covered', 'max'), ('modes_kl_nats', 'min'),
-  ('accuracy', 'max'), ('repeated_share', 'min'), ('overlap_heldout_tokens', None), ('overlap_p', None),
-  ('c_t', None), ('c_t_p', None), ('fdx', None), ('unknown', None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('name', 'mode'),
+  [
+    ('test/fd', 'min'),
+    ('validation/fd_infinity', 'min'),
+    ('kid', 'min'),
+    ('sliced_wasserstein', 'min'),
+    ('ms_ssim', 'min'),
+    ('nll_bpd', 'min'),
+    ('nll_nats', 'min'),
+    ('bits_per_byte', 'min'),
+    ('perplexity', 'min'),
+    ('duplicates', 'min'),
+    ('copied_fraction', 'min'),
+    ('longest_overlap', 'min'),
+    ('precision', 'max'),
+    ('recall', 'max'),
+    ('density', 'max'),
+    ('coverage', 'max'),
+    ('inception_score', 'max'),
+    ('elbo_nats', 'max'),
+    ('modes_covered', 'max'),
+    ('modes_kl_nats', 'min'),
+    ('accuracy', 'max'),
+    ('repeated_share', 'min'),
+    ('overlap_heldout_tokens', None),
+    ('overlap_p', None),
+    ('c_t', None),
+    ('c_t_p', None),
+    ('fdx', None),
+    ('unknown', None),
+  ],
+)
 def test_directions(name, mode):
   assert evaluations.by_name(name) == mode
 
@@ -199,9 +231,16 @@ def test_an_unknown_field_of_a_stamp_lists_those_there_are(two_groups):
 # Stamps.
 
 UNLIKE = {
-  'extractor': 'random', 'extractor_weights': 'ff' * 32, 'samples': 5000, 'ema': True, 'sampler.temperature': '0.5',
-  'guidance': 1 / 3, 'resize': None, 'data_hash': '00' * 32, 'split_rule': 'train[:80%]',
-}  # fmt: skip
+  'extractor': 'random',
+  'extractor_weights': 'ff' * 32,
+  'samples': 5000,
+  'ema': True,
+  'sampler.temperature': '0.5',
+  'guidance': 1 / 3,
+  'resize': None,
+  'data_hash': '00' * 32,
+  'split_rule': 'train[:80%]',
+}
 
 
 @pytest.mark.parametrize('field', UNLIKE)
@@ -259,8 +298,12 @@ def test_circumstances_are_noted_and_never_refused():
   there = {'versions': 'python 3.11.7, jax 0.12.0', 'devices': '8 x cuda', 'seconds': 5.0}
   made_runs.evaluate(path, {'fd': 20.0}, step=50, stamp=there, notes=['n < features: 500 < 512'])
   text = shown('runs', '--metric=test/fd:min').replace('\n  ', ' ')
-  for said in ('versions differ: jax 0.10.2 (1 run) and jax 0.12.0 (1 run)', 'devices differ: 1 x cpu (1 run) and 8 x',
-               'step differ: 100 (1 run) and 50 (1 run)', 'evaluation: n < features: 500 < 512 (1 run)'):  # fmt: skip
+  for said in (
+    'versions differ: jax 0.10.2 (1 run) and jax 0.12.0 (1 run)',
+    'devices differ: 1 x cpu (1 run) and 8 x',
+    'step differ: 100 (1 run) and 50 (1 run)',
+    'evaluation: n < features: 500 < 512 (1 run)',
+  ):
     assert said in text, text
   assert 'jax 0.12.0' not in shown('runs')
 

@@ -69,8 +69,16 @@ def test_opens_from_disk_without_an_error_or_a_request(page):
   assert sum(url.startswith('file://') for url in urls) == 1
   assert page.texts('h1') == ['12 runs compared']
   assert page.texts('#warnings p') == ['FORCED: these runs are not comparable']
-  assert page.texts('nav a') == ['Results', 'Differences', 'Quality against cost', 'Curves', 'Hyper-parameters',
-                                 'Search budget', 'Samples', 'Provenance']  # fmt: skip
+  assert page.texts('nav a') == [
+    'Results',
+    'Differences',
+    'Quality against cost',
+    'Curves',
+    'Hyper-parameters',
+    'Search budget',
+    'Samples',
+    'Provenance',
+  ]
   policy = page.find('meta[http-equiv=Content-Security-Policy]').get_attribute('content')
   assert "default-src 'none'" in policy and 'http' not in policy
 
@@ -137,8 +145,16 @@ def test_table_sorts_by_number_both_ways_and_what_is_missing_stays_last(page):
 
 def test_filters_by_words_comparisons_and_states(page):
   runs_mode(page)
-  for words, kept in (('seed=1', 4), ('lr>=9', 6), ('lr>=9 seed=0', 2), ('optim.lr<1 diverged', 0), ('DIVERGED', 1),
-                      ('state!=done', 2), ('nll_bpd<0', 0), ('lr=0.002', 3)):  # fmt: skip
+  for words, kept in (
+    ('seed=1', 4),
+    ('lr>=9', 6),
+    ('lr>=9 seed=0', 2),
+    ('optim.lr<1 diverged', 0),
+    ('DIVERGED', 1),
+    ('state!=done', 2),
+    ('nll_bpd<0', 0),
+    ('lr=0.002', 3),
+  ):
     page.set('#filter', words)
     assert page.texts('#count') == [f'{kept} of 12 runs'], words
     assert len(page.texts('#table tbody th')) == kept
@@ -167,8 +183,11 @@ def test_every_picture_is_the_file_of_its_run_and_step(page, sweep):
   for path, label in ((p, sweep[0].runs.loc[p]) for p in sweep[0].runs.index):
     step = min(160, label['step'])  # the diverged one has nothing later
     name = f'lr={label["config.optim.lr"]:g} seed={label["seed"]}'
-    shown = page.js("""return [...document.querySelectorAll('#tiles figure')]
-      .find((n) => n.querySelector('span').textContent === arguments[0]).querySelector('img').src""", name)  # fmt: skip
+    shown = page.js(
+      """return [...document.querySelectorAll('#tiles figure')]
+      .find((n) => n.querySelector('span').textContent === arguments[0]).querySelector('img').src""",
+      name,
+    )
     file = f'{path}/samples/step_{step:08d}.png'
     assert shown == report_samples._content(report.Path(file))
 
@@ -231,7 +250,7 @@ def test_hovering_links_table_and_curves(page):
     const trace = plot.data.find((t) => t.uid === 'run-0');
     const box = plot.querySelector('.nsewdrag').getBoundingClientRect();
     const [xa, ya] = [plot._fullLayout.xaxis, plot._fullLayout.yaxis];
-    return [box.left + xa.d2p(trace.x[5]), box.top + ya.d2p(trace.y[5]), 0];""")  # fmt: skip
+    return [box.left + xa.d2p(trace.x[5]), box.top + ya.d2p(trace.y[5]), 0];""")
   mouse = ActionChains(page.driver)
   mouse.w3c_actions.pointer_action.move_to_location(round(x), round(y))
   mouse.perform()
@@ -289,7 +308,7 @@ def test_hyper_parameters_are_drawn_and_brushed(page):
     plot.scrollIntoView({block: 'center', behavior: 'instant'});
     const box = plot.querySelector('.nsewdrag').getBoundingClientRect();
     const [xa, ya] = [plot._fullLayout.xaxis, plot._fullLayout.yaxis];
-    return [box.left + xa.d2p(0), box.top + ya.d2p(0)];""")  # fmt: skip
+    return [box.left + xa.d2p(0), box.top + ya.d2p(0)];""")
   drag = ActionChains(page.driver, duration=20)
   pointer = drag.w3c_actions.pointer_action
   pointer.move_to_location(round(x) - 12, round(y) - 12)

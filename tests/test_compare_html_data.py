@@ -39,7 +39,10 @@ def test_pictures_and_texts_of_one_comparison_are_views_of_their_own(tmp_path):
   make_run(tmp_path / '1', 0.5, 1, name='lm', text=True)
   views = report_samples.collect([str(tmp_path / '0'), str(tmp_path / '1')])['views']
   assert {name: (view['kind'], list(view['runs'])) for name, view in views.items()} == {
-    'samples': ('png', [0]), 'samples (text)': ('txt', [1]), 'reconstructions': ('png', [0])}  # fmt: skip
+    'samples': ('png', [0]),
+    'samples (text)': ('txt', [1]),
+    'reconstructions': ('png', [0]),
+  }
 
 
 def test_rows_of_the_picture_of_classes_have_their_names(tmp_path):
@@ -57,9 +60,17 @@ def test_rows_of_the_picture_of_classes_have_their_names(tmp_path):
 
 def test_long_curves_are_thinned_at_the_same_steps_and_keep_their_last_row():
   pandas = pytest.importorskip('pandas')
-  rows = [{'run': run, 'step': step, 'seconds': step / 10, 'train/loss': np.nan if step == 4000 else step,
-           'eval/nll': step if step % 100 == 0 else np.nan}
-          for run, end in (('a', 4001), ('b', 1777)) for step in range(1, end + 1)]  # fmt: skip
+  rows = [
+    {
+      'run': run,
+      'step': step,
+      'seconds': step / 10,
+      'train/loss': np.nan if step == 4000 else step,
+      'eval/nll': step if step % 100 == 0 else np.nan,
+    }
+    for run, end in (('a', 4001), ('b', 1777))
+    for step in range(1, end + 1)
+  ]
   found = curves.thin(pandas.DataFrame(rows), pandas.Series({'a': 'g', 'b': 'g', 'waiting': 'g'}))
   first, second, third = found['runs']
   losses = [value for value in first['train/loss'] if value is not None]

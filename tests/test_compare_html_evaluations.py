@@ -66,10 +66,12 @@ def front(page):
 def test_figures_whose_stamps_agree_are_shown_and_others_are_named(sweep):
   data = data_of(sweep[1])
   assert {m['name']: (m['mode'], m['given'], m['evaluated'], m['copies']) for m in data['metrics']} == {
-    'test/fd': ('min', True, True, False), 'nll_bpd': ('min', True, False, False),
-    'test/kid': ('min', False, True, False), 'test/recall': ('max', False, True, False),
+    'test/fd': ('min', True, True, False),
+    'nll_bpd': ('min', True, False, False),
+    'test/kid': ('min', False, True, False),
+    'test/recall': ('max', False, True, False),
     'test/c_t': (None, False, True, True),
-  }  # fmt: skip
+  }
   assert data['warnings'] == ['test/precision is left out: its stamps differ in sample_seed']
 
 
@@ -110,7 +112,10 @@ def test_pictures_and_texts_of_evaluations_are_views_and_stay_in_the_run(tmp_pat
   assert list(views) == ['samples', 'samples (text)', 'reconstructions', 'closest_pairs, test', 'overlaps, test']
   near = base64.b64encode((tmp_path / 'a' / 'near.png').read_bytes()).decode()
   assert views['closest_pairs, test'] == {
-    'kind': 'png', 'steps': [20], 'runs': {0: {20: f'data:image/png;base64,{near}'}}}  # fmt: skip
+    'kind': 'png',
+    'steps': [20],
+    'runs': {0: {20: f'data:image/png;base64,{near}'}},
+  }
   assert views['overlaps, test']['kind'] == 'txt'
   assert re.split(r'\n-{40}\n', views['overlaps, test']['runs'][0][20]) == ['one', 'two']
 
@@ -203,7 +208,7 @@ def test_hovering_links_plot_front_and_table(page):
     const trace = plot.data.find((t) => t.customdata?.[0]);
     const box = plot.querySelector('.nsewdrag').getBoundingClientRect();
     const [xa, ya] = [plot._fullLayout.xaxis, plot._fullLayout.yaxis];
-    return [box.left + xa.d2p(trace.x[0]), box.top + ya.d2p(trace.y[0]), trace.meta.group];""")  # fmt: skip
+    return [box.left + xa.d2p(trace.x[0]), box.top + ya.d2p(trace.y[0]), trace.meta.group];""")
   mouse = ActionChains(page.driver)
   mouse.w3c_actions.pointer_action.move_to_location(round(x), round(y))
   mouse.perform()
@@ -251,7 +256,7 @@ def test_every_number_of_the_table_has_a_stamp(page):
       const given = (i) => heads[i].querySelector('button')?.dataset.key.startsWith('config.');
       return [...document.querySelectorAll('#table tbody tr')].flatMap((row) => [...row.children]
         .filter((cell, i) => cell.classList.contains('num') && !given(i) && cell.textContent !== '–')
-        .map((cell) => [cell.textContent, Boolean(cell.dataset.stamp)]));""")  # fmt: skip
+        .map((cell) => [cell.textContent, Boolean(cell.dataset.stamp)]));""")
     assert len(numbers) > 30 and all(stamp for _, stamp in numbers), numbers
 
 
@@ -288,7 +293,8 @@ def test_fits_a_telephone_in_both_colours(page, scheme):
   wide = 'const d = document.documentElement; return d.scrollWidth - d.clientWidth'
   assert page.js(wide) == 0
   page.js("document.querySelector('#table td[data-stamp]').focus()")
-  left, top, right, bottom = page.js("const b = document.querySelector('#tip').getBoundingClientRect(); "
-                                     'return [b.left, b.top, b.right, b.bottom]')  # fmt: skip
+  left, top, right, bottom = page.js(
+    "const b = document.querySelector('#tip').getBoundingClientRect(); return [b.left, b.top, b.right, b.bottom]"
+  )
   assert 0 <= left < right - 200 and right <= 420 and 0 <= top < bottom <= 900
   assert page.js(wide) == 0

@@ -30,9 +30,11 @@ def ask(query, **options):
 def test_tables():
   assert ask('select run, [final/nll_bpd] from runs') == [('runs/vae/a', 2.0), ('runs/vae/b', None)]
   assert ask('select run, step, [eval/nll_bpd], [train/loss_nats] from metrics') == [
-    ('runs/vae/a', 50, 3.0, 6.0), ('runs/vae/a', 100, 2.0, 4.0),
-    ('runs/vae/b', 50, 4.0, 8.0), ('runs/vae/b', 100, None, None),
-  ]  # fmt: skip
+    ('runs/vae/a', 50, 3.0, 6.0),
+    ('runs/vae/a', 100, 2.0, 4.0),
+    ('runs/vae/b', 50, 4.0, 8.0),
+    ('runs/vae/b', 100, None, None),
+  ]
   query = "select value from config where field = 'optim.lr' and value > 2e-4"
   assert ask(query) == [(1e-3,)]
   assert ask("select distinct value from config where field = 'model.latents'") == [('(16)',)]
@@ -72,23 +74,42 @@ def test_a_file_that_is_no_index_is_left_alone():
   refused(command('gen_ai.compare', 'runs', '--sql=select 1', '--index=runs'), 'is a folder')
 
 
-@pytest.mark.parametrize('query', [
-  'drop table runs', 'delete from runs', "attach 'other.sqlite' as other", "update runs set name = ''",
-  'create table t (a)', 'pragma journal_mode = wal',
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'query',
+  [
+    'drop table runs',
+    'delete from runs',
+    "attach 'other.sqlite' as other",
+    "update runs set name = ''",
+    'create table t (a)',
+    'pragma journal_mode = wal',
+  ],
+)
 def test_queries_only_read(query):
   refused(command('gen_ai.compare', 'runs', '--sql', query), 'can only select')
   assert ask('select count(*) from runs') == [(2,)]
   assert not Path('other.sqlite').exists()
 
 
-@pytest.mark.parametrize(('query', 'says'), [
-  ('select lr from runs', 'no such column: lr'), ('select * from run', 'no such table: run'),
-  ('selec 1', 'syntax error'), ('select 1; select 2', 'one statement'), ('select [final/fid] from runs', 'final/fid'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('query', 'says'),
+  [
+    ('select lr from runs', 'no such column: lr'),
+    ('select * from run', 'no such table: run'),
+    ('selec 1', 'syntax error'),
+    ('select 1; select 2', 'one statement'),
+    ('select [final/fid] from runs', 'final/fid'),
+  ],
+)
 def test_a_wrong_query_is_shown_tables_and_columns(query, says):
-  refused(command('gen_ai.compare', 'runs', '--sql', query), says, 'runs: run, name,', '[final/nll_bpd]',
-          'metrics: run, step,', 'config: run, field, value')  # fmt: skip
+  refused(
+    command('gen_ai.compare', 'runs', '--sql', query),
+    says,
+    'runs: run, name,',
+    '[final/nll_bpd]',
+    'metrics: run, step,',
+    'config: run, field, value',
+  )
 
 
 def test_an_index_where_nothing_can_be_written():
@@ -98,8 +119,10 @@ def test_an_index_where_nothing_can_be_written():
 
 def test_several_processes_at_once_get_answers(tmp_path):
   env = {**os.environ, 'PYTHONPATH': str(tiny.ROOT)}
-  workers = [subprocess.Popen([sys.executable, '-c', ASK], env=env, text=True, stdout=subprocess.PIPE,
-                              stderr=subprocess.PIPE) for _ in range(3)]  # fmt: skip
+  workers = [
+    subprocess.Popen([sys.executable, '-c', ASK], env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    for _ in range(3)
+  ]
   for worker in workers:
     out, err = worker.communicate(timeout=60)
     assert (out, err) == ('[(4,)]\n', '')

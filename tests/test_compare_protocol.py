@@ -97,12 +97,15 @@ def test_a_run_that_has_not_reached_its_budget_is_not_unlike():
   assert compare('runs').returncode == 0
 
 
-@pytest.mark.parametrize('observation, extractor', [
-  ('bernoulli likelihood, binarised (threshold)', ''),
-  ('', 'extractor random (weak), weights 0123, resize none, features 24'),
-  ('gaussian likelihood, uniformly dequantised', 'nll_draws 50'),
-  ('', ''),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  'observation, extractor',
+  [
+    ('bernoulli likelihood, binarised (threshold)', ''),
+    ('', 'extractor random (weak), weights 0123, resize none, features 24'),
+    ('gaussian likelihood, uniformly dequantised', 'nll_draws 50'),
+    ('', ''),
+  ],
+)
 def test_a_run_from_before_the_observation_had_its_own_field_is_like_one_that_has_it(observation, extractor):
   field = '; '.join(filter(None, (observation, extractor)))
   old = {name: value for name, value in made_runs.EVALUATION.items() if name != 'observation'} | {'extractor': field}
@@ -130,8 +133,11 @@ def test_a_run_without_a_recorded_protocol_is_unlike_and_not_offered():
 
 def test_devices_and_versions_are_notes():
   made_runs.make('runs/a')
-  made_runs.make('runs/b', run__seed=1, protocol={'about': {
-    'devices': ['cuda:0', 'cuda:1'], 'versions': {'python': '3.11.7', 'jax': '0.12.0'}}})  # fmt: skip
+  made_runs.make(
+    'runs/b',
+    run__seed=1,
+    protocol={'about': {'devices': ['cuda:0', 'cuda:1'], 'versions': {'python': '3.11.7', 'jax': '0.12.0'}}},
+  )
   done = compare('runs')
   assert done.returncode == 0
   assert 'devices differ: 1 x cpu (1 run) and 2 x cuda (1 run)' in done.stdout

@@ -187,10 +187,20 @@ def test_nothing_found_says_so(tmp_path):
     load(tmp_path / 'nowhere')
 
 
-@pytest.mark.parametrize(('file', 'text'), [
-  ('config.json', '{"run": '), ('config.json', ''), ('config.json', '[]'), ('run.json', '\0\0'), ('status.json', '{'),
-  ('metrics.jsonl', 'x\n'), ('summary.json', 'null'), ('evaluations.jsonl', '{}\n'), ('attempts.jsonl', '[]\n'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('file', 'text'),
+  [
+    ('config.json', '{"run": '),
+    ('config.json', ''),
+    ('config.json', '[]'),
+    ('run.json', '\0\0'),
+    ('status.json', '{'),
+    ('metrics.jsonl', 'x\n'),
+    ('summary.json', 'null'),
+    ('evaluations.jsonl', '{}\n'),
+    ('attempts.jsonl', '[]\n'),
+  ],
+)
 def test_a_damaged_run_among_others_is_left_aside_by_name(tmp_path, file, text):
   made_runs.make(tmp_path / 'a')
   (made_runs.make(tmp_path / 'b') / file).write_text(text)

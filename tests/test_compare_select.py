@@ -22,19 +22,42 @@ def frame():
   """Three runs: a (lr 1e-4), b (lr 1e-3, stopped), c (lr 1e-2, widths (8,), other code)."""
   made_runs.make('runs/a', model__network='mlp', optim__lr=1e-4)
   made_runs.make('runs/b', model__network='mlp', optim__lr=1e-3, state='stopped')
-  made_runs.make('runs/c', model__network='mlp', optim__lr=1e-2, model__widths=(8,), model__conditional=True,
-                 protocol={'about': {'git': {'commit': 'beef' * 10}}})  # fmt: skip
+  made_runs.make(
+    'runs/c',
+    model__network='mlp',
+    optim__lr=1e-2,
+    model__widths=(8,),
+    model__conditional=True,
+    protocol={'about': {'git': {'commit': 'beef' * 10}}},
+  )
   return load('runs').runs
 
 
-@pytest.mark.parametrize(('conditions', 'kept'), [
-  (['optim.lr>=1e-3'], 'bc'), (['optim.lr<1e-3'], 'a'), (['optim.lr = 0.001'], 'b'), (['optim.lr!=1e-3'], 'ac'),
-  (['lr<=.001'], 'ab'), (['config.optim.lr>1e-4'], 'bc'), (['state=done'], 'ac'), (['state!=done'], 'b'),
-  (['model.widths=(8,)'], 'c'), (['model.widths=[512,256]'], 'ab'), (['model.conditional=true'], 'c'),
-  (['model.conditional==0'], 'ab'),
-  (['commit=beef'], 'c'), (['commit!=beef'], 'ab'), (['run=runs/b'], 'b'), (['final/nll_bpd<2', 'optim.lr<1e-2'], 'ab'),
-  (["sweep=''"], 'abc'), (['sweep='], 'abc'),  (['step>=50', 'state=stopped'], 'b'), (['optim.lr!=word'], 'abc'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('conditions', 'kept'),
+  [
+    (['optim.lr>=1e-3'], 'bc'),
+    (['optim.lr<1e-3'], 'a'),
+    (['optim.lr = 0.001'], 'b'),
+    (['optim.lr!=1e-3'], 'ac'),
+    (['lr<=.001'], 'ab'),
+    (['config.optim.lr>1e-4'], 'bc'),
+    (['state=done'], 'ac'),
+    (['state!=done'], 'b'),
+    (['model.widths=(8,)'], 'c'),
+    (['model.widths=[512,256]'], 'ab'),
+    (['model.conditional=true'], 'c'),
+    (['model.conditional==0'], 'ab'),
+    (['commit=beef'], 'c'),
+    (['commit!=beef'], 'ab'),
+    (['run=runs/b'], 'b'),
+    (['final/nll_bpd<2', 'optim.lr<1e-2'], 'ab'),
+    (["sweep=''"], 'abc'),
+    (['sweep='], 'abc'),
+    (['step>=50', 'state=stopped'], 'b'),
+    (['optim.lr!=word'], 'abc'),
+  ],
+)
 def test_conditions(frame, conditions, kept):
   assert select.where(frame, conditions).index.tolist() == [f'runs/{name}' for name in kept]
 
@@ -45,16 +68,19 @@ def test_a_run_without_the_field_fulfils_unequal_alone(frame):
   assert select.where(frame, ['loss.weight!=1']).index.tolist() == ['runs/a', 'runs/c']
 
 
-@pytest.mark.parametrize(('condition', 'says'), [
-  ('optim.lr>1', "'optim.lr>1' leaves no run: optim.lr is 0.0001, 0.001, 0.01"),
-  ('optim.lrr>1', "no run has a field 'optim.lrr'. Did you mean 'optim.lr'"),
-  ('seed=1', 'leaves no run: seed is 0'),
-  ('decay>1', "no run has a field 'decay'"),
-  ('batch_size>1', 'Did you mean data.batch_size or eval.batch_size'),
-  ('optim.lr', 'must read FIELD OPERATOR VALUE'),
-  ('optim.lr>=', 'must read FIELD OPERATOR VALUE'),
-  ('commit=dead', 'leaves no run: commit is c0ffeec0ffee, beefbeefbeef.'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('condition', 'says'),
+  [
+    ('optim.lr>1', "'optim.lr>1' leaves no run: optim.lr is 0.0001, 0.001, 0.01"),
+    ('optim.lrr>1', "no run has a field 'optim.lrr'. Did you mean 'optim.lr'"),
+    ('seed=1', 'leaves no run: seed is 0'),
+    ('decay>1', "no run has a field 'decay'"),
+    ('batch_size>1', 'Did you mean data.batch_size or eval.batch_size'),
+    ('optim.lr', 'must read FIELD OPERATOR VALUE'),
+    ('optim.lr>=', 'must read FIELD OPERATOR VALUE'),
+    ('commit=dead', 'leaves no run: commit is c0ffeec0ffee, beefbeefbeef.'),
+  ],
+)
 def test_conditions_that_cannot_be(frame, condition, says):
   with pytest.raises(UserError) as caught:
     select.where(frame, [condition])
@@ -86,15 +112,25 @@ def test_csv_that_cannot_be_written(frame):
 
 
 def test_diff_of_two_runs(frame):
-  about = {'environment': {'XLA_FLAGS': '--a'}, 'git': {'commit': 'beef', 'dirty': True, 'patch_sha256': 'cd' * 32,
-                           'patch': 'uncommitted.patch'}, 'versions': {'python': '3.12.1', 'jax': '0.10.2'},
-           'host': {'name': 'other', 'platform': 'Linux', 'cpus': 2}, 'devices': ['cuda:0']}  # fmt: skip
+  about = {
+    'environment': {'XLA_FLAGS': '--a'},
+    'git': {'commit': 'beef', 'dirty': True, 'patch_sha256': 'cd' * 32, 'patch': 'uncommitted.patch'},
+    'versions': {'python': '3.12.1', 'jax': '0.10.2'},
+    'host': {'name': 'other', 'platform': 'Linux', 'cpus': 2},
+    'devices': ['cuda:0'],
+  }
   made_runs.make('runs/d', optim__lr=1.0, protocol={'about': about, 'data': {'fingerprint': 'ff' * 32}})
   done = command('gen_ai.compare', '--diff', 'runs/a', 'runs/d')
   assert done.returncode == 0, done.stderr
   words = [line.split() for line in done.stdout.splitlines()]
-  for expected in (['optim.lr', '0.0001', '1'], ['python', '3.11.7', '3.12.1'], ['host', 'box', 'other'],
-                   ['XLA_FLAGS', '(absent)', '--a'], ['commit'], ['fingerprint']):  # fmt: skip
+  for expected in (
+    ['optim.lr', '0.0001', '1'],
+    ['python', '3.11.7', '3.12.1'],
+    ['host', 'box', 'other'],
+    ['XLA_FLAGS', '(absent)', '--a'],
+    ['commit'],
+    ['fingerprint'],
+  ):
     assert expected in words, done.stdout
   assert 'uncommitted changes of B: runs/d/uncommitted.patch' in done.stdout and 'ff' * 32 in done.stdout
   assert 'run.steps' not in done.stdout and ['no', 'difference', 'in', 'evaluation'] in words
@@ -118,10 +154,18 @@ def test_flags_that_would_have_no_effect_are_refused(frame, mode, flag):
   refused(command('gen_ai.compare', 'runs/a', 'runs/b', mode, flag), *says)
 
 
-@pytest.mark.parametrize(('words', 'name'), [
-  ('--runs --by=optim.lr', 'by'), ('--runs --baseline=A', 'baseline'), ('--csv=- --html=x.html', 'html'),
-  ('--csv=- --budget', 'budget'), ('--diff --sql=select', 'sql'), ('--sql=select --force', 'force'),
-  ('--diff --last_k=3', 'last_k'), ('--index=x.sqlite', 'index'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('words', 'name'),
+  [
+    ('--runs --by=optim.lr', 'by'),
+    ('--runs --baseline=A', 'baseline'),
+    ('--csv=- --html=x.html', 'html'),
+    ('--csv=- --budget', 'budget'),
+    ('--diff --sql=select', 'sql'),
+    ('--sql=select --force', 'force'),
+    ('--diff --last_k=3', 'last_k'),
+    ('--index=x.sqlite', 'index'),
+  ],
+)
 def test_flags_of_another_use_are_refused(frame, words, name):
   refused(command('gen_ai.compare', 'runs/a', 'runs/b', *words.split()), f'leave --{name} out')

@@ -122,9 +122,13 @@ def test_what_did_not_end_is_shown_and_not_averaged(two_groups):
   text = shown('runs')
   assert row(text, 'A')[2:4] == ['3', fmt.interval(statistics.mean_interval(np.array([1.0, 1.1, 1.2])))]
   listed = text.split('\nnot counted')[1]
-  for state, run, said in (('diverged', 'runs/x', 'loss_nats not finite'), ('failed', 'runs/y', 'disk full'),
-                           ('pruned', 'runs/z', 'rank 9 of 9'), ('stopped', 'runs/s', 'SIGTERM'),
-                           ('lost', 'runs/w', '--resume=runs/w')):  # fmt: skip
+  for state, run, said in (
+    ('diverged', 'runs/x', 'loss_nats not finite'),
+    ('failed', 'runs/y', 'disk full'),
+    ('pruned', 'runs/z', 'rank 9 of 9'),
+    ('stopped', 'runs/s', 'SIGTERM'),
+    ('lost', 'runs/w', '--resume=runs/w'),
+  ):
     assert f'A  {state} at step 50 of 100\n   {run}\n' in listed and said in listed
     assert f'1 {state}' in text.split('\ncost')[0]
 
@@ -211,7 +215,9 @@ def test_metrics_that_nobody_chose_go_on_in_a_second_table_where_the_terminal_en
   text = shown('runs').split('\nfinal')[1].split('\ncost')[0]
   assert max(map(len, text.splitlines())) <= 40
   assert [line.split() for line in text.splitlines() if 'n ' in line[:12]] == [
-    ['lr', 'n', 'pairs_won_d', 'nll_bpd'], ['lr', 'n', 'logit_real']]  # fmt: skip
+    ['lr', 'n', 'pairs_won_d', 'nll_bpd'],
+    ['lr', 'n', 'logit_real'],
+  ]
 
 
 def test_configs_that_name_several_metrics_are_shown_with_all(undeclared):
@@ -230,7 +236,10 @@ def test_a_report_of_metrics_without_a_direction(undeclared):
   assert 'written  report.html' in shown('runs', '--html=report.html')
   data = json.loads(re.search(r'id="data">(.*?)</script>', Path('report.html').read_text(), re.DOTALL)[1])
   assert [(metric['name'], metric['mode']) for metric in data['metrics']] == [
-    ('pairs_won_d', None), ('nll_bpd', 'min'), ('logit_real', None)]  # fmt: skip
+    ('pairs_won_d', None),
+    ('nll_bpd', 'min'),
+    ('logit_real', None),
+  ]
   assert data['curves']['names'][:2] == ['eval/nll_bpd', 'eval/logit_real'] and not data['budget']
   assert data['runs'][0]['metrics']['pairs_won_d']['best'] is None
   assert any('so all are shown' in line for line in data['warnings'])
@@ -306,8 +315,9 @@ def test_many_runs_use_the_bootstrap():
 def test_search_budget_of_two_methods():
   for i, value in enumerate((4.0, 3.0, 2.0, 1.0)):
     made_runs.make(f'runs/a{i}', (value,), optim__lr=10.0**-i)
-    made_runs.make(f'runs/b{i}', (value,), state='diverged' if i == 3 else 'done', optim__lr=10.0**-i,
-                   model__network='mlp')  # fmt: skip
+    made_runs.make(
+      f'runs/b{i}', (value,), state='diverged' if i == 3 else 'done', optim__lr=10.0**-i, model__network='mlp'
+    )
   text = shown('runs', '--budget', '--by=model.network')
   block = 'expected best nll_bpd of n configurations'
   header = text.split(block)[1].splitlines()[1]
@@ -317,13 +327,16 @@ def test_search_budget_of_two_methods():
   assert 'model.network mlp: 1 configuration of 4' in text and 'worst result' in text
 
 
-@pytest.mark.parametrize(('flags', 'says'), [
-  (['--metric=nll_bdp:min'], ["no run has the metric 'nll_bdp'", "Did you mean 'nll_bpd'"]),
-  (['--metric=fid'], ["no run has the metric 'fid'", 'The metrics are nll_bpd']),
-  (['--by=optim.lrr'], ["no run has a field 'optim.lrr'", "'optim.lr'"]),
-  (['--config.optim.lr=1'], ['--where']),
-  (['--last_k=0'], []),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('flags', 'says'),
+  [
+    (['--metric=nll_bdp:min'], ["no run has the metric 'nll_bdp'", "Did you mean 'nll_bpd'"]),
+    (['--metric=fid'], ["no run has the metric 'fid'", 'The metrics are nll_bpd']),
+    (['--by=optim.lrr'], ["no run has a field 'optim.lrr'", "'optim.lr'"]),
+    (['--config.optim.lr=1'], ['--where']),
+    (['--last_k=0'], []),
+  ],
+)
 def test_mistakes_on_the_command_line(two_groups, flags, says):
   if flags == ['--last_k=0']:
     assert compare('runs', *flags).returncode != 0
@@ -347,16 +360,19 @@ def test_nothing_named():
   refused(compare(), 'name folders, run directories or quoted patterns')
 
 
-@pytest.mark.parametrize(('interval', 'text'), [
-  (Interval(1.23456, 1.2, 1.26912, 5, 't'), '1.235 ± 0.035'),
-  (Interval(1234.5, 1000.0, 1469.0, 5, 't'), '1234 ± 234'),
-  (Interval(1.5, 1.4, 1.7, 40, 'bootstrap'), '1.50 [1.40, 1.70]'),
-  (Interval(2.0, 2.0, 2.0, 3, 't'), '2.000 ± 0.000'),
-  (Interval(0.5, np.nan, np.nan, 1, 'single'), '0.5000'),
-  (Interval(np.nan, np.nan, np.nan, 0, 'none'), '-'),
-  (Interval(2e9, 1e9, 3e9, 3, 't'), '2e+09 ± 1e+09'),
-  (Interval(-3e-9, -4e-9, -2e-9, 3, 't'), '-3e-09 ± 1e-09'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('interval', 'text'),
+  [
+    (Interval(1.23456, 1.2, 1.26912, 5, 't'), '1.235 ± 0.035'),
+    (Interval(1234.5, 1000.0, 1469.0, 5, 't'), '1234 ± 234'),
+    (Interval(1.5, 1.4, 1.7, 40, 'bootstrap'), '1.50 [1.40, 1.70]'),
+    (Interval(2.0, 2.0, 2.0, 3, 't'), '2.000 ± 0.000'),
+    (Interval(0.5, np.nan, np.nan, 1, 'single'), '0.5000'),
+    (Interval(np.nan, np.nan, np.nan, 0, 'none'), '-'),
+    (Interval(2e9, 1e9, 3e9, 3, 't'), '2e+09 ± 1e+09'),
+    (Interval(-3e-9, -4e-9, -2e-9, 3, 't'), '-3e-09 ± 1e-09'),
+  ],
+)
 def test_intervals_are_written_to_two_digits_of_their_width(interval, text):
   assert fmt.interval(interval) == text
 

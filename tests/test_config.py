@@ -70,32 +70,43 @@ def test_data_references_are_arguments_from_wherever_the_file_is_named(argument,
   assert described.text == (tiny.ROOT / 'configs' / 'gan.py').read_text()
 
 
-@pytest.mark.parametrize(('text', 'texts'), [
-  ('def get_config(: pass', ['syntax error in line 1']),
-  ('import nothing_of_the_kind', ['fails in line 1 with ModuleNotFoundError', 'nothing_of_the_kind']),
-  ('get_config = 3', ['defines no get_config()']),
-  ('def get_config(): pass', ['get_config() returns None', 'gen_ai.config.common()']),
-  ('def get_config(): return {"run": 1}', ['get_config() returns a dict', 'not a ConfigDict']),
-  ('def get_config():\n  return 1 / 0', ['get_config() fails in line 2 with ZeroDivisionError']),
-  ('from ml_collections import ConfigDict as C\ndef get_config(): return C()', ['no config.data.background']),
-  ('from gen_ai.config import common\ndef get_config():\n  c = common("gan", "x")\n  c.run.steps = "9"\n  return c',
-   ['fails in line 4 with TypeError']),
-  ('from gen_ai.config import common\ndef get_config():\n  c = common("gan", "x")\n  c.run = dict(steps=9)\n'
-   '  return c', ['gives no config.run.eval_every', 'an int']),
-  ('\0', ['null bytes']),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('text', 'texts'),
+  [
+    ('def get_config(: pass', ['syntax error in line 1']),
+    ('import nothing_of_the_kind', ['fails in line 1 with ModuleNotFoundError', 'nothing_of_the_kind']),
+    ('get_config = 3', ['defines no get_config()']),
+    ('def get_config(): pass', ['get_config() returns None', 'gen_ai.config.common()']),
+    ('def get_config(): return {"run": 1}', ['get_config() returns a dict', 'not a ConfigDict']),
+    ('def get_config():\n  return 1 / 0', ['get_config() fails in line 2 with ZeroDivisionError']),
+    ('from ml_collections import ConfigDict as C\ndef get_config(): return C()', ['no config.data.background']),
+    (
+      'from gen_ai.config import common\ndef get_config():\n  c = common("gan", "x")\n  c.run.steps = "9"\n  return c',
+      ['fails in line 4 with TypeError'],
+    ),
+    (
+      'from gen_ai.config import common\ndef get_config():\n  c = common("gan", "x")\n  c.run = dict(steps=9)\n'
+      '  return c',
+      ['gives no config.run.eval_every', 'an int'],
+    ),
+    ('\0', ['null bytes']),
+  ],
+)
 def test_a_file_that_gives_no_config_says_which_line(text, texts, tmp_path):
   (tmp_path / 'mine.py').write_text(text)
   with says(f'{tmp_path}/mine.py', *texts):
     config_lib.load(f'{tmp_path}/mine.py')
 
 
-@pytest.mark.parametrize(('text', 'read', 'texts'), [
-  ('def tiny(): return 3', config_lib.tiny, ['tiny() returns an int']),
-  ('def tiny(): return {}[0]', config_lib.tiny, ['tiny() fails in line 3 with KeyError']),
-  ('def sweep_lr(): yield {}[0]', lambda path: trials.declared(path, 'lr'), ['sweep_lr() fails in line 3']),
-  ('def space(): return {}[0]', lambda path: trials.drawn(path, 1, 0), ['space() fails in line 3 with KeyError']),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('text', 'read', 'texts'),
+  [
+    ('def tiny(): return 3', config_lib.tiny, ['tiny() returns an int']),
+    ('def tiny(): return {}[0]', config_lib.tiny, ['tiny() fails in line 3 with KeyError']),
+    ('def sweep_lr(): yield {}[0]', lambda path: trials.declared(path, 'lr'), ['sweep_lr() fails in line 3']),
+    ('def space(): return {}[0]', lambda path: trials.drawn(path, 1, 0), ['space() fails in line 3 with KeyError']),
+  ],
+)
 def test_what_else_a_config_file_defines_says_which_line(text, read, texts, tmp_path):
   usual = 'from gen_ai.config import common\ndef get_config(): return common("gan", "")\n'
   (tmp_path / 'mine.py').write_text(usual + text)
@@ -112,9 +123,11 @@ def test_an_argument_that_a_config_does_not_take(tmp_path):
 
 def test_sweeps_and_a_tiny_run_come_with_every_config_and_a_file_may_have_its_own(tmp_path):
   path = tmp_path / 'mine.py'
-  path.write_text('from gen_ai.config import make_config\n'
-                  'def get_config(network="mlp"): return make_config("gan", "x", {"optim.lr": 5e-4, '
-                  '"model.network": network})\n')  # fmt: skip
+  path.write_text(
+    'from gen_ai.config import make_config\n'
+    'def get_config(network="mlp"): return make_config("gan", "x", {"optim.lr": 5e-4, '
+    '"model.network": network})\n'
+  )
   assert [point['optim.lr'] for point in trials.declared(str(path), 'lr')] == [1.67e-4, 5e-4, 1.5e-3]
   assert [point['run.seed'] for point in trials.declared(str(path), 'seed')] == [0, 1, 2, 3, 4]
   assert trials.declared(str(path), 'best') == [{}]
@@ -125,8 +138,10 @@ def test_sweeps_and_a_tiny_run_come_with_every_config_and_a_file_may_have_its_ow
     file.write('def sweep_lr(): yield {"optim.lr": 1.0}\ndef tiny(): return {"model.latent": 2}\n')
   assert trials.declared(str(path), 'lr') == [{'optim.lr': 1.0}]
   assert config_lib.tiny(str(path)) == small | {'model.latent': 2}
-  path.write_text('from gen_ai.config import make_config\n'
-                  'def get_config(lr): return make_config("gan", "x", {"optim.lr": float(lr)})\n')  # fmt: skip
+  path.write_text(
+    'from gen_ai.config import make_config\n'
+    'def get_config(lr): return make_config("gan", "x", {"optim.lr": float(lr)})\n'
+  )
   assert [point['optim.lr'] for point in trials.declared(f'{path}:0.3', 'lr')] == [0.1, 0.3, 0.9]
 
 
@@ -145,8 +160,10 @@ def test_a_config_is_made_of_its_familys_fields():
 
 def test_a_file_may_set_fields_by_hand_too(tmp_path):
   path = tmp_path / 'mine.py'
-  path.write_text('from gen_ai.config import make_config\ndef get_config():\n  c = make_config("gan", "x")\n'
-                  '  c.optim.lr = 0.25\n  c.model.network = "stylegan2"\n  return c\n')  # fmt: skip
+  path.write_text(
+    'from gen_ai.config import make_config\ndef get_config():\n  c = make_config("gan", "x")\n'
+    '  c.optim.lr = 0.25\n  c.model.network = "stylegan2"\n  return c\n'
+  )
   config = config_lib.load(str(path))
   assert (config.optim.lr, config.model.style, 'g_widths' in config.model) == (0.25, 64, False)
   path.write_text(path.read_text().replace('optim.lr', 'optim.lrate'))
@@ -220,23 +237,26 @@ def test_values_keep_the_type_of_the_field(config):
   assert (type(new.optim.lr), new.model.g_widths) == (float, (8, 16))
 
 
-@pytest.mark.parametrize(('path', 'value', 'texts'), [
-  ('run.steps', '1.5', ['config.run.steps=1.5', 'whole number', '4000']),
-  ('run.steps', 1.5, ['config.run.steps=1.5', 'int', '4000']),
-  ('run.steps', True, ['config.run.steps=True', 'int', '4000']),
-  ('optim.lr', 'fast', ['config.optim.lr=fast', 'a number', '0.0005']),
-  ('optim.lr', True, ['config.optim.lr=True', 'float', '0.0005']),
-  ('model.d_spectral', 'maybe', ['config.model.d_spectral=maybe', 'true or false']),
-  ('model.g_widths', '(1,', ['config.model.g_widths=(1,', 'a list, as in (1,2)']),
-  ('model.g_widths', "('a',)", ['config.model.g_widths', "('a',)"]),
-  ('model.g_widths', '(1.5,)', ['config.model.g_widths', '(1.5,)']),
-  ('optim', '1', ['config.optim is a section', 'config.optim.']),
-  ('optim.lr_rate', '1', ["no field 'optim.lr_rate'", "'optim.lr'", '--print_config']),
-  ('optm.lr', '1', ["no field 'optm.lr'", "'optim.lr'"]),
-  ('model.style', '8', ["no field 'model.style'", "for config.model.network 'stylegan2', and here", "='mlp'"]),
-  ('model.stile', '8', ["no field 'model.stile'", "'model.style'? It is for config.model.network 'stylegan2'."]),
-  ('optim.lr.x', '1', ["no field 'optim.lr.x'", "'optim.lr'"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('path', 'value', 'texts'),
+  [
+    ('run.steps', '1.5', ['config.run.steps=1.5', 'whole number', '4000']),
+    ('run.steps', 1.5, ['config.run.steps=1.5', 'int', '4000']),
+    ('run.steps', True, ['config.run.steps=True', 'int', '4000']),
+    ('optim.lr', 'fast', ['config.optim.lr=fast', 'a number', '0.0005']),
+    ('optim.lr', True, ['config.optim.lr=True', 'float', '0.0005']),
+    ('model.d_spectral', 'maybe', ['config.model.d_spectral=maybe', 'true or false']),
+    ('model.g_widths', '(1,', ['config.model.g_widths=(1,', 'a list, as in (1,2)']),
+    ('model.g_widths', "('a',)", ['config.model.g_widths', "('a',)"]),
+    ('model.g_widths', '(1.5,)', ['config.model.g_widths', '(1.5,)']),
+    ('optim', '1', ['config.optim is a section', 'config.optim.']),
+    ('optim.lr_rate', '1', ["no field 'optim.lr_rate'", "'optim.lr'", '--print_config']),
+    ('optm.lr', '1', ["no field 'optm.lr'", "'optim.lr'"]),
+    ('model.style', '8', ["no field 'model.style'", "for config.model.network 'stylegan2', and here", "='mlp'"]),
+    ('model.stile', '8', ["no field 'model.stile'", "'model.style'? It is for config.model.network 'stylegan2'."]),
+    ('optim.lr.x', '1', ["no field 'optim.lr.x'", "'optim.lr'"]),
+  ],
+)
 def test_what_an_override_cannot_be(config, path, value, texts):
   with says(*texts):
     config_lib.override(config, {path: value})
@@ -247,29 +267,36 @@ BELOW_ONE = ('optim.b1', 'optim.b2', 'optim.ema_decay')
 FIELDS = {path: field for path, field in config_lib.COMMON.items() if not path.startswith('experiment')}
 
 
-@pytest.mark.parametrize(('path', 'value', 'texts'), [
-  *[(path, 'neither', [f"config.{path}='neither'", *field.choices]) for path, field in FIELDS.items() if field.choices],
-  *[(path, 0, [f'config.{path}=0', 'at least 1']) for path, field in FIELDS.items() if field.min == 1],
-  *[(path, 1.0, [f'config.{path}=1.0', 'at least 0 and less than 1']) for path in BELOW_ONE],
-  ('optim.lr', float('nan'), ['config.optim.lr=nan', 'finite']),
-  ('optim.lr', float('inf'), ['config.optim.lr=inf', 'finite']),
-  ('optim.lr', -1.0, ['config.optim.lr=-1.0', 'at least 0']),
-  ('optim.warmup_steps', -1, ['config.optim.warmup_steps=-1', 'at least 0']),
-  ('data.image_size', -1, ['config.data.image_size=-1', 'at least 0']),
-  ('run.eval_every', -100, ['config.run.eval_every=-100', 'at least 0']),
-  ('run.seed', -1, ['config.run.seed=-1', 'from 0 to 2147483647']),
-  ('run.seed', 2**31, ['config.run.seed=2147483648', 'from 0 to 2147483647']),
-  ('model.latent', 0, ['config.model.latent=0', 'at least 1']),
-  ('model.g_widths', (8, 0), ['config.model.g_widths=[8, 0]', 'at least 1']),
-  *[(f'run.{name}', 150, [f'config.run.{name}=150', 'config.run.log_every=100', f'Try {name}=200'])
-    for name in ('steps', 'eval_every', 'sample_every', 'save_every')],
-  ('optim.accumulate', 3, ['config.data.batch_size=64', 'config.optim.accumulate=3']),
-  ('run.name', 'a/b', ["config.run.name='a/b'", 'folder name']),
-  ('run.name', '', ["config.run.name=''"]),
-  ('eval.best', 'logit_gap', ["config.eval.best='logit_gap'", 'metric:min']),
-  ('eval.best', ':min', ["config.eval.best=':min'", 'metric:min']),
-  ('eval.best', 'min', ["config.eval.best='min'", 'metric:min']),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('path', 'value', 'texts'),
+  [
+    *[
+      (path, 'neither', [f"config.{path}='neither'", *field.choices]) for path, field in FIELDS.items() if field.choices
+    ],
+    *[(path, 0, [f'config.{path}=0', 'at least 1']) for path, field in FIELDS.items() if field.min == 1],
+    *[(path, 1.0, [f'config.{path}=1.0', 'at least 0 and less than 1']) for path in BELOW_ONE],
+    ('optim.lr', float('nan'), ['config.optim.lr=nan', 'finite']),
+    ('optim.lr', float('inf'), ['config.optim.lr=inf', 'finite']),
+    ('optim.lr', -1.0, ['config.optim.lr=-1.0', 'at least 0']),
+    ('optim.warmup_steps', -1, ['config.optim.warmup_steps=-1', 'at least 0']),
+    ('data.image_size', -1, ['config.data.image_size=-1', 'at least 0']),
+    ('run.eval_every', -100, ['config.run.eval_every=-100', 'at least 0']),
+    ('run.seed', -1, ['config.run.seed=-1', 'from 0 to 2147483647']),
+    ('run.seed', 2**31, ['config.run.seed=2147483648', 'from 0 to 2147483647']),
+    ('model.latent', 0, ['config.model.latent=0', 'at least 1']),
+    ('model.g_widths', (8, 0), ['config.model.g_widths=[8, 0]', 'at least 1']),
+    *[
+      (f'run.{name}', 150, [f'config.run.{name}=150', 'config.run.log_every=100', f'Try {name}=200'])
+      for name in ('steps', 'eval_every', 'sample_every', 'save_every')
+    ],
+    ('optim.accumulate', 3, ['config.data.batch_size=64', 'config.optim.accumulate=3']),
+    ('run.name', 'a/b', ["config.run.name='a/b'", 'folder name']),
+    ('run.name', '', ["config.run.name=''"]),
+    ('eval.best', 'logit_gap', ["config.eval.best='logit_gap'", 'metric:min']),
+    ('eval.best', ':min', ["config.eval.best=':min'", 'metric:min']),
+    ('eval.best', 'min', ["config.eval.best='min'", 'metric:min']),
+  ],
+)
 def test_what_no_run_could_mean(config, path, value, texts):
   config_lib.validate(config)
   with says(*texts):
@@ -289,17 +316,26 @@ def test_an_unknown_experiment_names_the_nearest(config):
 def test_difference_names_the_fields_and_both_values(config):
   other = config_lib.override(config, {'optim.lr': 1e-3, 'model.g_widths': (1, 2)})
   assert config_lib.difference(config, other) == {
-    'model.g_widths': ([256, 512, 1024], [1, 2]), 'optim.lr': (5e-4, 1e-3),
-  }  # fmt: skip
+    'model.g_widths': ([256, 512, 1024], [1, 2]),
+    'optim.lr': (5e-4, 1e-3),
+  }
   absent = config_lib.difference(config, config_lib.load('configs/vae.py'))
   assert absent['model.g_widths'] == ([256, 512, 1024], '(absent)')
 
 
 def test_floats_that_matter_are_traced_and_zeros_are_structure(config):
   traced = config_lib.traced(config)
-  assert traced == {'optim.lr': 5e-4, 'optim.b1': 0.5, 'optim.b2': 0.999, 'optim.eps': 1e-8, 'optim.ema_decay': 0.995,
-                    'loss.penalty': 10.0, 'loss.clip': 0.01, 'loss.d_lr_factor': 1.0,
-                    'loss.auxiliary': 1.0}  # fmt: skip
+  assert traced == {
+    'optim.lr': 5e-4,
+    'optim.b1': 0.5,
+    'optim.b2': 0.999,
+    'optim.eps': 1e-8,
+    'optim.ema_decay': 0.995,
+    'loss.penalty': 10.0,
+    'loss.clip': 0.01,
+    'loss.d_lr_factor': 1.0,
+    'loss.auxiliary': 1.0,
+  }
 
   @jax.jit
   def read(values):
@@ -329,20 +365,44 @@ def test_every_family_declares_fields_whose_own_values_are_allowed(experiment):
 
 
 HALF_OPEN = {
-  'gan': {'optim.b1': (0.0, 1.0), 'model.mixing': (1.0, 1.1), 'model.mapping_lr': (1e-9, 0.0),
-          'loss.penalty': (0.0, -1.0), 'loss.path_every': (1, 0), 'loss.n_critic': (1, 0),
-          'loss.clip': (0.0, None), 'sample.truncation': (-1.0, None), 'augment.target': (-2.0, None),
-          'augment.speed': (1, 0), 'optim.ema_halflife': (0.0, -1.0), 'mesh.data': (-5, None)},
-  'lm': {'model.dropout': (0.0, 1.0), 'sample.temperature': (0.0, -0.1), 'sample.top_k': (0, -1),
-         'sample.length': (1, 0)},
+  'gan': {
+    'optim.b1': (0.0, 1.0),
+    'model.mixing': (1.0, 1.1),
+    'model.mapping_lr': (1e-9, 0.0),
+    'loss.penalty': (0.0, -1.0),
+    'loss.path_every': (1, 0),
+    'loss.n_critic': (1, 0),
+    'loss.clip': (0.0, None),
+    'sample.truncation': (-1.0, None),
+    'augment.target': (-2.0, None),
+    'augment.speed': (1, 0),
+    'optim.ema_halflife': (0.0, -1.0),
+    'mesh.data': (-5, None),
+  },
+  'lm': {
+    'model.dropout': (0.0, 1.0),
+    'sample.temperature': (0.0, -0.1),
+    'sample.top_k': (0, -1),
+    'sample.length': (1, 0),
+  },
   'classifier': {'loss.label_smoothing': (0.0, 1.0), 'augment.shift': (0, -1)},
-  'vqvae': {'loss.codebook_decay': (0.0, 1.0), 'loss.commitment': (0.0, -1.0), 'loss.restart_below': (0.0, -1.0),
-            'loss.prior_lr_factor': (0.0, -1.0), 'loss.autoencoder_steps': (0, -1)},
-  'vae': {'loss.free_bits': (0.0, -1.0), 'loss.kl_weight': (0.0, -1.0), 'loss.importance_samples': (1, 0),
-          'model.latents': ((1,), (4, 0)), 'loss.kl_warmup_steps': (0, -1)},
+  'vqvae': {
+    'loss.codebook_decay': (0.0, 1.0),
+    'loss.commitment': (0.0, -1.0),
+    'loss.restart_below': (0.0, -1.0),
+    'loss.prior_lr_factor': (0.0, -1.0),
+    'loss.autoencoder_steps': (0, -1),
+  },
+  'vae': {
+    'loss.free_bits': (0.0, -1.0),
+    'loss.kl_weight': (0.0, -1.0),
+    'loss.importance_samples': (1, 0),
+    'model.latents': ((1,), (4, 0)),
+    'loss.kl_warmup_steps': (0, -1),
+  },
   'vae_gan': dict.fromkeys(('loss.kl_weight', 'loss.gamma', 'loss.penalty', 'loss.d_lr_factor'), (0.0, -1.0)),
   'inpaint_gan': {'loss.penalty': (-1.0, None), 'loss.adversarial': (-1.0, None), 'model.latent': (1, 0)},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize('experiment', HALF_OPEN)

@@ -145,10 +145,13 @@ def test_every_traced_float_changes_what_is_computed_or_is_known_to_do_nothing(n
 MESHES = {'data8': (8, 1, 1), 'data2fsdp4': (2, 4, 1), 'data2fsdp2tensor2': (2, 2, 2)}
 
 
-@pytest.mark.parametrize(('name', 'mesh'), [  # by turns, and the Transformer on all
-  *((name, list(MESHES)[i % len(MESHES)]) for i, name in enumerate(tiny.STRUCTURES) if name != 'lm'),
-  *(('lm', mesh) for mesh in MESHES),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('name', 'mesh'),
+  [  # by turns, and the Transformer on all
+    *((name, list(MESHES)[i % len(MESHES)]) for i, name in enumerate(tiny.STRUCTURES) if name != 'lm'),
+    *(('lm', mesh) for mesh in MESHES),
+  ],
+)
 def test_a_mesh_of_eight_equals_one_device(name, mesh):
   alone, one = tiny.train(tiny.exact(name), 1, 4)
   data, fsdp, tensor = MESHES[mesh]

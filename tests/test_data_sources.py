@@ -414,16 +414,20 @@ RED, BLUE = (255, 0, 0), (0, 0, 255)
 TRANSPARENT = {  # a picture of one row -> its levels over white
   'rgba': (png(8, 6, bytes([255, 0, 0, 0, *BLUE, 255, 255, 0, 0, 128])), [(255,) * 3, BLUE, (255, 127, 127)]),
   'la': (png(8, 4, bytes([0, 0, 7, 255, 0, 128])), [(255,) * 3, (7,) * 3, (127,) * 3]),
-  'palette': (png(8, 3, bytes([0, 1, 2]), (b'PLTE', bytes([*RED, *BLUE, *RED])), (b'tRNS', bytes([0, 255, 128]))),
-              [(255,) * 3, BLUE, (255, 127, 127)]),
-  'palette, one entry': (png(8, 3, bytes([0, 1]), (b'PLTE', bytes([*RED, *BLUE])), (b'tRNS', b'\0')),
-                         [(255,) * 3, BLUE]),
+  'palette': (
+    png(8, 3, bytes([0, 1, 2]), (b'PLTE', bytes([*RED, *BLUE, *RED])), (b'tRNS', bytes([0, 255, 128]))),
+    [(255,) * 3, BLUE, (255, 127, 127)],
+  ),
+  'palette, one entry': (
+    png(8, 3, bytes([0, 1]), (b'PLTE', bytes([*RED, *BLUE])), (b'tRNS', b'\0')),
+    [(255,) * 3, BLUE],
+  ),
   'rgb with tRNS': (png(8, 2, bytes([*RED, *BLUE]), (b'tRNS', struct.pack('>3H', *RED))), [(255,) * 3, BLUE]),
   '8 bit grey with tRNS': (png(8, 0, bytes([9, 8]), (b'tRNS', b'\0\x09')), [(255,) * 3, (8,) * 3]),
   '4 bit grey with tRNS': (png(4, 0, b'\x12', (b'tRNS', b'\0\1')), [(255,) * 3, (34,) * 3]),
   '2 bit grey with tRNS': (png(2, 0, b'\x1b', (b'tRNS', b'\0\1')), [(0,) * 3, (255,) * 3, (170,) * 3, (255,) * 3]),
   '1 bit grey with tRNS': (png(1, 0, b'\x50', (b'tRNS', b'\0\0')), [(255,) * 3] * 8),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize('kind', TRANSPARENT)
@@ -524,8 +528,10 @@ def test_a_folder_is_grey_when_every_image_is(tmp_path, data_dir):
 def test_a_grey_folder_over_a_coloured_background_is_coloured(tmp_path, data_dir):
   for i in range(10):
     (tmp_path / f'{i}.png').write_bytes(TRANSPARENT['la'][0])
-  shapes = [dataset.load(data_config(f'folder:{tmp_path}', data_dir=data_dir, background=background)).spec.shape[2]
-            for background in ('white', '#123456', 'none')]  # fmt: skip
+  shapes = [
+    dataset.load(data_config(f'folder:{tmp_path}', data_dir=data_dir, background=background)).spec.shape[2]
+    for background in ('white', '#123456', 'none')
+  ]
   assert shapes == [1, 3, 1]
 
 

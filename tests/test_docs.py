@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import tiny
@@ -80,8 +81,11 @@ def test_every_command_runs(part, checkout):
   text = re.sub(r'python launch\.py (?=--config)', 'python launch.py --tiny ', text)
   text = text.replace('python launch.py', f'python launch.py --compilation_cache={os.environ["GEN_AI_TEST_XLA"]}')
   text = text.replace('gen_ai.reproduce', f'gen_ai.reproduce --compilation_cache={os.environ["GEN_AI_TEST_XLA"]}')
-  variables = {**os.environ, 'XLA_FLAGS': os.environ['GEN_AI_TEST_FLAGS'],
-               'PATH': f'{os.path.dirname(sys.executable)}:{os.environ["PATH"]}'}  # noqa: PTH120  # fmt: skip
+  variables = {
+    **os.environ,
+    'XLA_FLAGS': os.environ['GEN_AI_TEST_FLAGS'],
+    'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}',
+  }
   done = subprocess.run(['bash', '-c', text], cwd=checkout, env=variables, capture_output=True, text=True, timeout=600)
   assert done.returncode == 0, f'{text}\n{done.stdout}\n{done.stderr}'
   assert 'is complete' in done.stdout or 'python launch.py --resume=$RUN' not in lines

@@ -55,10 +55,16 @@ def alone():
     return one.lanes(state)[0]
 
 
-@pytest.mark.parametrize(('devices', 'overrides', 'block'), [
-  (8, {}, 256), (8, {'mesh__fsdp': 2, 'mesh__tensor': 2, 'mesh__min_shard': 16}, 256), (8, {'parallel': 'pmap'}, 256),
-  (1, {'eval__batch_size': 24}, 40),
-], ids=['8 devices', 'fsdp and tensor', 'pmap', 'other batches'])  # fmt: skip
+@pytest.mark.parametrize(
+  ('devices', 'overrides', 'block'),
+  [
+    (8, {}, 256),
+    (8, {'mesh__fsdp': 2, 'mesh__tensor': 2, 'mesh__min_shard': 16}, 256),
+    (8, {'parallel': 'pmap'}, 256),
+    (1, {'eval__batch_size': 24}, 40),
+  ],
+  ids=['8 devices', 'fsdp and tensor', 'pmap', 'other batches'],
+)
 def test_figures_do_not_depend_on_devices_or_batches(alone, devices, overrides, block, monkeypatch, tmp_path):
   monkeypatch.setattr(features, 'BLOCK', block)
   monkeypatch.setattr(references, 'data_folder', lambda data_dir: tmp_path)  # the reference is computed again, too
@@ -140,8 +146,15 @@ def test_features_of_the_data_are_computed_once(tmp_path, monkeypatch):
 
 def test_figures_in_training_are_those_of_the_checkpoint(tmp_path):
   run = tmp_path / 'run'
-  words = ['--config=configs/gan.py', '--tiny', '--config.run.trackers=', '--config.eval.metrics=fd,kid',
-           f'--config.eval.samples={N}', '--config.eval.best=fd:min', f'--run_dir={run}']  # fmt: skip
+  words = [
+    '--config=configs/gan.py',
+    '--tiny',
+    '--config.run.trackers=',
+    '--config.eval.metrics=fd,kid',
+    f'--config.eval.samples={N}',
+    '--config.eval.best=fd:min',
+    f'--run_dir={run}',
+  ]
   done = cli.launch(*words, '--config.eval.metrics_every=4')
   assert done.returncode == DONE
   rows = [row for row in directory.read_metrics(run) if row['kind'] == 'eval']
@@ -170,8 +183,15 @@ def test_figures_in_training_are_those_of_the_checkpoint(tmp_path):
 
 
 def test_metrics_of_a_packed_sweep_reach_every_run(tmp_path):
-  words = ['--config=configs/vae.py', '--tiny', '--config.run.trackers=', '--config.eval.metrics=fd,nll',
-           f'--config.eval.samples={N}', '--config.eval.importance_samples=3', f'--runs_dir={tmp_path}']  # fmt: skip
+  words = [
+    '--config=configs/vae.py',
+    '--tiny',
+    '--config.run.trackers=',
+    '--config.eval.metrics=fd,nll',
+    f'--config.eval.samples={N}',
+    '--config.eval.importance_samples=3',
+    f'--runs_dir={tmp_path}',
+  ]
   done = cli.launch(*words, '--axis=run.seed=0:2', '--config.eval.best=fd:min')
   assert done.returncode == DONE, done
   (sweep,) = (tmp_path / 'vae').iterdir()
@@ -198,9 +218,13 @@ def test_samples_made_elsewhere_are_judged_as_ours(tmp_path, alone):
   one, state = judged(gan(), 'fd,prdc')
   (images,) = Generation(one._program, 0).read(state, np.arange(N))
   np.save(tmp_path / 'x.npy', images[..., 0])
-  words = [f'--samples_file={tmp_path}/x.npy', '--data=mnist_5k', f'--run_dir={tmp_path}/theirs',
-           '--metrics=fd,fd_infinity,prdc,sliced_wasserstein',
-           '--config.run.steps=8']  # fmt: skip
+  words = [
+    f'--samples_file={tmp_path}/x.npy',
+    '--data=mnist_5k',
+    f'--run_dir={tmp_path}/theirs',
+    '--metrics=fd,fd_infinity,prdc,sliced_wasserstein',
+    '--config.run.steps=8',
+  ]
   done = cli.command('gen_ai.evaluate', *words, f'--out={tmp_path}/report.json')
   assert done.returncode == DONE, done
   (row,) = directory.read_evaluations(tmp_path / 'theirs')
@@ -216,18 +240,25 @@ def test_samples_made_elsewhere_are_judged_as_ours(tmp_path, alone):
   assert again.returncode == DONE and len(directory.read_evaluations(tmp_path / 'theirs')) == 2
   np.save(tmp_path / 'other.npy', images[::-1])
   cli.refused(cli.command('gen_ai.evaluate', f'--samples_file={tmp_path}/other.npy', *words[1:]), 'holds other samples')
-  cli.refused(cli.command('gen_ai.evaluate', f'--samples_file={tmp_path}/x.npy', '--data=mnist_5k', '--samples=301'),
-              'holds 300 samples', '--samples=301')  # fmt: skip
+  cli.refused(
+    cli.command('gen_ai.evaluate', f'--samples_file={tmp_path}/x.npy', '--data=mnist_5k', '--samples=301'),
+    'holds 300 samples',
+    '--samples=301',
+  )
 
 
-@pytest.mark.parametrize(('array', 'says'), [
-  (np.zeros((300, 32, 32, 1), np.uint8), 'samples uint8 [N, 28, 28, 1]'),
-  (np.zeros((300, 28, 28, 1), np.int64), 'images are uint8, or floats in [-1, 1]: x.astype("uint8")'),
-  (np.linspace(0, 1, 300 * 784, dtype=np.float32).reshape(300, 28, 28, 1), 'not clearly in [-1, 1]'),
-  (np.full((300, 28, 28, 1), np.nan, np.float32), '235,200 NaN, first at [0,0,0,0]'),
-  (np.zeros(5, np.uint8), 'this data has'),
-  (np.zeros((0, 28, 28, 1), np.float32), 'holds no samples'),
-], ids=['size', 'integers', 'unit range', 'nan', 'flat', 'empty'])  # fmt: skip
+@pytest.mark.parametrize(
+  ('array', 'says'),
+  [
+    (np.zeros((300, 32, 32, 1), np.uint8), 'samples uint8 [N, 28, 28, 1]'),
+    (np.zeros((300, 28, 28, 1), np.int64), 'images are uint8, or floats in [-1, 1]: x.astype("uint8")'),
+    (np.linspace(0, 1, 300 * 784, dtype=np.float32).reshape(300, 28, 28, 1), 'not clearly in [-1, 1]'),
+    (np.full((300, 28, 28, 1), np.nan, np.float32), '235,200 NaN, first at [0,0,0,0]'),
+    (np.zeros(5, np.uint8), 'this data has'),
+    (np.zeros((0, 28, 28, 1), np.float32), 'holds no samples'),
+  ],
+  ids=['size', 'integers', 'unit range', 'nan', 'flat', 'empty'],
+)
 def test_samples_of_the_wrong_shape_or_range_are_refused(array, says, tmp_path):
   np.save(tmp_path / 'x.npy', array)
   done = cli.command('gen_ai.evaluate', f'--samples_file={tmp_path}/x.npy', '--data=mnist_5k')
@@ -246,25 +277,32 @@ def floats(shape=(9, 4, 4, 1), **values):
 GREY, COLOUR = Spec('image', (4, 4, 1)), Spec('image', (4, 4, 3))
 
 
-@pytest.mark.parametrize(('array', 'spec', 'says'), [
-  (floats(at_0_0_0_0=np.nan), GREY, ['1 NaN, first at [0,0,0,0]']),
-  (floats(at_3_2_1_0=np.nan, at_8_3_3_0=-np.inf), GREY, ['1 NaN, first at [3,2,1,0]', '1 infinite, first at [8,3']),
-  (floats((9, 3, 4, 4)), COLOUR, ['[9, 3, 4, 4]', 'channels first: x.transpose(0, 2, 3, 1)']),
-  (floats((9, 1, 4, 4)), GREY, ['channels first: x.transpose(0, 2, 3, 1)']),
-  (floats((9, 3, 4, 4)), GREY, ['channels first, x.transpose(0, 2, 3, 1), and of another size or number of channels']),
-  (floats((9, 4, 4, 3)), GREY, ['RGB and the data is grey: (x @ [0.299, 0.587, 0.114])[..., None]']),
-  (floats((9, 4, 4)), COLOUR, ['grey and the data has 3 channels: np.repeat(', 'config.data.grey=true']),
-  (floats((9, 4, 4, 1)), COLOUR, ['grey and the data has 3 channels: np.repeat(']),
-  (floats((9, 4, 4, 4)), COLOUR, ['an alpha channel']),
-  (floats((4, 4, 3)), COLOUR, ['a single image: x[None]']),
-  (floats((4, 4, 1)), GREY, ['a single image: x[None]']),
-  (floats((9, 8, 8, 1)), GREY, ['Resize them, or the data with --config.data.image_size']),
-  (floats((9, 5, 6, 7)), GREY, ['They must be 4x4x1 each']),
-  (floats() * 127 + 128, GREY, ['not clearly in [-1, 1]', 'x.round().astype("uint8")']),
-  (floats() * 3, GREY, ['not clearly in [-1, 1]', 'scale them to [0, 255] first']),
-  (floats() > 0, GREY, ['x.astype("uint8") * 255']),
-  ((floats() * 300).astype(np.int16), GREY, ['holds int16 from -', 'scale them to [0, 255] first']),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('array', 'spec', 'says'),
+  [
+    (floats(at_0_0_0_0=np.nan), GREY, ['1 NaN, first at [0,0,0,0]']),
+    (floats(at_3_2_1_0=np.nan, at_8_3_3_0=-np.inf), GREY, ['1 NaN, first at [3,2,1,0]', '1 infinite, first at [8,3']),
+    (floats((9, 3, 4, 4)), COLOUR, ['[9, 3, 4, 4]', 'channels first: x.transpose(0, 2, 3, 1)']),
+    (floats((9, 1, 4, 4)), GREY, ['channels first: x.transpose(0, 2, 3, 1)']),
+    (
+      floats((9, 3, 4, 4)),
+      GREY,
+      ['channels first, x.transpose(0, 2, 3, 1), and of another size or number of channels'],
+    ),
+    (floats((9, 4, 4, 3)), GREY, ['RGB and the data is grey: (x @ [0.299, 0.587, 0.114])[..., None]']),
+    (floats((9, 4, 4)), COLOUR, ['grey and the data has 3 channels: np.repeat(', 'config.data.grey=true']),
+    (floats((9, 4, 4, 1)), COLOUR, ['grey and the data has 3 channels: np.repeat(']),
+    (floats((9, 4, 4, 4)), COLOUR, ['an alpha channel']),
+    (floats((4, 4, 3)), COLOUR, ['a single image: x[None]']),
+    (floats((4, 4, 1)), GREY, ['a single image: x[None]']),
+    (floats((9, 8, 8, 1)), GREY, ['Resize them, or the data with --config.data.image_size']),
+    (floats((9, 5, 6, 7)), GREY, ['They must be 4x4x1 each']),
+    (floats() * 127 + 128, GREY, ['not clearly in [-1, 1]', 'x.round().astype("uint8")']),
+    (floats() * 3, GREY, ['not clearly in [-1, 1]', 'scale them to [0, 255] first']),
+    (floats() > 0, GREY, ['x.astype("uint8") * 255']),
+    ((floats() * 300).astype(np.int16), GREY, ['holds int16 from -', 'scale them to [0, 255] first']),
+  ],
+)
 def test_the_advice_fits_what_is_wrong_with_an_array(array, spec, says, tmp_path):
   np.save(tmp_path / 'x.npy', array)
   with pytest.raises(UserError) as error:
@@ -288,19 +326,22 @@ def run(tmp_path_factory):
   return path
 
 
-@pytest.mark.parametrize(('words', 'says'), [
-  (['--metrics=fid'], "metric 'fid' is unknown"),
-  (['--metrics=nll'], "'gan' has no 'log_weights': leave 'nll' out of the metrics"),
-  (['--metrics=is'], "extractor 'random' has none"),
-  (['--metrics=modes'], "leave 'modes' out"),
-  (['--metrics=prdc', '--samples=4'], '5th nearest neighbour: 4 samples are too few'),
-  (['--metrics=memorisation', '--split=train'], 'not trained on'),
-  (['--metrics=fd', '--extractor=resnet'], 'resnet'),
-  (['--metrics=fd', '--extractor=inception:none.npz'], 'none.npz'),
-  (['--metrics=fd', '--extractor=classifier:no_run'], 'no_run'),
-  (['--data=mnist_5k'], '--data is for --samples_file'),
-  (['--config.optim.lr=1.0'], 'belongs to the training'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('words', 'says'),
+  [
+    (['--metrics=fid'], "metric 'fid' is unknown"),
+    (['--metrics=nll'], "'gan' has no 'log_weights': leave 'nll' out of the metrics"),
+    (['--metrics=is'], "extractor 'random' has none"),
+    (['--metrics=modes'], "leave 'modes' out"),
+    (['--metrics=prdc', '--samples=4'], '5th nearest neighbour: 4 samples are too few'),
+    (['--metrics=memorisation', '--split=train'], 'not trained on'),
+    (['--metrics=fd', '--extractor=resnet'], 'resnet'),
+    (['--metrics=fd', '--extractor=inception:none.npz'], 'none.npz'),
+    (['--metrics=fd', '--extractor=classifier:no_run'], 'no_run'),
+    (['--data=mnist_5k'], '--data is for --samples_file'),
+    (['--config.optim.lr=1.0'], 'belongs to the training'),
+  ],
+)
 def test_what_cannot_be_measured_is_refused(run, words, says):
   cli.refused(cli.command('gen_ai.evaluate', run, *words), says)
   assert not (run / 'evaluations.jsonl').exists()
@@ -331,14 +372,17 @@ def test_fewer_samples_than_features_say_so(run, tmp_path):
   (run / 'evaluations.jsonl').unlink()
 
 
-@pytest.mark.parametrize(('words', 'says'), [
-  (['--config.eval.metrics=fid'], "metric 'fid' is unknown"),
-  (['--config.eval.metrics=nll'], "'gan' has no 'log_weights': leave 'nll' out of the metrics"),
-  (['--config.eval.metrics=fd', '--config.eval.metrics_every=3'], 'not a multiple of config.run.eval_every'),
-  (['--config.eval.best=fd:min'], 'config.eval.metrics adds figures of samples'),
-  (['--config.eval.metrics=fd', '--axis=run.seed=0:2', '--config.eval.extractor=what'], 'what'),
-  (['--config.eval.metrics=fd', '--axis=run.seed=0:2', '--halving=fd:min,first=4'], 'metrics_every'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('words', 'says'),
+  [
+    (['--config.eval.metrics=fid'], "metric 'fid' is unknown"),
+    (['--config.eval.metrics=nll'], "'gan' has no 'log_weights': leave 'nll' out of the metrics"),
+    (['--config.eval.metrics=fd', '--config.eval.metrics_every=3'], 'not a multiple of config.run.eval_every'),
+    (['--config.eval.best=fd:min'], 'config.eval.metrics adds figures of samples'),
+    (['--config.eval.metrics=fd', '--axis=run.seed=0:2', '--config.eval.extractor=what'], 'what'),
+    (['--config.eval.metrics=fd', '--axis=run.seed=0:2', '--halving=fd:min,first=4'], 'metrics_every'),
+  ],
+)
 def test_training_refuses_what_cannot_be_measured_before_it_starts(words, says, tmp_path):
   done = cli.launch(
     '--config=configs/gan.py', '--tiny', '--config.run.trackers=', *words, f'--runs_dir={tmp_path}/runs'

@@ -35,7 +35,8 @@ CASES, PARTS = 500, 10
 COMMON = '--config=configs/gan.py --tiny --config.run.trackers='
 LINES = {  # valid as they are, with the stubs below
   'launch.py': [
-    f'{COMMON} --runs_dir=r', f'{COMMON} --run_dir=new/one --config.optim.lr=1e-3 --config.model.latent=4',
+    f'{COMMON} --runs_dir=r',
+    f'{COMMON} --run_dir=new/one --config.optim.lr=1e-3 --config.model.latent=4',
     '--config=configs/gan.py:mnist_5k --tiny --runs_dir=r --config.data.batch_size=32 --config.run.steps=16',
     f'{COMMON} --runs_dir=r --config.loss.constraint=r1 --config.loss.penalty=2 --config.optim.schedule=cosine',
     '--config=configs/lm.py --tiny --print_config --config.model.width=32',
@@ -44,45 +45,135 @@ LINES = {  # valid as they are, with the stubs below
     f'{COMMON} --runs_dir=r --sweep=lr,seed --launcher=local --per_device=2',
     f'{COMMON} --runs_dir=r --sample=3 --sample_seed=1 --launcher=slurm --sbatch=--time=60',
     f'{COMMON} --runs_dir=r --sweep=loss --halving=logit_gap:max,eta=2,first=4 --launcher=print',
-    '--resume=run', '--resume=stopped --lease_wait=0', '--resume=SWEEP --launcher=local --retry_failed',
-    '--status=SWEEP', '--stop=SWEEP --trial=1', '--list', '--help',
+    '--resume=run',
+    '--resume=stopped --lease_wait=0',
+    '--resume=SWEEP --launcher=local --retry_failed',
+    '--status=SWEEP',
+    '--stop=SWEEP --trial=1',
+    '--list',
+    '--help',
   ],
   'gen_ai.sample': ['run --n=4 --out=x.png --seed=1 --step=latest', 'run --n=2 --out=x.npy --step=8', 'run'],
   'gen_ai.generate': [
-    'run --task=generate --n=3 --latent=latent.npy --out=x.npz', 'run --input=latent=latent.npy --out=x.png',
+    'run --task=generate --n=3 --latent=latent.npy --out=x.npz',
+    'run --input=latent=latent.npy --out=x.png',
   ],
   'gen_ai.evaluate': [
-    'run --split=test --metrics=fd,kid --samples=16 --extractor=random --out=e.json', 'run --config.eval.seed=3',
+    'run --split=test --metrics=fd,kid --samples=16 --extractor=random --out=e.json',
+    'run --config.eval.seed=3',
     'run --metrics=fd --task=generate --samples=16',
     '--samples_file=images.npy --data=mnist_5k --run_dir=theirs --metrics=fd --samples=16',
   ],
   'gen_ai.complete': ['inpaint --images=images.npy --mask=half --n=2 --out=c.png --seed=2 --step=latest'],
   'gen_ai.reproduce': ['run --steps=4 --rtol=1e-3 --atol=0 --report=p.json --out=again'],
   'gen_ai.compare': [
-    'runs --metric=nll_bpd:min --where=optim.lr>=1e-9 --by=optim.lr', 'runs --csv=-', '--diff runs/a runs/b',
-    'runs --metric=nll_bpd:min --budget --last_k=2', 'runs --metric=nll_bpd:min --baseline=A --force',
-    'runs --metric=nll_bpd:min --runs --csv=o.csv', "runs '--sql=select run from runs' --index=i.sqlite", 'runs SWEEP',
+    'runs --metric=nll_bpd:min --where=optim.lr>=1e-9 --by=optim.lr',
+    'runs --csv=-',
+    '--diff runs/a runs/b',
+    'runs --metric=nll_bpd:min --budget --last_k=2',
+    'runs --metric=nll_bpd:min --baseline=A --force',
+    'runs --metric=nll_bpd:min --runs --csv=o.csv',
+    "runs '--sql=select run from runs' --index=i.sqlite",
+    'runs SWEEP',
   ],
   'gen_ai.data.prepare': ['mnist_5k', 'python_stdlib'],
-}  # fmt: skip
+}
 COMMANDS = [command for command in LINES for _ in range({'launch.py': 6, 'gen_ai.compare': 3}.get(command, 1))]
 # No absolute paths and no '..': a mutated line may write.
 VALUES = [
-  '', ' ', '-1', '0', '1', '2', '3.7', '1e400', 'nan', '-inf', '9' * 30, 'x', 'äöü', '(', '(1,', '[]', '{}', '()',
-  'None', 'true', 'a b', "a'b", 'a"b', 'x' * 300, ':', '|', ',', '=', '%', '*', '[1]', '~nobody-is-called-so/x', 'run',
-  'SWEEP', 'runs', 'images.npy', 'text.txt', 'torn.npy', 'empty', 'folder:empty', 'text:text.txt', 'latest',
-  'configs/vae.py', 'mine.py', 'min', 'fd', 'nll', 'memorisation', 'random', 'classifier:run', 'inception:x',
-  'train[:5]|train[5:9]|test', '1:0', '0:3', 'optim.lr=1,2', 'run.steps', 'sgd', 'stylegan2', 'cosine',
-]  # fmt: skip
+  '',
+  ' ',
+  '-1',
+  '0',
+  '1',
+  '2',
+  '3.7',
+  '1e400',
+  'nan',
+  '-inf',
+  '9' * 30,
+  'x',
+  'äöü',
+  '(',
+  '(1,',
+  '[]',
+  '{}',
+  '()',
+  'None',
+  'true',
+  'a b',
+  "a'b",
+  'a"b',
+  'x' * 300,
+  ':',
+  '|',
+  ',',
+  '=',
+  '%',
+  '*',
+  '[1]',
+  '~nobody-is-called-so/x',
+  'run',
+  'SWEEP',
+  'runs',
+  'images.npy',
+  'text.txt',
+  'torn.npy',
+  'empty',
+  'folder:empty',
+  'text:text.txt',
+  'latest',
+  'configs/vae.py',
+  'mine.py',
+  'min',
+  'fd',
+  'nll',
+  'memorisation',
+  'random',
+  'classifier:run',
+  'inception:x',
+  'train[:5]|train[5:9]|test',
+  '1:0',
+  '0:3',
+  'optim.lr=1,2',
+  'run.steps',
+  'sgd',
+  'stylegan2',
+  'cosine',
+]
 LATENT = tiny.config('gan').model.latent
 FIELDS = {path: type(value) for path, value in sorted(config_lib.flatten(config_lib.load('configs/gan.py')).items())}
 FITTING = {  # by type of the field: what parses, and may yet be out of range
-  bool: ['true', 'false'], int: ['0', '1', '2', '3', '7', '48', '1000000000'], list: ['()', '(1,)', '(3,5)', '(0,)'],
+  bool: ['true', 'false'],
+  int: ['0', '1', '2', '3', '7', '48', '1000000000'],
+  list: ['()', '(1,)', '(3,5)', '(0,)'],
   float: ['0', '-1', '1e-3', '0.5', '1', '1e30'],
-  str: ['none', '', 'x', 'mlp', 'dcgan', 'resnet', 'relu', 'batch', 'hinge', 'r1', 'ada', 'lion', 'linear', 'bf16',
-        'pmap', 'host', 'fd,kid', 'logit_gap:min', 'folder:empty', 'text:text.txt', 'projection', 'char',
-        'tensorboard,wandb'],
-}  # fmt: skip
+  str: [
+    'none',
+    '',
+    'x',
+    'mlp',
+    'dcgan',
+    'resnet',
+    'relu',
+    'batch',
+    'hinge',
+    'r1',
+    'ada',
+    'lion',
+    'linear',
+    'bf16',
+    'pmap',
+    'host',
+    'fd,kid',
+    'logit_gap:min',
+    'folder:empty',
+    'text:text.txt',
+    'projection',
+    'char',
+    'tensorboard,wandb',
+  ],
+}
 
 
 def changed(rng, words, others):
@@ -92,15 +183,24 @@ def changed(rng, words, others):
   name, equals, value = word.partition('=')
   i, odd, other, field = rng.randrange(len(word) + 1), rng.choice(VALUES), rng.choice(others), rng.choice(list(FIELDS))
   before, after = words[:at], words[at + 1 :]
-  return rng.choice([
-    [*before, *after], [*before, word, word, *after], rng.sample(words, len(words)),  # left out, twice, in disorder
-    [*before, f'{name}={odd}', *after], [*before, f'{name}={odd}', *after],
-    [*before, *([name, value] if equals else [name, '=']), *after],
-    [*before, word[:i] + odd + word[i:], *after], [*before, word[:i] + word[i + 1 :], *after],
-    [*words, f'{other.partition("=")[0]}={odd}'], [*words, other], [*words, odd],
-    [*words, f'--config.{field}={odd}'], [*words, f'--config.{field}={rng.choice(FITTING[FIELDS[field]])}'],
-    [*words, f'--config.{field}={rng.choice(FITTING[FIELDS[field]])}'],
-  ])  # fmt: skip
+  return rng.choice(
+    [
+      [*before, *after],
+      [*before, word, word, *after],
+      rng.sample(words, len(words)),  # left out, twice, in disorder
+      [*before, f'{name}={odd}', *after],
+      [*before, f'{name}={odd}', *after],
+      [*before, *([name, value] if equals else [name, '=']), *after],
+      [*before, word[:i] + odd + word[i:], *after],
+      [*before, word[:i] + word[i + 1 :], *after],
+      [*words, f'{other.partition("=")[0]}={odd}'],
+      [*words, other],
+      [*words, odd],
+      [*words, f'--config.{field}={odd}'],
+      [*words, f'--config.{field}={rng.choice(FITTING[FIELDS[field]])}'],
+      [*words, f'--config.{field}={rng.choice(FITTING[FIELDS[field]])}'],
+    ]
+  )
 
 
 def mutated(seed):

@@ -79,9 +79,13 @@ def test_weights_are_clipped():
 CONSTRAINTS = config_lib.declared('gan')['loss.constraint'].choices
 
 
-@pytest.mark.parametrize(('kind', 'constraint'), [
-  *((kind, 'r1') for kind in adversarial.KINDS), *(('hinge', constraint) for constraint in CONSTRAINTS),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('kind', 'constraint'),
+  [
+    *((kind, 'r1') for kind in adversarial.KINDS),
+    *(('hinge', constraint) for constraint in CONSTRAINTS),
+  ],
+)
 def test_every_loss_and_every_constraint_trains(kind, constraint):
   _, metrics = tiny.train(tiny.config('gan', loss__kind=kind, loss__constraint=constraint, run__steps=4))
   assert all(np.isfinite(value).all() for value in metrics.values())
@@ -98,10 +102,13 @@ def change(update, state, batch, player, step=0):
 SGD = {'optim__name': 'sgd', 'optim__b1': 0.0, 'optim__lr': 1e4}
 
 
-@pytest.mark.parametrize(('name', 'player', 'every', 'weight'), [
-  ('dcgan', 'd', 'loss__penalty_every', {'loss__constraint': 'r1', 'model__d_norm': 'none'}),
-  ('stylegan2', 'g', 'loss__path_every', {'loss__path_length': 2.0}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('name', 'player', 'every', 'weight'),
+  [
+    ('dcgan', 'd', 'loss__penalty_every', {'loss__constraint': 'r1', 'model__d_norm': 'none'}),
+    ('stylegan2', 'g', 'loss__path_every', {'loss__path_length': 2.0}),
+  ],
+)
 def test_lazy_regularisation_equals_eager_in_expectation(name, player, every, weight):
   changes, shares = {}, {}
   for interval in (1, 3):
@@ -188,24 +195,27 @@ def test_singular_values_are_recorded_and_used():
   assert not any(name.startswith('sigma') for name in tiny.train(tiny.config('gan'))[1])
 
 
-@pytest.mark.parametrize(('overrides', 'message'), [
-  ({'model.network': 'stylegan2', 'model.g_output': 'relu'}, "g_output='relu' is none of linear, tanh"),
-  ({'loss.path_length': 1.0}, "no field 'loss.path_length': it is for config.model.network 'stylegan2'"),
-  ({'loss.penalty_every': 0}, 'at least 1'),
-  ({'optim.ema_halflife': 10.0, 'optim.ema_decay': 0.9}, 'ema_halflife.*ema_decay'),
-  ({'augment.kind': 'ada', 'loss.kind': 'least_squares'}, "ada goes by the sign.*kind='least_squares'"),
-  ({'model.network': 'stylegan2', 'model.mapping_lr': 0.0}, 'mapping_lr=0.0 must be more than 0'),
-  ({'model.network': 'stylegan2', 'model.mapping_lr': -0.1}, 'mapping_lr=-0.1 must be more than 0'),
-  ({'model.network': 'stylegan2', 'model.mixing': 1.5}, 'mixing=1.5 must be from 0 to 1'),
-  ({'sample.truncation': 0.5}, "no field 'sample.truncation'.*network='mlp'"),
-  ({'loss.constraint': 'clip', 'loss.clip': 0.0}, 'clip=0.0 .*positive'),
-  ({'loss.constraint': 'clip', 'loss.clip': -0.1}, 'clip=-0.1 .*positive'),
-  ({'loss.penalty': -1.0}, 'penalty=-1.0 must be at least 0'),
-  ({'loss.d_lr_factor': -1.0}, 'd_lr_factor=-1.0 must be at least 0'),
-  ({'augment.kind': 'flip'}, 'none of none, diffaugment, ada'),
-  ({'augment.policy': 'color,colour'}, "has 'colour', which is none of color"),
-  ({'model.network': 'stylegan2', 'data.image_size': 30}, '30x30 images.*multiples of 4'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('overrides', 'message'),
+  [
+    ({'model.network': 'stylegan2', 'model.g_output': 'relu'}, "g_output='relu' is none of linear, tanh"),
+    ({'loss.path_length': 1.0}, "no field 'loss.path_length': it is for config.model.network 'stylegan2'"),
+    ({'loss.penalty_every': 0}, 'at least 1'),
+    ({'optim.ema_halflife': 10.0, 'optim.ema_decay': 0.9}, 'ema_halflife.*ema_decay'),
+    ({'augment.kind': 'ada', 'loss.kind': 'least_squares'}, "ada goes by the sign.*kind='least_squares'"),
+    ({'model.network': 'stylegan2', 'model.mapping_lr': 0.0}, 'mapping_lr=0.0 must be more than 0'),
+    ({'model.network': 'stylegan2', 'model.mapping_lr': -0.1}, 'mapping_lr=-0.1 must be more than 0'),
+    ({'model.network': 'stylegan2', 'model.mixing': 1.5}, 'mixing=1.5 must be from 0 to 1'),
+    ({'sample.truncation': 0.5}, "no field 'sample.truncation'.*network='mlp'"),
+    ({'loss.constraint': 'clip', 'loss.clip': 0.0}, 'clip=0.0 .*positive'),
+    ({'loss.constraint': 'clip', 'loss.clip': -0.1}, 'clip=-0.1 .*positive'),
+    ({'loss.penalty': -1.0}, 'penalty=-1.0 must be at least 0'),
+    ({'loss.d_lr_factor': -1.0}, 'd_lr_factor=-1.0 must be at least 0'),
+    ({'augment.kind': 'flip'}, 'none of none, diffaugment, ada'),
+    ({'augment.policy': 'color,colour'}, "has 'colour', which is none of color"),
+    ({'model.network': 'stylegan2', 'data.image_size': 30}, '30x30 images.*multiples of 4'),
+  ],
+)
 def test_what_does_not_fit_is_refused_by_name(overrides, message):
   size = overrides.get('data.image_size', 28)
   spec = tiny.dataset(tiny.config('gan')).spec._replace(shape=(size, size, 1))

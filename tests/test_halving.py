@@ -19,31 +19,37 @@ from gen_ai.sweep.trials import Trial
 NAN = float('nan')
 
 
-@pytest.mark.parametrize(('text', 'rule'), [
-  ('nll_bpd:min,first=500', Rule('nll_bpd', 'min', 3, 500, 0)),
-  ('a:b:max, eta=4 ,first=20,last=90', Rule('a:b', 'max', 4, 20, 90)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('text', 'rule'),
+  [
+    ('nll_bpd:min,first=500', Rule('nll_bpd', 'min', 3, 500, 0)),
+    ('a:b:max, eta=4 ,first=20,last=90', Rule('a:b', 'max', 4, 20, 90)),
+  ],
+)
 def test_a_rule_is_read_and_written_back(text, rule):
   assert parse(text) == rule
   assert parse(str(rule)) == rule
 
 
-@pytest.mark.parametrize(('text', 'says'), [
-  ('', 'not METRIC:min or METRIC:max'),
-  ('nll_bpd,first=5', "'nll_bpd' is not METRIC"),
-  (':min,first=5', "':min' is not METRIC"),
-  ('nll_bpd:lower,first=5', "'nll_bpd:lower' is not METRIC"),
-  ('nll_bpd:min', 'first= is missing'),
-  ('nll_bpd:min,first=0', 'first= is missing'),
-  ('nll_bpd:min,first=5k', 'first=5k is not a whole number'),
-  ('nll_bpd:min,first=-5', 'first=-5 is not a whole number'),
-  ('nll_bpd:min,first=5,eta=1', 'eta=1 must be at least 2'),
-  ('nll_bpd:min,first=5,eta=2.5', 'eta=2.5 is not a whole number'),
-  ('nll_bpd:min,first=5,fist=6', "'fist=6' is none of first=, eta= and last="),
-  ('nll_bpd:min,first=5,first=6', "'first=6' is given twice"),
-  ('nll_bpd:min,first=5,last=4', 'last=4 lies before first=5'),
-  ('nll_bpd:min,first=5,', "'' is none of"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('text', 'says'),
+  [
+    ('', 'not METRIC:min or METRIC:max'),
+    ('nll_bpd,first=5', "'nll_bpd' is not METRIC"),
+    (':min,first=5', "':min' is not METRIC"),
+    ('nll_bpd:lower,first=5', "'nll_bpd:lower' is not METRIC"),
+    ('nll_bpd:min', 'first= is missing'),
+    ('nll_bpd:min,first=0', 'first= is missing'),
+    ('nll_bpd:min,first=5k', 'first=5k is not a whole number'),
+    ('nll_bpd:min,first=-5', 'first=-5 is not a whole number'),
+    ('nll_bpd:min,first=5,eta=1', 'eta=1 must be at least 2'),
+    ('nll_bpd:min,first=5,eta=2.5', 'eta=2.5 is not a whole number'),
+    ('nll_bpd:min,first=5,fist=6', "'fist=6' is none of first=, eta= and last="),
+    ('nll_bpd:min,first=5,first=6', "'first=6' is given twice"),
+    ('nll_bpd:min,first=5,last=4', 'last=4 lies before first=5'),
+    ('nll_bpd:min,first=5,', "'' is none of"),
+  ],
+)
 def test_a_wrong_rule_is_refused_with_the_right_form(text, says):
   with pytest.raises(UserError) as refusal:
     parse(text)
@@ -51,15 +57,18 @@ def test_a_wrong_rule_is_refused_with_the_right_form(text, says):
   assert str(refusal.value).startswith(f"--halving='{text}'") and f'--halving={halving.FORM}' in str(refusal.value)
 
 
-@pytest.mark.parametrize(('eta', 'first', 'last', 'steps', 'every', 'want'), [
-  (3, 500, 0, 10000, 500, [500, 1500, 4500]),
-  (3, 500, 0, 4500, 500, [500, 1500]),  # at the end nothing is left to save
-  (3, 500, 0, 4501, 500, [500, 1500, 4500]),
-  (3, 500, 1500, 10000, 500, [500, 1500]),
-  (3, 500, 1499, 10000, 500, [500]),
-  (2, 100, 0, 1000, 250, [250, 500]),  # 100 and 200 round to 250, 400 to 500, 800 to the end
-  (4, 90, 0, 2000, 100, [100, 400, 1500]),  # rounded one by one: 90, 360, 1440
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('eta', 'first', 'last', 'steps', 'every', 'want'),
+  [
+    (3, 500, 0, 10000, 500, [500, 1500, 4500]),
+    (3, 500, 0, 4500, 500, [500, 1500]),  # at the end nothing is left to save
+    (3, 500, 0, 4501, 500, [500, 1500, 4500]),
+    (3, 500, 1500, 10000, 500, [500, 1500]),
+    (3, 500, 1499, 10000, 500, [500]),
+    (2, 100, 0, 1000, 250, [250, 500]),  # 100 and 200 round to 250, 400 to 500, 800 to the end
+    (4, 90, 0, 2000, 100, [100, 400, 1500]),  # rounded one by one: 90, 360, 1440
+  ],
+)
 def test_rungs_are_evaluations_at_powers_of_eta(eta, first, last, steps, every, want):
   assert rungs(Rule('x', 'min', eta, first, last), steps, every) == want
 
@@ -147,18 +156,21 @@ def sweep(runs_dir, trials):
 
 def test_values_at_a_rung_are_read_from_the_runs(tmp_path):
   rows = [(20, 'train', {'loss': 9.0}), (20, 'eval', {'nll_bpd': 1.25}), (40, 'eval', {'nll_bpd': 7.0})]
-  found = sweep(tmp_path, {
-    0: ('running', rows),
-    1: ('running', rows[:1]),  # has trained to the rung and not been evaluated yet
-    2: None,
-    3: ('running', [(15, 'diverged', {'loss': NAN})]),  # killed before its status said so
-    4: ('diverged', [*rows, (55, 'diverged', {'loss': NAN})]),  # later: its value stands
-    5: ('diverged', [(10, 'train', {'loss': 1.0})]),  # at a save: no row tells
-    6: ('pruned', [(10, 'eval', {'nll_bpd': 3.0})]),
-    7: ('done', [(20, 'eval', {'nll_bpd': math.inf})]),
-    8: ('running', [(40, 'eval', {'nll_bpd': 4.0})]),  # evaluated less often
-    9: ('diverged', [(40, 'train', {'loss': 1.0})]),
-  })  # fmt: skip
+  found = sweep(
+    tmp_path,
+    {
+      0: ('running', rows),
+      1: ('running', rows[:1]),  # has trained to the rung and not been evaluated yet
+      2: None,
+      3: ('running', [(15, 'diverged', {'loss': NAN})]),  # killed before its status said so
+      4: ('diverged', [*rows, (55, 'diverged', {'loss': NAN})]),  # later: its value stands
+      5: ('diverged', [(10, 'train', {'loss': 1.0})]),  # at a save: no row tells
+      6: ('pruned', [(10, 'eval', {'nll_bpd': 3.0})]),
+      7: ('done', [(20, 'eval', {'nll_bpd': math.inf})]),
+      8: ('running', [(40, 'eval', {'nll_bpd': 4.0})]),  # evaluated less often
+      9: ('diverged', [(40, 'train', {'loss': 1.0})]),
+    },
+  )
   values = halving.rung_values(found, 20, 'nll_bpd')
   assert values.keys() == {0, 3, 4, 5, 7}
   assert (values[0], values[4], values[7]) == (1.25, 1.25, math.inf)
@@ -222,7 +234,10 @@ def test_a_line_cut_short_costs_no_other_decision(tmp_path):
   halving.record_decision(tmp_path, rule, 20, 1, False, {0: 1.0, 1: 2.0})
   halving.record_decision(tmp_path, rule, 60, 0, False, {0: math.inf})
   assert [(d['trial'], d['rung'], d['value']) for d in halving.read_decisions(tmp_path)] == [
-    (0, 20, 1.0), (1, 20, 2.0), (0, 60, math.inf)]  # fmt: skip
+    (0, 20, 1.0),
+    (1, 20, 2.0),
+    (0, 60, math.inf),
+  ]
 
 
 WRITER = """

@@ -29,36 +29,51 @@ def launch(*words):
 # Fields.
 
 
-@pytest.mark.parametrize(('reference', 'given', 'says'), [
-  (GAN, {'model.width': '64'}, "no field 'model.width': it is for config.model.network 'dcgan', 'resnet' or"),
-  (GAN, {'model.attention': 'true'}, "for config.model.network 'resnet', and here config.model.network='mlp'"),
-  (GAN, {'model.mixing': '0.5'}, "no field 'model.mixing'"),
-  (GAN, {'loss.penalty': '10', 'loss.constraint': 'none'}, 'config.loss.penalty=10.0'),  # the usual value, set by hand
-  (GAN, {'loss.penalty': '3', 'loss.constraint': 'none'},
-   "config.loss.penalty=3.0 would do nothing: it is for config.loss.constraint '"),
-  (GAN, {'augment.target': '0.5', 'augment.kind': 'diffaugment'}, 'config.augment.target=0.5'),
-  (GAN, {'optim.end_factor': '0.5', 'optim.schedule': 'constant'}, "config.optim.schedule 'cosine' or 'linear'"),
-  (GAN, {'optim.b2': '0.5', 'optim.name': 'sgd'}, 'config.optim.b2=0.5'),
-  (GAN, {'eval.metrics_every': '1000'}, 'config.eval.metrics that names figures'),
-  (GAN, {'data.block_size': '32'}, 'config.data.name that holds text'),
-  (GAN, {'data.on_bad_image': 'skip'}, "config.data.name 'folder:PATH'"),
-  ('configs/lm.py', {'data.grey': 'true'}, 'config.data.name that holds images'),
-  (VAE, {'model.widths': '(8,)'}, "config.model.network 'mlp'"),
-  (VAE, {'model.top_widths': '(8,)'}, 'config.model.latents of several layers'),
-  (VAE, {'loss.likelihood': 'gaussian', 'loss.binarise': 'static'}, "config.loss.binarise='static'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('reference', 'given', 'says'),
+  [
+    (GAN, {'model.width': '64'}, "no field 'model.width': it is for config.model.network 'dcgan', 'resnet' or"),
+    (GAN, {'model.attention': 'true'}, "for config.model.network 'resnet', and here config.model.network='mlp'"),
+    (GAN, {'model.mixing': '0.5'}, "no field 'model.mixing'"),
+    (
+      GAN,
+      {'loss.penalty': '10', 'loss.constraint': 'none'},
+      'config.loss.penalty=10.0',
+    ),  # the usual value, set by hand
+    (
+      GAN,
+      {'loss.penalty': '3', 'loss.constraint': 'none'},
+      "config.loss.penalty=3.0 would do nothing: it is for config.loss.constraint '",
+    ),
+    (GAN, {'augment.target': '0.5', 'augment.kind': 'diffaugment'}, 'config.augment.target=0.5'),
+    (GAN, {'optim.end_factor': '0.5', 'optim.schedule': 'constant'}, "config.optim.schedule 'cosine' or 'linear'"),
+    (GAN, {'optim.b2': '0.5', 'optim.name': 'sgd'}, 'config.optim.b2=0.5'),
+    (GAN, {'eval.metrics_every': '1000'}, 'config.eval.metrics that names figures'),
+    (GAN, {'data.block_size': '32'}, 'config.data.name that holds text'),
+    (GAN, {'data.on_bad_image': 'skip'}, "config.data.name 'folder:PATH'"),
+    ('configs/lm.py', {'data.grey': 'true'}, 'config.data.name that holds images'),
+    (VAE, {'model.widths': '(8,)'}, "config.model.network 'mlp'"),
+    (VAE, {'model.top_widths': '(8,)'}, 'config.model.latents of several layers'),
+    (VAE, {'loss.likelihood': 'gaussian', 'loss.binarise': 'static'}, "config.loss.binarise='static'"),
+  ],
+)
 def test_fields_that_nothing_would_read_are_refused(reference, given, says):
   with pytest.raises(UserError) as error:
     idle.refuse(config_lib.override(config_lib.load(reference), given), given)
   assert says in str(error.value)
 
 
-@pytest.mark.parametrize(('reference', 'given'), [
-  (GAN, {'model.network': 'dcgan', 'model.width': '8'}), ('configs/sngan.py', {'model.network': 'mlp'}),
-  ('configs/iwae.py', {'loss.bound': 'elbo', 'loss.gradient': 'plain'}),
-  ('configs/stylegan2.py', {'model.style': '8'}), ('configs/wgan.py', {'loss.penalty': '3'}),
-  (GAN, {'data.name': 'cifar10', 'data.grey': 'true'}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('reference', 'given'),
+  [
+    (GAN, {'model.network': 'dcgan', 'model.width': '8'}),
+    ('configs/sngan.py', {'model.network': 'mlp'}),
+    ('configs/iwae.py', {'loss.bound': 'elbo', 'loss.gradient': 'plain'}),
+    ('configs/stylegan2.py', {'model.style': '8'}),
+    ('configs/wgan.py', {'loss.penalty': '3'}),
+    (GAN, {'data.name': 'cifar10', 'data.grey': 'true'}),
+  ],
+)
 def test_fields_that_are_read_or_switched_off_pass(reference, given):
   idle.refuse(config_lib.override(config_lib.load(reference), given), given)
 
@@ -117,11 +132,18 @@ def reads_of(config):
 
 
 CASES = {
-  'mlp': ('gan', {}), 'dcgan': ('dcgan', {}), 'resnet': ('sngan', {}), 'stylegan2': ('stylegan2', {}),
-  'conv': ('vae', {}), 'deep': ('hvae', {}), 'penalised': ('gan', {'loss.constraint': 'r1'}),
-  'clipped': ('gan', {'loss.constraint': 'clip'}), 'auxiliary': ('cgan', {'model.condition': 'auxiliary'}),
-  'ada': ('gan', {'augment.kind': 'ada'}), 'diffaugment': ('gan', {'augment.kind': 'diffaugment'}),
-}  # fmt: skip
+  'mlp': ('gan', {}),
+  'dcgan': ('dcgan', {}),
+  'resnet': ('sngan', {}),
+  'stylegan2': ('stylegan2', {}),
+  'conv': ('vae', {}),
+  'deep': ('hvae', {}),
+  'penalised': ('gan', {'loss.constraint': 'r1'}),
+  'clipped': ('gan', {'loss.constraint': 'clip'}),
+  'auxiliary': ('cgan', {'model.condition': 'auxiliary'}),
+  'ada': ('gan', {'augment.kind': 'ada'}),
+  'diffaugment': ('gan', {'augment.kind': 'diffaugment'}),
+}
 
 
 @pytest.mark.slow
@@ -136,9 +158,23 @@ def test_the_tables_say_what_the_code_reads(case):
   used = {path for path in table if not idle.reason(config, path)}
   assert used <= reads, 'declared to be read, and is not'
   # What is looked at to check it, or before a branch, is not yet used.
-  looked_at = {'loss.penalty', 'loss.clip', 'loss.auxiliary', 'loss.penalty_every', 'loss.path_every', 'model.mixing',
-               'augment.policy', 'augment.groups', 'augment.speed', 'augment.interval', 'model.d_norm',
-               'model.top_widths', 'loss.binarise', 'loss.gradient', 'model.mapping_lr'}  # fmt: skip
+  looked_at = {
+    'loss.penalty',
+    'loss.clip',
+    'loss.auxiliary',
+    'loss.penalty_every',
+    'loss.path_every',
+    'model.mixing',
+    'augment.policy',
+    'augment.groups',
+    'augment.speed',
+    'augment.interval',
+    'model.d_norm',
+    'model.top_widths',
+    'loss.binarise',
+    'loss.gradient',
+    'model.mapping_lr',
+  }
   assert reads & table - used <= looked_at, 'declared to be idle, and is read'
 
 
@@ -154,28 +190,44 @@ def places(tmp_path, monkeypatch):
   return {'RUN': 'run', 'SWEEP': str(made.path)}
 
 
-@pytest.mark.parametrize(('words', 'flag'), [
-  ('--resume=RUN --tiny', 'tiny'), ('--resume=RUN --runs_dir=x', 'runs_dir'), ('--resume=RUN --run_dir=x', 'run_dir'),
-  ('--resume=RUN --print_config', 'print_config'), ('--resume=RUN --axis=run.seed=0,1', 'axis'),
-  ('--resume=RUN --retry_failed', 'retry_failed'), ('--resume=RUN --trial=1', 'trial'),
-  ('--config=configs/gan.py --run_dir=x --runs_dir=y', 'runs_dir'), ('--config=configs/gan.py --dry_run', 'dry_run'),
-  ('--config=configs/gan.py --sample_seed=1', 'sample_seed'), ('--run_dir=x --tiny', 'tiny'),
-  ('--config=configs/gan.py --axis=run.seed=0,1 --print_config', 'print_config'),
-  ('--config=configs/gan.py --axis=run.seed=0,1 --lease_wait=3', 'lease_wait'),
-  ('--config=configs/gan.py --axis=run.seed=0,1 --sample_seed=3', 'sample_seed'),
-  ('--config=configs/gan.py --tiny --axis=run.seed=0,1 --per_device=2', 'per_device'),
-  ('--config=configs/gan.py --tiny --axis=run.seed=0,1 --sbatch=--time=1', 'sbatch'),
-  ('--config=configs/gan.py --tiny --axis=run.seed=0,1 --launcher=local --ray_address=h:1', 'ray_address'),
-  ('--config=configs/gan.py --tiny --axis=run.seed=0,1 --launcher=ray --devices=0', 'devices'),
-  ('--resume=SWEEP --tiny', 'tiny'), ('--resume=SWEEP --runs_dir=x', 'runs_dir'),
-  ('--resume=SWEEP --sample=2', 'sample'),
-  ('--resume=SWEEP --trial=1', 'trial'), ('--resume=SWEEP --sbatch=--time=1', 'sbatch'),
-  ('--resume=SWEEP --launcher=slurm --devices=0', 'devices'), ('--resume=SWEEP --config.run.seed=1', 'config.run.seed'),
-  ('--status=SWEEP --trial=1', 'trial'), ('--status=SWEEP --config=configs/gan.py', 'config'),
-  ('--status=SWEEP --stop=SWEEP', 'stop'), ('--stop=SWEEP --resume=SWEEP', 'resume'), ('--stop=SWEEP --tiny', 'tiny'),
-  ('--list --tiny', 'tiny'), ('--list --config=configs/gan.py', 'config'),
-  ('--list --config.run.seed=1', 'config.run.seed'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('words', 'flag'),
+  [
+    ('--resume=RUN --tiny', 'tiny'),
+    ('--resume=RUN --runs_dir=x', 'runs_dir'),
+    ('--resume=RUN --run_dir=x', 'run_dir'),
+    ('--resume=RUN --print_config', 'print_config'),
+    ('--resume=RUN --axis=run.seed=0,1', 'axis'),
+    ('--resume=RUN --retry_failed', 'retry_failed'),
+    ('--resume=RUN --trial=1', 'trial'),
+    ('--config=configs/gan.py --run_dir=x --runs_dir=y', 'runs_dir'),
+    ('--config=configs/gan.py --dry_run', 'dry_run'),
+    ('--config=configs/gan.py --sample_seed=1', 'sample_seed'),
+    ('--run_dir=x --tiny', 'tiny'),
+    ('--config=configs/gan.py --axis=run.seed=0,1 --print_config', 'print_config'),
+    ('--config=configs/gan.py --axis=run.seed=0,1 --lease_wait=3', 'lease_wait'),
+    ('--config=configs/gan.py --axis=run.seed=0,1 --sample_seed=3', 'sample_seed'),
+    ('--config=configs/gan.py --tiny --axis=run.seed=0,1 --per_device=2', 'per_device'),
+    ('--config=configs/gan.py --tiny --axis=run.seed=0,1 --sbatch=--time=1', 'sbatch'),
+    ('--config=configs/gan.py --tiny --axis=run.seed=0,1 --launcher=local --ray_address=h:1', 'ray_address'),
+    ('--config=configs/gan.py --tiny --axis=run.seed=0,1 --launcher=ray --devices=0', 'devices'),
+    ('--resume=SWEEP --tiny', 'tiny'),
+    ('--resume=SWEEP --runs_dir=x', 'runs_dir'),
+    ('--resume=SWEEP --sample=2', 'sample'),
+    ('--resume=SWEEP --trial=1', 'trial'),
+    ('--resume=SWEEP --sbatch=--time=1', 'sbatch'),
+    ('--resume=SWEEP --launcher=slurm --devices=0', 'devices'),
+    ('--resume=SWEEP --config.run.seed=1', 'config.run.seed'),
+    ('--status=SWEEP --trial=1', 'trial'),
+    ('--status=SWEEP --config=configs/gan.py', 'config'),
+    ('--status=SWEEP --stop=SWEEP', 'stop'),
+    ('--stop=SWEEP --resume=SWEEP', 'resume'),
+    ('--stop=SWEEP --tiny', 'tiny'),
+    ('--list --tiny', 'tiny'),
+    ('--list --config=configs/gan.py', 'config'),
+    ('--list --config.run.seed=1', 'config.run.seed'),
+  ],
+)
 def test_flags_that_go_with_nothing_are_refused(words, flag, places):
   before = cli.files('.')
   words = [word.replace('RUN', places['RUN']).replace('SWEEP', places['SWEEP']) for word in words.split()]
@@ -185,8 +237,11 @@ def test_flags_that_go_with_nothing_are_refused(words, flag, places):
 
 def test_every_flag_of_launch_is_in_a_table_or_always_read():
   tree = ast.parse((tiny.ROOT / 'launch.py').read_text())
-  defined = {node.args[0].value for node in ast.walk(tree) if isinstance(node, ast.Call)
-             and isinstance(node.func, ast.Attribute) and node.func.attr.startswith('DEFINE_')}  # fmt: skip
+  defined = {
+    node.args[0].value
+    for node in ast.walk(tree)
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr.startswith('DEFINE_')
+  }
   [table] = [node.value for node in tree.body if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict)]
   older = {'engine', 'point'}  # aliases
   assert {key.value for key in table.keys} == defined - {'compilation_cache'} - older

@@ -8,23 +8,41 @@ from pathlib import Path
 import pytest
 import tiny
 
-HEAVY = ('jax', 'flax', 'optax', 'orbax', 'tensorflow', 'tensorflow_datasets', 'matplotlib', 'torch', 'grain', 'PIL',
-         'pandas', 'scipy', 'tensorboardX', 'rich')  # fmt: skip
+HEAVY = (
+  'jax',
+  'flax',
+  'optax',
+  'orbax',
+  'tensorflow',
+  'tensorflow_datasets',
+  'matplotlib',
+  'torch',
+  'grain',
+  'PIL',
+  'pandas',
+  'scipy',
+  'tensorboardX',
+  'rich',
+)
 
 
-@pytest.mark.parametrize('code', [
-  'import gen_ai',
-  'import gen_ai.config, gen_ai.core.errors',
-  'import gen_ai.__main__, gen_ai.core.installation',
-  'import gen_ai.compare',
-  'import gen_ai.sweep.command, gen_ai.sweep.halving, gen_ai.compare.reproducibility',
-  'import runpy; run = lambda: runpy.run_path("launch.py", run_name="__main__")\n'
-  'sys.argv = ["launch.py", "--help"]\ntry: run()\nexcept SystemExit: pass',
-  'import runpy; run = lambda: runpy.run_path("launch.py", run_name="__main__")\n'
-  'sys.argv = ["launch.py", "--list"]\ntry: run()\nexcept SystemExit: pass',
-  'import runpy; run = lambda: runpy.run_path("launch.py", run_name="__main__")\n'
-  'sys.argv = ["launch.py", "--config=configs/wgan.py", "--print_config"]\ntry: run()\nexcept SystemExit: pass',
-], ids=['gen_ai', 'config', 'commands', 'compare', 'sweep', 'help', 'list', 'print_config'])  # fmt: skip
+@pytest.mark.parametrize(
+  'code',
+  [
+    'import gen_ai',
+    'import gen_ai.config, gen_ai.core.errors',
+    'import gen_ai.__main__, gen_ai.core.installation',
+    'import gen_ai.compare',
+    'import gen_ai.sweep.command, gen_ai.sweep.halving, gen_ai.compare.reproducibility',
+    'import runpy; run = lambda: runpy.run_path("launch.py", run_name="__main__")\n'
+    'sys.argv = ["launch.py", "--help"]\ntry: run()\nexcept SystemExit: pass',
+    'import runpy; run = lambda: runpy.run_path("launch.py", run_name="__main__")\n'
+    'sys.argv = ["launch.py", "--list"]\ntry: run()\nexcept SystemExit: pass',
+    'import runpy; run = lambda: runpy.run_path("launch.py", run_name="__main__")\n'
+    'sys.argv = ["launch.py", "--config=configs/wgan.py", "--print_config"]\ntry: run()\nexcept SystemExit: pass',
+  ],
+  ids=['gen_ai', 'config', 'commands', 'compare', 'sweep', 'help', 'list', 'print_config'],
+)
 def test_light_commands_import_nothing_heavy(code):
   probe = f'import sys\n{code}\nprint("heavy:", *sorted(set({HEAVY}) & set(sys.modules)))'
   done = tiny.command('-c', probe)
@@ -126,11 +144,18 @@ MAY_IMPORT = {
 }
 # The loop and all below it know no method: experiments are found by the name in a config.
 NEVER = {
-  'gen_ai.train.trainer': ('experiments', 'configs', 'gen_ai.nets', 'gen_ai.maths', 'gen_ai.core.optim',
-                           'gen_ai.evaluate.metrics', 'gen_ai.evaluate.evaluator'),
+  'gen_ai.train.trainer': (
+    'experiments',
+    'configs',
+    'gen_ai.nets',
+    'gen_ai.maths',
+    'gen_ai.core.optim',
+    'gen_ai.evaluate.metrics',
+    'gen_ai.evaluate.evaluator',
+  ),
   'gen_ai.evaluate.examples': ('experiments', 'gen_ai.nets', 'gen_ai.maths'),
   'gen_ai.parallel.program': ('experiments', 'gen_ai.core.optim'),
-}  # fmt: skip
+}
 
 
 def module(path):
@@ -184,16 +209,25 @@ def imported(file):
   return found
 
 
-FILES = sorted(path.relative_to(tiny.ROOT) for folder in ('gen_ai', 'experiments', 'configs')
-               for path in (tiny.ROOT / folder).rglob('*.py'))  # fmt: skip
+FILES = sorted(
+  path.relative_to(tiny.ROOT)
+  for folder in ('gen_ai', 'experiments', 'configs')
+  for path in (tiny.ROOT / folder).rglob('*.py')
+)
 
 
-@pytest.mark.parametrize(('text', 'rooms'), [
-  ('from importlib import import_module\nimport_module("gen_ai.sweep.board")', {'sweep'}),
-  ('import importlib\ndef later(name):\n  return importlib.import_module(f"gen_ai.compare.{name}")', {'compare'}),
-  ('__import__("gen_ai.train.trainer", fromlist=["Trainer"])', {'train'}),
-  ('import_module(name)\nimport_module("numpy")\nprint("gen_ai.compare")\nimport_module(f"experiments.{name}")', set()),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('text', 'rooms'),
+  [
+    ('from importlib import import_module\nimport_module("gen_ai.sweep.board")', {'sweep'}),
+    ('import importlib\ndef later(name):\n  return importlib.import_module(f"gen_ai.compare.{name}")', {'compare'}),
+    ('__import__("gen_ai.train.trainer", fromlist=["Trainer"])', {'train'}),
+    (
+      'import_module(name)\nimport_module("numpy")\nprint("gen_ai.compare")\nimport_module(f"experiments.{name}")',
+      set(),
+    ),
+  ],
+)
 def test_imports_by_a_string_are_seen(tmp_path, text, rooms):
   file = tmp_path / 'module.py'
   file.write_text(text)
@@ -237,8 +271,12 @@ WORKSPACE = (tiny.ROOT / 'WORKSPACE.md').read_text()
 
 
 def test_every_folder_has_its_line_in_the_workspace():
-  folders = {path.parent for path in FILES if len(path.parts) > 2} | {Path('gen_ai/core'), Path('experiments'),
-                                                                      Path('configs'), Path('tests')}  # fmt: skip
+  folders = {path.parent for path in FILES if len(path.parts) > 2} | {
+    Path('gen_ai/core'),
+    Path('experiments'),
+    Path('configs'),
+    Path('tests'),
+  }
   missing = [str(folder) for folder in sorted(folders) if not re.search(rf'^\| `{folder}/`', WORKSPACE, re.M)]
   assert not missing
 
@@ -298,3 +336,8 @@ def test_heavy_optional_packages_are_imported_where_they_are_needed():
       names += [node.module] if isinstance(node, ast.ImportFrom) else []
       wrong += [f'{path}: {name}' for name in names if name.split('.')[0] in optional]
   assert not wrong
+
+
+def test_the_formatter_is_right():
+  text = {path: (tiny.ROOT / path).read_text() for path in FILES}
+  assert not [f'{path}: say why' for path, code in text.items() if re.search(r'# fmt: (skip|off)$', code, re.M)]

@@ -73,8 +73,9 @@ def test_halves_and_the_centre():
 def test_a_mask_depends_on_its_example_alone():
   config, method, state = built()
   draw, key = complete(method), jax.random.key(3)
-  whole, some = (draw(state, batch, numbered(key, batch))
-                 for batch in (examples(config, [4, 9, 2, 7]), examples(config, [2, 9])))  # fmt: skip
+  whole, some = (
+    draw(state, batch, numbered(key, batch)) for batch in (examples(config, [4, 9, 2, 7]), examples(config, [2, 9]))
+  )
   np.testing.assert_allclose(some, whole[jnp.array([2, 1])], atol=1e-4)
 
 
@@ -108,11 +109,14 @@ def test_a_mask_of_the_wrong_shape_is_refused(shape):
     complete(method)(state, batch, keys(6), mask=jnp.ones(shape))
 
 
-@pytest.mark.parametrize(('overrides', 'message'), [
-  ({'model.mask': 'star'}, "mask='star' is none of box, half, centre"),
-  ({'loss.kind': 'relativistic'}, "kind='relativistic' is none of"),
-  ({'data.image_size': 30}, '30x30 images.*multiples of 4'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('overrides', 'message'),
+  [
+    ({'model.mask': 'star'}, "mask='star' is none of box, half, centre"),
+    ({'loss.kind': 'relativistic'}, "kind='relativistic' is none of"),
+    ({'data.image_size': 30}, '30x30 images.*multiples of 4'),
+  ],
+)
 def test_what_does_not_fit_is_refused_by_name(overrides, message):
   config = config_lib.override(tiny.config('inpaint_gan'), overrides)
   size = config.data.image_size or 28
@@ -313,17 +317,20 @@ def test_images_of_ones_own_are_completed(run_dir, files):
     assert done.returncode == DONE and len(np.load(folder / 'z.npy')) == 10
 
 
-@pytest.mark.parametrize(('words', 'says'), [
-  (['--mask={}/small.npy'], ['small.npy has the shape [14, 28]', 'for images of 28x28 it must be [28, 28]']),
-  (['--mask={}/few.npy'], ["the input 'mask' has 3 rows and 'image' has 10", 'give one for all, or as many']),
-  (['--mask={}/two.npz'], ['two.npz holds no samples', 'one NumPy array']),
-  (['--mask={}/torn.npz'], ['torn.npz holds no samples', 'one NumPy array, saved by np.save']),
-  (['--images={}/torn.npz'], ['torn.npz holds no samples', 'one NumPy array, saved by np.save']),
-  (['--mask={}/point.npy'], ['point.npy has the shape []', '[28, 28]']),
-  (['--mask=star'], ['--mask=star', 'It is none of box, half, centre either']),
-  (['--images={}/m.npy'], ['--image=', 'm.npy holds bool [28, 28]']),
-  (['--out=x.jpg'], ['must end in .png, .npy or .npz']),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('words', 'says'),
+  [
+    (['--mask={}/small.npy'], ['small.npy has the shape [14, 28]', 'for images of 28x28 it must be [28, 28]']),
+    (['--mask={}/few.npy'], ["the input 'mask' has 3 rows and 'image' has 10", 'give one for all, or as many']),
+    (['--mask={}/two.npz'], ['two.npz holds no samples', 'one NumPy array']),
+    (['--mask={}/torn.npz'], ['torn.npz holds no samples', 'one NumPy array, saved by np.save']),
+    (['--images={}/torn.npz'], ['torn.npz holds no samples', 'one NumPy array, saved by np.save']),
+    (['--mask={}/point.npy'], ['point.npy has the shape []', '[28, 28]']),
+    (['--mask=star'], ['--mask=star', 'It is none of box, half, centre either']),
+    (['--images={}/m.npy'], ['--image=', 'm.npy holds bool [28, 28]']),
+    (['--out=x.jpg'], ['must end in .png, .npy or .npz']),
+  ],
+)
 def test_what_cannot_be_completed_is_refused(run_dir, files, words, says):
   folder = files[0]
   done = cli.command('gen_ai.complete', run_dir, f'--images={folder}/x.npy', *(word.format(folder) for word in words))

@@ -15,9 +15,14 @@ from gen_ai.parallel.program import Program
 every_structure = pytest.mark.parametrize('name', tiny.STRUCTURES)
 
 VARIED = {
-  'optim__lr': 0.01, 'optim__clip_norm': 0.3, 'data__seed': 3, 'optim__ema_decay': 0.5, 'optim__end_factor': 0.7,
-  'run__seed': 9, 'optim__b1': 0.2,
-}  # fmt: skip
+  'optim__lr': 0.01,
+  'optim__clip_norm': 0.3,
+  'data__seed': 3,
+  'optim__ema_decay': 0.5,
+  'optim__end_factor': 0.7,
+  'run__seed': 9,
+  'optim__b1': 0.2,
+}
 
 
 def close(a, b, tolerance=2e-4):
@@ -42,8 +47,9 @@ def train(configs, devices=1, steps=None, mapping='vmap'):
   for step in range(0, steps or base.run.steps, chunk):
     state, metrics = run(state, feed.chunk(step, chunk))
     rows.append(program.layout.per_lane(metrics))
-  metrics = [{name: np.concatenate([row[lane][name] for row in rows]) for name in rows[0][lane]}
-             for lane in range(len(configs))]  # fmt: skip
+  metrics = [
+    {name: np.concatenate([row[lane][name] for row in rows]) for name in rows[0][lane]} for lane in range(len(configs))
+  ]
   states = [jax.tree.map(np.asarray, own) for own in program.layout.split(state, range(len(configs)))]
   return states, metrics, (program, state)
 

@@ -186,9 +186,12 @@ status('done', 8)
 
 
 def test_a_stop_reaches_the_processes_and_a_second_ctrl_c_their_children(stage, capsys):
-  sweep = stage.sweep(3, 'signal.signal(signal.SIGTERM, lambda *a: print("asked", flush=True))\n'
-                         'child = os.fork()\nif child: print("child", child, flush=True)\nstatus("running", 4)\n'
-                         'while True: time.sleep(0.01)')  # fmt: skip
+  sweep = stage.sweep(
+    3,
+    'signal.signal(signal.SIGTERM, lambda *a: print("asked", flush=True))\n'
+    'child = os.fork()\nif child: print("child", child, flush=True)\nstatus("running", 4)\n'
+    'while True: time.sleep(0.01)',
+  )
 
   def press():
     first = sweep.trials[:2]

@@ -176,8 +176,12 @@ def test_stopping_one_trial_and_then_all(tmp_path, monkeypatch):
 
   monkeypatch.setattr(directory.RunDir, 'append_metrics', and_stop)
   monkeypatch.setattr(interruption, '_LOOK_SECONDS', 0.0)
-  words = ('--config.run.steps=400', '--config.run.save_every=400', '--config.run.eval_every=0',
-           '--config.run.sample_every=0')  # fmt: skip
+  words = (
+    '--config.run.steps=400',
+    '--config.run.save_every=400',
+    '--config.run.eval_every=0',
+    '--config.run.sample_every=0',
+  )
   done, sweep = start(tmp_path, *AXES, *words)
   assert done.returncode == REQUEUE, done
   assert states(sweep) == ['stopped'] * 4
@@ -190,8 +194,16 @@ def test_stopping_one_trial_and_then_all(tmp_path, monkeypatch):
 
 
 def background(runs_dir, *words):
-  argv = [sys.executable, 'launch.py', f'--compilation_cache={os.environ["GEN_AI_TEST_XLA"]}', '--tiny',
-          '--config=configs/gan.py', f'--runs_dir={runs_dir}', '--config.run.trackers=', *words]  # fmt: skip
+  argv = [
+    sys.executable,
+    'launch.py',
+    f'--compilation_cache={os.environ["GEN_AI_TEST_XLA"]}',
+    '--tiny',
+    '--config=configs/gan.py',
+    f'--runs_dir={runs_dir}',
+    '--config.run.trackers=',
+    *words,
+  ]
   log = Path(runs_dir) / 'log'
   log.parent.mkdir(parents=True, exist_ok=True)
   with log.open('a') as output:  # on the suite's devices, as sweeps in this process
@@ -220,8 +232,13 @@ def wait_for_rows(runs_dir, count, process):
 @pytest.mark.slow
 def test_a_killed_and_resumed_sweep_equals_an_undisturbed_one_bit_for_bit(tmp_path):
   """For one family: test_lanes and test_resume hold every config to the rest."""
-  words = (*AXES, '--config.run.steps=160', '--config.run.eval_every=80', '--config.run.sample_every=160',
-           '--config.run.save_every=40')  # fmt: skip
+  words = (
+    *AXES,
+    '--config.run.steps=160',
+    '--config.run.eval_every=80',
+    '--config.run.sample_every=160',
+    '--config.run.save_every=40',
+  )
   process = background(tmp_path / 'broken', *words)
   sweep = wait_for_rows(tmp_path / 'broken', 30, process)  # between the first save and the second
   process.kill()
@@ -244,8 +261,14 @@ def test_early_stopping_ends_the_hopeless_records_why_and_frees_their_lanes(tmp_
   monkeypatch.setattr(
     trainer_lib.Trainer, '_worth_repacking', lambda self, live: 8 * len(live) <= 4 * self.program.lanes
   )
-  words = ('--axis=run.seed=0:16', '--config.run.steps=16', '--config.run.eval_every=4', '--config.run.save_every=8',
-           '--config.run.sample_every=16', '--halving=logit_gap:max,first=4,eta=2')  # fmt: skip
+  words = (
+    '--axis=run.seed=0:16',
+    '--config.run.steps=16',
+    '--config.run.eval_every=4',
+    '--config.run.save_every=8',
+    '--config.run.sample_every=16',
+    '--halving=logit_gap:max,first=4,eta=2',
+  )
   done, sweep = start(tmp_path, *words)
   assert done.returncode == DONE, done
   assert states(sweep).count('done') == 4
@@ -341,15 +364,19 @@ def test_a_decision_to_stop_stands_after_a_kill(tmp_path):
   assert sweep.status(ended[0]).state == 'done'
 
 
-@pytest.mark.parametrize(('words', 'says'), [
-  (('--dry_run',), '--dry_run is for a sweep'), (('--launcher=local',), '--launcher is for a sweep'),
-  (('--axis=run.seed=0:2', '--print_config'), '--print_config is for a run'),
-  (('--axis=run.seed=0:2', '--per_device=2'), '--per_device is for --launcher=local'),
-  (('--axis=run.seed=0:2', '--sbatch=--time=1'), '--sbatch is for --launcher=slurm'),
-  (('--axis=run.seed=0:2', '--config.model.width=8'), "no field 'model.width': it is for config.model.network"),
-  (('--axis=run.seed=0:2', '--coordinator=localhost:1'), 'launched by one process'),
-  (('--axis=run.seed=0:2', '--config.run.trackers=tensorbord'), 'tensorbord'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('words', 'says'),
+  [
+    (('--dry_run',), '--dry_run is for a sweep'),
+    (('--launcher=local',), '--launcher is for a sweep'),
+    (('--axis=run.seed=0:2', '--print_config'), '--print_config is for a run'),
+    (('--axis=run.seed=0:2', '--per_device=2'), '--per_device is for --launcher=local'),
+    (('--axis=run.seed=0:2', '--sbatch=--time=1'), '--sbatch is for --launcher=slurm'),
+    (('--axis=run.seed=0:2', '--config.model.width=8'), "no field 'model.width': it is for config.model.network"),
+    (('--axis=run.seed=0:2', '--coordinator=localhost:1'), 'launched by one process'),
+    (('--axis=run.seed=0:2', '--config.run.trackers=tensorbord'), 'tensorbord'),
+  ],
+)
 def test_flags_that_would_do_nothing_are_refused(words, says, tmp_path):
   done, sweep = start(tmp_path, *words)
   refused(done, says)

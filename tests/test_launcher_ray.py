@@ -28,8 +28,9 @@ from gen_ai.sweep.launchers.supervisor import HEADER, LOST, End
 from gen_ai.sweep.trials import resolve
 from gen_ai.train.interruption import LAUNCHER
 
-needs_ray = pytest.mark.skipif(importlib.util.find_spec('ray') is None,
-                               reason='Ray is not installed: pip install -r requirements/ray.txt')  # fmt: skip
+needs_ray = pytest.mark.skipif(
+  importlib.util.find_spec('ray') is None, reason='Ray is not installed: pip install -r requirements/ray.txt'
+)
 GAN = ('--config=configs/gan.py', '--tiny', '--config.run.trackers=', '--launcher=ray')
 
 
@@ -86,8 +87,11 @@ def launcher(log, folder, *words):
   command = [sys.executable, 'launch.py', f'--compilation_cache={os.environ["GEN_AI_TEST_XLA"]}', *map(str, words)]
   # Ray's workers are nice by 15: beside the rest of the suite they would hardly get a processor.
   variables = {
-    **os.environ, 'XLA_FLAGS': os.environ['GEN_AI_TEST_FLAGS'], 'TMPDIR': folder, 'RAY_worker_niceness': '0',
-  }  # fmt: skip
+    **os.environ,
+    'XLA_FLAGS': os.environ['GEN_AI_TEST_FLAGS'],
+    'TMPDIR': folder,
+    'RAY_worker_niceness': '0',
+  }
   with log.open('a') as output:
     process = subprocess.Popen(command, cwd=tiny.ROOT, env=variables, stdout=output, stderr=subprocess.STDOUT)
   try:
@@ -138,8 +142,10 @@ def test_a_node_without_the_source_says_so(tmp_path):
   )
   words = [sys.executable, '-W', 'ignore', '-c', dump]
   pickled = subprocess.run(words, cwd=tiny.ROOT, capture_output=True, check=True).stdout
-  call = ('import pickle, sys; work = pickle.load(sys.stdin.buffer); assert "gen_ai" not in sys.modules;'
-          'print(work("/src", "/", ["launch.py"], ["/src/launch.py"], [], "/log", {}))')  # fmt: skip
+  call = (
+    'import pickle, sys; work = pickle.load(sys.stdin.buffer); assert "gen_ai" not in sys.modules;'
+    'print(work("/src", "/", ["launch.py"], ["/src/launch.py"], [], "/log", {}))'
+  )
   words = [sys.executable, '-W', 'ignore', '-c', call]
   done = subprocess.run(words, cwd=tmp_path, input=pickled, capture_output=True)
   assert b'does not see /src/launch.py' in done.stdout, done.stderr
@@ -280,11 +286,16 @@ def begin(sweep, number, where='node-a gpu 1'):
     log.write(f'{HEADER}now  {where}  python launch.py\n')
 
 
-@pytest.mark.parametrize(('result', 'end'), [
-  ((DONE, ''), End(DONE)), ((REQUEUE, ''), End(REQUEUE)), ((137, ''), End(-signal.SIGKILL)),
-  ((-1, 'node b does not see /c'), End(FAILED, 'node b does not see /c')),
-  (RuntimeError('The node has died.\nIt was preempted.'), End(LOST, 'The node has died.')),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('result', 'end'),
+  [
+    ((DONE, ''), End(DONE)),
+    ((REQUEUE, ''), End(REQUEUE)),
+    ((137, ''), End(-signal.SIGKILL)),
+    ((-1, 'node b does not see /c'), End(FAILED, 'node b does not see /c')),
+    (RuntimeError('The node has died.\nIt was preempted.'), End(LOST, 'The node has died.')),
+  ],
+)
 def test_how_a_task_ended_is_handed_on(fake, tasks, result, end):
   assert tasks.poll(tasks.workers) == {}
   fake.results[2] = result

@@ -63,8 +63,10 @@ def test_an_inherited_choice_of_devices_is_kept(gpus, monkeypatch):
 
 
 def test_slices_of_an_accelerator_are_places_of_their_own(gpus):
-  gpus('GPU 0: H (UUID: GPU-aa)\n  MIG 1g.10gb Device 0: (UUID: MIG-11)\n  MIG 1g.10gb Device 1: (UUID: MIG-22)\n'
-       'GPU 1: H (UUID: GPU-bb)')  # fmt: skip
+  gpus(
+    'GPU 0: H (UUID: GPU-aa)\n  MIG 1g.10gb Device 0: (UUID: MIG-11)\n  MIG 1g.10gb Device 1: (UUID: MIG-22)\n'
+    'GPU 1: H (UUID: GPU-bb)'
+  )
   assert slots.accelerators() == ['MIG-11', 'MIG-22', '1']
   gpus('', code=9)
   assert slots.accelerators() == []
@@ -87,9 +89,11 @@ def test_cores_are_shared_out(monkeypatch):
 
 @pytest.mark.skipif(not hasattr(os, 'sched_setaffinity'), reason='this system does not bind processes to cores')
 def test_a_pinned_worker_has_as_many_compute_threads_as_cores():
-  code = ('import jax, os\njax.jit(lambda x: x @ x)(jax.numpy.ones((600, 600))).block_until_ready()\n'
-          'names = [open(f"/proc/self/task/{t}/comm").read() for t in os.listdir("/proc/self/task")]\n'
-          'print(sum("XLAEigen" in name for name in names))')  # fmt: skip
+  code = (
+    'import jax, os\njax.jit(lambda x: x @ x)(jax.numpy.ones((600, 600))).block_until_ready()\n'
+    'names = [open(f"/proc/self/task/{t}/comm").read() for t in os.listdir("/proc/self/task")]\n'
+    'print(sum("XLAEigen" in name for name in names))'
+  )
   cores = sorted(os.sched_getaffinity(0))
   for share in ((cores[0],), tuple(cores[:2])):
     with slots.pinned(share):

@@ -65,8 +65,15 @@ def slurm_env(cluster, tmp_path, monkeypatch):
 
 def start(folder, seeds, *words):
   """A sweep of a tiny GAN over `seeds`, given as '0:3'."""
-  done = cli.launch('--config=configs/gan.py', '--tiny', '--config.run.trackers=', f'--axis=run.seed={seeds}',
-                    '--launcher=slurm', f'--runs_dir={folder / "runs"}', *words)  # fmt: skip
+  done = cli.launch(
+    '--config=configs/gan.py',
+    '--tiny',
+    '--config.run.trackers=',
+    f'--axis=run.seed={seeds}',
+    '--launcher=slurm',
+    f'--runs_dir={folder / "runs"}',
+    *words,
+  )
   assert done.returncode == 0, done.stderr
   return opened(folder), done.stdout
 
@@ -236,8 +243,15 @@ class Task:
   def run(self, sweep, index=0, signals=(), state='RUNNING None', script='array.sh', **variables):
     """Its exit code; `signals` come one after the other once the worker has touched the file `up`."""
     self.pretend('squeue', f'echo "{state}"')
-    own = {'SLURM_ARRAY_JOB_ID': 7, 'SLURM_JOB_ID': 70, 'SLURM_ARRAY_TASK_ID': index, 'SLURM_NTASKS': 1,
-           'SLURM_NNODES': 1, 'SLURM_JOB_NUM_NODES': 1, **variables}  # fmt: skip
+    own = {
+      'SLURM_ARRAY_JOB_ID': 7,
+      'SLURM_JOB_ID': 70,
+      'SLURM_ARRAY_TASK_ID': index,
+      'SLURM_NTASKS': 1,
+      'SLURM_NNODES': 1,
+      'SLURM_JOB_NUM_NODES': 1,
+      **variables,
+    }
     environment = {**os.environ, **{name: str(value) for name, value in own.items()}}
     process = subprocess.Popen(['bash', sweep.path / 'slurm' / script], env=environment, stdout=subprocess.DEVNULL)
     for number in signals:
@@ -276,10 +290,16 @@ def test_a_warning_reaches_the_worker_and_the_script_waits_until_it_has_saved(ta
   assert task.requeued() == ['7_0']
 
 
-@pytest.mark.parametrize(('state', 'ours'), [
-  ('RUNNING None', True), ('COMPLETING TimeLimit', True),
-  ('COMPLETING None', False), ('PREEMPTED None', False), ('', False),  # Slurm starts it again, or it was cancelled
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('state', 'ours'),
+  [
+    ('RUNNING None', True),
+    ('COMPLETING TimeLimit', True),
+    ('COMPLETING None', False),
+    ('PREEMPTED None', False),
+    ('', False),  # Slurm starts it again, or it was cancelled
+  ],
+)
 def test_the_script_asks_for_a_new_start_only_where_slurm_makes_none(task, state, ours):
   sweep = task.sweep(1, 'exit 75')
   assert task.run(sweep, state=state) == REQUEUE
@@ -300,10 +320,13 @@ def test_a_worker_that_dies_of_a_warning_before_it_listens_is_started_again(task
 
 
 def test_a_worker_is_started_again_while_it_gets_on_and_three_times_more(task, tmp_path):
-  sweep = task.sweep(1, """
+  sweep = task.sweep(
+    1,
+    """
     mkdir -p "${3#*=}"; step=$(cat "${3#*=}/steps" 2>/dev/null || echo 0); [ "$step" = 2 ] || step=$((step + 1))
     echo $step > "${3#*=}/steps"; printf '{\\n  "step": %s,\\n  "x": 0\\n}\\n' $step > "${3#*=}/status.json"
-    exit 75""")  # fmt: skip
+    exit 75""",
+  )
   codes = [task.run(sweep, SLURM_RESTART_COUNT=count) for count in range(6)]
   assert codes == [REQUEUE] * 5 + [1], logs(sweep)
   assert len(task.requeued()) == 5 and 'start 6' in log(sweep, 0)
@@ -332,11 +355,15 @@ def test_a_trial_that_is_asked_to_stop_is_not_started_and_not_started_again(task
 
 
 def test_two_trials_share_the_gpu_of_one_task_and_one_that_has_ended_is_not_started_with_the_other(task, tmp_path):
-  sweep = task.sweep(2, f"""
+  sweep = task.sweep(
+    2,
+    f"""
     echo "<$CUDA_VISIBLE_DEVICES $XLA_CLIENT_MEM_FRACTION $NPROC>"; number=${{3##*=}}
     touch {tmp_path}/here-$number; while [ ! -e {tmp_path}/here-$((1 - number)) ]; do sleep 0.02; done
     [ $number = 1 ] && [ ! -e {tmp_path}/twice ] && touch {tmp_path}/twice && exit 75
-    exit 0""", per_device=2)  # fmt: skip
+    exit 0""",
+    per_device=2,
+  )
   gpu = {'script': 'shared-0.sh', 'CUDA_VISIBLE_DEVICES': '1'}
   assert [task.run(sweep, **gpu), task.run(sweep, SLURM_RESTART_COUNT=1, **gpu)] == [REQUEUE, 0], logs(sweep)
   assert log(sweep, 0).count('exit code') == 1 and log(sweep, 1).count('exit code') == 2
@@ -356,9 +383,15 @@ done
 """
 
 
-@pytest.mark.parametrize(('nodes', 'gpus', 'local'), [
-  (1, '0,1', ['0', '1']), (2, '0,1', ['0,1', '0,1']), (1, '', ['', '']), (1, '1', ['0', '0']),  # the last: one each
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('nodes', 'gpus', 'local'),
+  [
+    (1, '0,1', ['0', '1']),
+    (2, '0,1', ['0,1', '0,1']),
+    (1, '', ['', '']),
+    (1, '1', ['0', '0']),  # the last: one each
+  ],
+)
 def test_the_processes_of_a_run_share_out_the_gpus_of_a_node(task, pretend, nodes, gpus, local):
   pretend('srun', SRUN)
   sweep = task.sweep(1, 'echo "<$JAX_LOCAL_DEVICE_IDS> $*"')
@@ -383,8 +416,14 @@ def test_options_hold_until_others_are_given(pretend, tmp_path):
 
 def test_a_dry_run_shows_the_script_and_leaves_nothing(tmp_path, monkeypatch):
   monkeypatch.setenv('PATH', '/nowhere')  # it needs no Slurm
-  words = ['--config=configs/gan.py', '--tiny', '--axis=run.seed=0:5', '--launcher=slurm', '--dry_run',
-           f'--runs_dir={tmp_path / "runs"}']  # fmt: skip
+  words = [
+    '--config=configs/gan.py',
+    '--tiny',
+    '--axis=run.seed=0:5',
+    '--launcher=slurm',
+    '--dry_run',
+    f'--runs_dir={tmp_path / "runs"}',
+  ]
   done = cli.launch(*words, '--per_device=2', '--max_jobs=2', '--sbatch=--time=60')
   assert done.returncode == 0, done.stderr
   for line in ('#SBATCH --array=0-2%2', '#SBATCH --time=60', '#!/bin/bash', 'shared-0.txt, a line a task:'):
@@ -413,10 +452,17 @@ def test_the_script_is_sound_and_says_why(pretend, tmp_path):
   assert '{{' not in text
   assert max(map(len, text.split('#SBATCH')[-1].splitlines())) < 200
   for line in (
-    '#SBATCH --array=0-2', '#SBATCH --requeue', '#SBATCH --open-mode=append', '#SBATCH --signal=B:USR1@30',
-    '#SBATCH --time=2', '#SBATCH -p high', '--lease_wait=180', "trap 'pass_on HUP' HUP",
-    f'#SBATCH --output="{str(sweep.path).replace("%", "%%")}/logs/%a.log"', f"sweep='{sweep.path}'",
-  ):  # fmt: skip
+    '#SBATCH --array=0-2',
+    '#SBATCH --requeue',
+    '#SBATCH --open-mode=append',
+    '#SBATCH --signal=B:USR1@30',
+    '#SBATCH --time=2',
+    '#SBATCH -p high',
+    '--lease_wait=180',
+    "trap 'pass_on HUP' HUP",
+    f'#SBATCH --output="{str(sweep.path).replace("%", "%%")}/logs/%a.log"',
+    f"sweep='{sweep.path}'",
+  ):
     assert line in text, line
   table = [line.split('\t') for line in (sweep.path / 'slurm' / 'trials.txt').read_text().splitlines()]
   assert table == [[str(trial.number), trial.name] for trial in sweep.trials]
@@ -439,8 +485,9 @@ def test_a_sweep_beyond_the_largest_array_is_split(pretend, tmp_path, monkeypatc
 def test_an_array_that_is_refused_after_others_were_taken(pretend, tmp_path):
   pretend('scontrol', 'echo "MaxArraySize = 10"')
   pretend('sbatch', 'case $* in *-10.sh) echo "sbatch: error: QOSMaxSubmitJobPerUserLimit" >&2; exit 1 ;; esac; echo 7')
-  done = cli.launch('--config=configs/gan.py', '--tiny', '--axis=run.seed=0:12', '--launcher=slurm',
-                    f'--runs_dir={tmp_path / "runs"}')  # fmt: skip
+  done = cli.launch(
+    '--config=configs/gan.py', '--tiny', '--axis=run.seed=0:12', '--launcher=slurm', f'--runs_dir={tmp_path / "runs"}'
+  )
   cli.refused(done, 'QOSMaxSubmitJobPerUserLimit', 'job 7', '--resume=')
   (line,) = (opened(tmp_path).path / 'slurm' / 'jobs.jsonl').read_text().splitlines()
   assert json.loads(line)['trials'] == list(range(10))
@@ -448,17 +495,26 @@ def test_an_array_that_is_refused_after_others_were_taken(pretend, tmp_path):
 
 def test_without_slurm_the_way_out_is_named(tmp_path, monkeypatch):
   monkeypatch.setenv('PATH', str(tmp_path))
-  done = cli.launch('--config=configs/gan.py', '--tiny', '--axis=run.seed=0:2', '--launcher=slurm',
-                    f'--runs_dir={tmp_path / "runs"}')  # fmt: skip
+  done = cli.launch(
+    '--config=configs/gan.py', '--tiny', '--axis=run.seed=0:2', '--launcher=slurm', f'--runs_dir={tmp_path / "runs"}'
+  )
   cli.refused(done, 'sbatch', 'not on this machine', '--launcher=local')
   assert not cli.files(tmp_path)
 
 
-@pytest.mark.parametrize(('option', 'says'), [
-  ('--array=0-3', 'up to the sweep'), ('-a%4', '--max_jobs=4'), ('--output=x', 'logs/7.log'), ('-o x', 'logs/7.log'),
-  ('--signal=USR1@60', 'B:USR1'), ('partition=high', 'no option'), ('--time=1\n#SBATCH --x', 'no option'),
-  ('--wait', 'cannot be'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('option', 'says'),
+  [
+    ('--array=0-3', 'up to the sweep'),
+    ('-a%4', '--max_jobs=4'),
+    ('--output=x', 'logs/7.log'),
+    ('-o x', 'logs/7.log'),
+    ('--signal=USR1@60', 'B:USR1'),
+    ('partition=high', 'no option'),
+    ('--time=1\n#SBATCH --x', 'no option'),
+    ('--wait', 'cannot be'),
+  ],
+)
 def test_options_that_cannot_be(option, says):
   with pytest.raises(UserError, match=says):
     slurm.directives([option])
@@ -467,13 +523,29 @@ def test_options_that_cannot_be(option, says):
 def test_options_that_can():
   given = ['--time=60', '-p high', '-N2', '--exclusive', '--comment=a "b" c', '--signal=B:TERM@30']
   lines = slurm.directives(given)
-  assert lines == ['#SBATCH --time=60', '#SBATCH -p high', '#SBATCH -N2', '#SBATCH --exclusive',
-                   r'#SBATCH --comment="a \"b\" c"', '#SBATCH --signal=B:TERM@30']  # fmt: skip
+  assert lines == [
+    '#SBATCH --time=60',
+    '#SBATCH -p high',
+    '#SBATCH -N2',
+    '#SBATCH --exclusive',
+    r'#SBATCH --comment="a \"b\" c"',
+    '#SBATCH --signal=B:TERM@30',
+  ]
 
 
-@pytest.mark.parametrize(('time_limit', 'seconds'), [
-  ('1', 15), ('0:40', 10), ('2:00', 30), ('60', 90), ('1:00:00', 90), ('1-0', 90), ('0-0:02', 30), ('UNLIMITED', 90),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('time_limit', 'seconds'),
+  [
+    ('1', 15),
+    ('0:40', 10),
+    ('2:00', 30),
+    ('60', 90),
+    ('1:00:00', 90),
+    ('1-0', 90),
+    ('0-0:02', 30),
+    ('UNLIMITED', 90),
+  ],
+)
 def test_the_warning_leaves_most_of_a_short_limit(time_limit, seconds):
   assert slurm._warning([f'--time={time_limit}']) == seconds
 

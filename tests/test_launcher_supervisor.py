@@ -184,19 +184,22 @@ def writes(text, code):
   return act
 
 
-@pytest.mark.parametrize(('step', 'state', 'message'), [
-  (says('done', 8, End(DONE)), 'done', 'said by the run'),
-  (says('pruned', 4, End(DONE)), 'pruned', 'said by the run'),
-  (says('diverged', 4, End(DIVERGED)), 'diverged', 'said by the run'),
-  (says('failed', 2, End(FAILED)), 'failed', 'said by the run'),
-  (writes('chatter\nerror: no such data\n', FAILED), 'failed', 'no such data'),
-  (writes('', 3), 'failed', 'exit code 3, and no message'),
-  (End(FAILED, 'node b does not see /c'), 'failed', 'node b does not see /c'),
-  (says('running', 2, End(-signal.SIGKILL)), 'lost', 'killed by SIGKILL'),
-  (End(-signal.SIGTERM), 'lost', 'killed by SIGTERM'),
-  (End(-64), 'lost', 'killed by SIGRTMAX'),
-  (End(-99), 'lost', 'killed by signal 99'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('step', 'state', 'message'),
+  [
+    (says('done', 8, End(DONE)), 'done', 'said by the run'),
+    (says('pruned', 4, End(DONE)), 'pruned', 'said by the run'),
+    (says('diverged', 4, End(DIVERGED)), 'diverged', 'said by the run'),
+    (says('failed', 2, End(FAILED)), 'failed', 'said by the run'),
+    (writes('chatter\nerror: no such data\n', FAILED), 'failed', 'no such data'),
+    (writes('', 3), 'failed', 'exit code 3, and no message'),
+    (End(FAILED, 'node b does not see /c'), 'failed', 'node b does not see /c'),
+    (says('running', 2, End(-signal.SIGKILL)), 'lost', 'killed by SIGKILL'),
+    (End(-signal.SIGTERM), 'lost', 'killed by SIGTERM'),
+    (End(-64), 'lost', 'killed by SIGRTMAX'),
+    (End(-99), 'lost', 'killed by signal 99'),
+  ],
+)
 def test_every_end_of_a_worker_is_recorded_and_none_is_started_again(launch, step, state, message):
   fake = Fake({0: [step]})
   sweep, screen, _ = launch(1, fake)
@@ -295,8 +298,13 @@ def test_a_signal_makes_workers_save_and_leave_and_starts_no_other(launch, handl
 
 def test_a_second_ctrl_c_kills_and_another_sigterm_does_not(launch):
   before = []
-  steps = [press(signal.SIGINT), press(signal.SIGTERM), None, lambda run: before.extend(fake.cancelled),
-           press(signal.SIGINT)]  # fmt: skip
+  steps = [
+    press(signal.SIGINT),
+    press(signal.SIGTERM),
+    None,
+    lambda run: before.extend(fake.cancelled),
+    press(signal.SIGINT),
+  ]
   fake = Fake({0: [*steps, says('running', 4, End(-signal.SIGKILL))], 1: [None] * 5 + [says('running', 4, LEFT)]})
   sweep, _, asked = launch(2, fake)
   assert before == [(False, [0, 1])]

@@ -27,8 +27,15 @@ def learn(reference, **overrides):
 
 
 def test_vae_explains_digits():
-  _, _, metrics = learn('vae', run__steps=300, model__network='mlp', model__widths=(256, 128), model__latents=(8,),
-                        optim__ema_decay=0.0, optim__schedule='constant')  # fmt: skip
+  _, _, metrics = learn(
+    'vae',
+    run__steps=300,
+    model__network='mlp',
+    model__widths=(256, 128),
+    model__latents=(8,),
+    optim__ema_decay=0.0,
+    optim__schedule='constant',
+  )
   assert metrics['elbo_nats'] > -160, metrics  # 543 nats at the start, about 206 for independent pixels
   assert metrics['kl_nats'] > 5, metrics
 

@@ -103,8 +103,9 @@ def test_colours_keep_grey_grey_and_luma_where_they_should():
   x = images(1, channels=1)[0]
   np.testing.assert_allclose(
     augment.recolour(x, jnp.asarray(matrices[0]))[..., 0],
-    augment.recolour(x.repeat(3, -1), jnp.asarray(matrices[0]))[..., 1], atol=1e-5,
-  )  # fmt: skip
+    augment.recolour(x.repeat(3, -1), jnp.asarray(matrices[0]))[..., 1],
+    atol=1e-5,
+  )
 
 
 def test_brightness_has_its_published_spread():

@@ -38,8 +38,9 @@ def test_commitment_pulls_the_vector_and_not_the_code():
 
 def test_a_codebook_moves_as_its_averages_say_and_dead_codes_start_again():
   N, D, M, decay, below = 4, 2, 6, 0.8, 0.3
-  book = Codebook(*(jnp.asarray(a, jnp.float32) for a in
-                    (rng.normal(size=(N, D)), [1.0, 2.0, 0.1, 3.0], rng.normal(size=(N, D)))))  # fmt: skip
+  book = Codebook(
+    *(jnp.asarray(a, jnp.float32) for a in (rng.normal(size=(N, D)), [1.0, 2.0, 0.1, 3.0], rng.normal(size=(N, D))))
+  )
   z, index = rng.normal(size=(M, D)).astype(np.float32), np.array([0, 0, 1, 3, 3, 3], np.int32)
   noise = rng.normal(size=(M, N)).astype(np.float32)
   seen = quantise.usage(jnp.asarray(index), jnp.asarray(z), jnp.asarray(noise))

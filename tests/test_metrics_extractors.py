@@ -97,9 +97,12 @@ def test_the_content_hash_is_of_names_shapes_types_and_values():
   value = tree['a'].copy()
   value[5] = np.nextafter(value[5], 9)
   others = [
-    {**tree, 'a': value}, {**tree, 'a': tree['a'].reshape(2, 3)}, {**tree, 'a': tree['a'].astype(np.float64)},
-    {'a2': tree['a'], 'b': tree['b']}, {'a': tree['a'], 'b': {'d': tree['b']['c']}},
-  ]  # fmt: skip
+    {**tree, 'a': value},
+    {**tree, 'a': tree['a'].reshape(2, 3)},
+    {**tree, 'a': tree['a'].astype(np.float64)},
+    {'a2': tree['a'], 'b': tree['b']},
+    {'a': tree['a'], 'b': {'d': tree['b']['c']}},
+  ]
   hashes = {extractors.content_hash(other) for other in others}
   assert len(hashes) == len(others)
   assert extractors.content_hash(tree) not in hashes
@@ -120,9 +123,12 @@ def test_inception_is_made_from_a_file_and_says_what_it_is(weights):
   extractor = extractors.make(f'inception:{weights}', GREY)
   params = inception_weights.parameters(inception_weights.from_torch(torch_weights()), 'x')
   assert extractor.describe() == {
-    'extractor': 'inception', 'weights': extractors.content_hash(params), 'features': 2048,
-    'resize': 'bilinear to 299x299, align_corners=False, no antialias', 'converted_from': 'ab' * 32,
-  }  # fmt: skip
+    'extractor': 'inception',
+    'weights': extractors.content_hash(params),
+    'features': 2048,
+    'resize': 'bilinear to 299x299, align_corners=False, no antialias',
+    'converted_from': 'ab' * 32,
+  }
   features, logits = jax.eval_shape(extractor.apply, extractor.params, images())
   assert (features.shape, logits.shape) == ((6, extractor.dim), (6, 1008))
   assert features.dtype == logits.dtype == np.float32
@@ -145,12 +151,15 @@ def broken(**changes):
   return {name: value for name, value in arrays.items() if value is not None}
 
 
-@pytest.mark.parametrize(('changes', 'says'), [
-  ({'Mixed_6c__branch7x7_2__kernel': None}, 'there is no Mixed_6c/branch7x7_2/kernel'),
-  ({'AuxLogits__kernel': np.zeros(3)}, 'the network has no AuxLogits/kernel'),
-  ({'fc__kernel': np.zeros((2048, 1000))}, 'fc/kernel is [2048, 1000] instead of [2048, 1008]'),
-  ({'Mixed_5b__branch1x1__var': np.full(64, np.nan)}, 'Mixed_5b/branch1x1/var holds a NaN'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('changes', 'says'),
+  [
+    ({'Mixed_6c__branch7x7_2__kernel': None}, 'there is no Mixed_6c/branch7x7_2/kernel'),
+    ({'AuxLogits__kernel': np.zeros(3)}, 'the network has no AuxLogits/kernel'),
+    ({'fc__kernel': np.zeros((2048, 1000))}, 'fc/kernel is [2048, 1000] instead of [2048, 1008]'),
+    ({'Mixed_5b__branch1x1__var': np.full(64, np.nan)}, 'Mixed_5b/branch1x1/var holds a NaN'),
+  ],
+)
 def test_weights_that_do_not_match_name_the_first(changes, says):
   with pytest.raises(UserError) as refused:
     inception_weights.parameters(broken(**changes), 'mine.npz')
@@ -270,9 +279,15 @@ def test_a_classifier_gives_the_features_of_its_averaged_weights(tmp_path):
   assert extractor.weights == extractors.content_hash({'params': state.ema, 'stats': ()})
   fingerprint = directory.read_run(tmp_path / 'run')['data']['fingerprint']
   assert extractor.describe() == {
-    'extractor': 'classifier', 'weights': extractor.weights, 'resize': 'none', 'features': 16,
-    'trained_on': 'mnist_5k', 'trained_on_content': fingerprint, 'step': 8, 'averaged': True,
-  }  # fmt: skip
+    'extractor': 'classifier',
+    'weights': extractor.weights,
+    'resize': 'none',
+    'features': 16,
+    'trained_on': 'mnist_5k',
+    'trained_on_content': fingerprint,
+    'step': 8,
+    'averaged': True,
+  }
   assert (extractor.dim, extractor.shape, extractor.has_logits) == (16, (28, 28, 1), True)
   assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(extractor.params))
 

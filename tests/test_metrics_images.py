@@ -85,9 +85,17 @@ def plain(x, y, weights):
   return np.mean(channels)
 
 
-@pytest.mark.parametrize(('shape', 'count'), [
-  ((28, 28, 1), 2), ((32, 32, 3), 2), ((45, 61, 2), 3), ((161, 170, 1), 5), ((11, 11, 1), 1), ((8, 20, 2), 1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('shape', 'count'),
+  [
+    ((28, 28, 1), 2),
+    ((32, 32, 3), 2),
+    ((45, 61, 2), 3),
+    ((161, 170, 1), 5),
+    ((11, 11, 1), 1),
+    ((8, 20, 2), 1),
+  ],
+)
 def test_ms_ssim_against_scipy(shape, count):
   H, W, _ = shape
   assert ms_ssim.scales(H, W) == count

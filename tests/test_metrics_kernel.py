@@ -108,9 +108,15 @@ def test_block_plan():
     kernel.block_plan(50, 50, 1)
 
 
-@pytest.mark.parametrize('figure', [
-  lambda x, y: kernel.kid(x, y, 0), kernel.mmd2_unbiased, lambda x, y: sliced.sliced_wasserstein(x, y, 0),
-], ids=['kid', 'mmd2', 'sliced'])  # fmt: skip
+@pytest.mark.parametrize(
+  'figure',
+  [
+    lambda x, y: kernel.kid(x, y, 0),
+    kernel.mmd2_unbiased,
+    lambda x, y: sliced.sliced_wasserstein(x, y, 0),
+  ],
+  ids=['kid', 'mmd2', 'sliced'],
+)
 def test_figures_refuse_what_they_cannot_compare(figure):
   x, y = sets(10, 10, 4)
   with pytest.raises(UserError, match='same extractor'):

@@ -33,8 +33,9 @@ def elbo_of(mean, scale):
   """log p(x) - KL(q || posterior)."""
   precision, gap = np.linalg.inv(COVARIANCE), POSTERIOR - mean
   q = scale @ scale.T
-  return LOG_P - 0.5 * (np.trace(precision @ q) + gap @ precision @ gap - 2
-                        + np.linalg.slogdet(COVARIANCE)[1] - np.linalg.slogdet(q)[1])  # fmt: skip
+  return LOG_P - 0.5 * (
+    np.trace(precision @ q) + gap @ precision @ gap - 2 + np.linalg.slogdet(COVARIANCE)[1] - np.linalg.slogdet(q)[1]
+  )
 
 
 def linear_gaussian(mean, scale):

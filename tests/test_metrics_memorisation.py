@@ -165,11 +165,14 @@ def test_the_picture_has_samples_above_their_training_examples(sets):
   np.testing.assert_array_equal(picture[10:], train[100:110])
 
 
-@pytest.mark.parametrize(('change', 'says'), [
-  (lambda x: Examples(x.images[:, :3], x.features), r'samples are uint8 \[400, 3, 4, 1\]|training images are uint8'),
-  (lambda x: Examples(x.images / 255, x.features), 'the samples are float64'),
-  (lambda x: Examples(x.images[1:], x.features), 'there are 399 samples but 400 rows of features'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('change', 'says'),
+  [
+    (lambda x: Examples(x.images[:, :3], x.features), r'samples are uint8 \[400, 3, 4, 1\]|training images are uint8'),
+    (lambda x: Examples(x.images / 255, x.features), 'the samples are float64'),
+    (lambda x: Examples(x.images[1:], x.features), 'there are 399 samples but 400 rows of features'),
+  ],
+)
 def test_bad_images_are_refused(sets, change, says):
   samples, train, heldout = map(examples, sets)
   with pytest.raises(UserError, match=says):

@@ -40,9 +40,11 @@ CASES = {
   'on a grid': (np.round(normal(8, 200, 2) * 2), np.round(normal(9, 300, 2) * 2)),  # ties and copies
   'an outlier': (normal(10, 50, 3), np.concatenate([normal(11, 100, 3), np.full((1, 3), 1e30, np.float32)])),
   'all equal': (np.ones((30, 4), np.float32), np.ones((50, 4), np.float32)),
-  'tight groups': (normal(12, 5, 8).repeat(30, 0) + 1e-4 * normal(13, 150, 8), normal(12, 5, 8).repeat(40, 0)
-                   + 1e-4 * normal(14, 200, 8)),
-}  # fmt: skip
+  'tight groups': (
+    normal(12, 5, 8).repeat(30, 0) + 1e-4 * normal(13, 150, 8),
+    normal(12, 5, 8).repeat(40, 0) + 1e-4 * normal(14, 200, 8),
+  ),
+}
 
 
 @pytest.mark.parametrize('name', CASES)
@@ -130,13 +132,16 @@ def test_many_references_share_one_program():
   assert neighbours._step._cache_size() == 1
 
 
-@pytest.mark.parametrize(('x', 'y', 'k', 'says'), [
-  (normal(0, 3, 4), normal(1, 5, 4), 6, '6 nearest neighbours were asked for among 5'),
-  (normal(0, 3, 4), normal(1, 5, 4), 0, '0 nearest neighbours'),
-  (normal(0, 3, 4), normal(1, 5, 3), 1, 'the widths 4 and 3 differ'),
-  (normal(0, 3, 4), np.zeros((0, 4)), 1, r'references must be \[number, width\]'),
-  (np.float32([[0, 1], [np.nan, 0]]), normal(1, 5, 2), 1, 'queries hold values that are not finite, first in row 1'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('x', 'y', 'k', 'says'),
+  [
+    (normal(0, 3, 4), normal(1, 5, 4), 6, '6 nearest neighbours were asked for among 5'),
+    (normal(0, 3, 4), normal(1, 5, 4), 0, '0 nearest neighbours'),
+    (normal(0, 3, 4), normal(1, 5, 3), 1, 'the widths 4 and 3 differ'),
+    (normal(0, 3, 4), np.zeros((0, 4)), 1, r'references must be \[number, width\]'),
+    (np.float32([[0, 1], [np.nan, 0]]), normal(1, 5, 2), 1, 'queries hold values that are not finite, first in row 1'),
+  ],
+)
 def test_bad_input_is_refused(x, y, k, says):
   with pytest.raises(UserError, match=says):
     neighbours.nearest(x, y, k)

@@ -46,19 +46,22 @@ def tokens(text):
   return np.frombuffer(text.encode(), np.uint8)
 
 
-@pytest.mark.parametrize(('sequence', 'corpus', 'expected'), [
-  ('xxabc', 'zzzzzabc', (3, 2, 5)),  # at the end of the corpus
-  ('abcxx', 'abczzzzz', (3, 0, 0)),
-  ('q', 'the quick', (1, 0, 4)),
-  ('q', 'no such', (0, -1, -1)),
-  ('abcdefg', 'abcdefg', (7, 0, 0)),
-  ('abcdefg', 'abcdefghijk', (7, 0, 0)),  # the overlap goes on beyond the sequence
-  ('bcdefgh', 'cde', (3, 1, 0)),  # a corpus shorter than the sequence
-  ('aaaaaaaa', 'aaaaaaaaaaaaaaaa', (8, 0, 0)),
-  ('aaaaaaaa', 'aaaaab', (5, 0, 0)),
-  ('xabyabz', 'ab ab ab', (2, 1, 0)),  # the first of several, on both sides
-  ('ababababa', 'babababa', (8, 1, 0)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('sequence', 'corpus', 'expected'),
+  [
+    ('xxabc', 'zzzzzabc', (3, 2, 5)),  # at the end of the corpus
+    ('abcxx', 'abczzzzz', (3, 0, 0)),
+    ('q', 'the quick', (1, 0, 4)),
+    ('q', 'no such', (0, -1, -1)),
+    ('abcdefg', 'abcdefg', (7, 0, 0)),
+    ('abcdefg', 'abcdefghijk', (7, 0, 0)),  # the overlap goes on beyond the sequence
+    ('bcdefgh', 'cde', (3, 1, 0)),  # a corpus shorter than the sequence
+    ('aaaaaaaa', 'aaaaaaaaaaaaaaaa', (8, 0, 0)),
+    ('aaaaaaaa', 'aaaaab', (5, 0, 0)),
+    ('xabyabz', 'ab ab ab', (2, 1, 0)),  # the first of several, on both sides
+    ('ababababa', 'babababa', (8, 1, 0)),
+  ],
+)
 def test_overlaps_at_the_edges(sequence, corpus, expected):
   assert tuple(check(tokens(sequence)[None], tokens(corpus))[0]) == expected
 
@@ -72,8 +75,9 @@ def test_runs_do_not_cross_from_one_sequence_into_the_next():
 def test_token_types_do_not_matter(dtype):
   rng = np.random.default_rng(0)
   sequences, corpus = rng.integers(0, 5, (4, 20)), rng.integers(0, 5, 200)
-  for one, other in zip(longest_overlaps(sequences, corpus.astype(dtype)), longest_overlaps(sequences.astype(dtype),
-                        corpus), strict=True):  # fmt: skip
+  for one, other in zip(
+    longest_overlaps(sequences, corpus.astype(dtype)), longest_overlaps(sequences.astype(dtype), corpus), strict=True
+  ):
     np.testing.assert_array_equal(one, other)
 
 
@@ -140,11 +144,14 @@ def test_nothing_overlaps():
   assert report.samples.longest == 0 and report.closest[0] == overlap.Overlap('', 0, 0, -1, -1)
 
 
-@pytest.mark.parametrize(('sequences', 'corpus', 'says'), [
-  (np.ones(3, np.int32), np.ones(4, np.int32), r'sequences must be whole numbers \[n, T\]'),
-  (np.ones((3, 2)), np.ones(4, np.int32), 'not float64'),
-  (np.ones((3, 2), np.int32), np.ones(0, np.int32), 'the corpus must be .* and not empty'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('sequences', 'corpus', 'says'),
+  [
+    (np.ones(3, np.int32), np.ones(4, np.int32), r'sequences must be whole numbers \[n, T\]'),
+    (np.ones((3, 2)), np.ones(4, np.int32), 'not float64'),
+    (np.ones((3, 2), np.int32), np.ones(0, np.int32), 'the corpus must be .* and not empty'),
+  ],
+)
 def test_bad_input_is_refused(sequences, corpus, says):
   with pytest.raises(UserError, match=says):
     longest_overlaps(sequences, corpus)

@@ -52,14 +52,19 @@ def start(words, count=2, env=None, spy=None):
   """`count` processes with two devices each, as one run: [(exit code, stdout, stderr)]."""
   port, processes = free_port(), []
   flags = f'{os.environ["GEN_AI_TEST_FLAGS"]} --xla_force_host_platform_device_count=2'
-  shared = [f'--compilation_cache={os.environ["GEN_AI_TEST_XLA"]}', f'--coordinator=localhost:{port}',
-            f'--num_processes={count}', *words]  # fmt: skip
+  shared = [
+    f'--compilation_cache={os.environ["GEN_AI_TEST_XLA"]}',
+    f'--coordinator=localhost:{port}',
+    f'--num_processes={count}',
+    *words,
+  ]
   for i in range(count):
     script = ['-c', SPY, str(spy / f'{i}.json')] if spy else ['launch.py']
     variables = {**os.environ, 'XLA_FLAGS': flags, **(env or {}).get(i, {})}
     command = [sys.executable, *script, *shared, f'--process_id={i}']
-    processes.append(subprocess.Popen(command, cwd=tiny.ROOT, env=variables, stdout=subprocess.PIPE,
-                                      stderr=subprocess.PIPE, text=True))  # fmt: skip
+    processes.append(
+      subprocess.Popen(command, cwd=tiny.ROOT, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    )
   try:
     ended = [process.communicate(timeout=240) for process in processes]
   finally:
@@ -86,12 +91,18 @@ def reference(tmp_path_factory):
   return path
 
 
-@pytest.mark.parametrize('layout', [['parallel=jit', 'data.feed=host'], ['parallel=pmap', 'data.feed=device']],
-                         ids=['jit', 'pmap'])  # fmt: skip
+@pytest.mark.parametrize(
+  'layout', [['parallel=jit', 'data.feed=host'], ['parallel=pmap', 'data.feed=device']], ids=['jit', 'pmap']
+)
 def test_a_language_model_in_two_processes(layout, reference, tmp_path):
   run = tmp_path / 'run'
-  words = ['--config=configs/lm.py', '--tiny', f'--run_dir={run}', '--config.run.trackers=',
-           *(f'--config.{override}' for override in layout)]  # fmt: skip
+  words = [
+    '--config=configs/lm.py',
+    '--tiny',
+    f'--run_dir={run}',
+    '--config.run.trackers=',
+    *(f'--config.{override}' for override in layout),
+  ]
   host = 'data.feed=host' in layout
   # The second process is told to stop during its second chunk; both must.
   ended = start(words, env={1: {'SIGTERM_AT': '2'}} if host else None, spy=tmp_path)
@@ -132,8 +143,13 @@ def assert_shares(folder):
 def test_a_gan_in_two_processes_with_several_critic_batches_a_step(tmp_path):
   code, _ = tiny.run(tiny.config('gan', loss__n_critic=3), tmp_path / 'alone', devices=4)
   assert code == DONE
-  words = ['--config=configs/gan.py', '--tiny', f'--run_dir={tmp_path}/run', '--config.run.trackers=',
-           '--config.loss.n_critic=3']  # fmt: skip
+  words = [
+    '--config=configs/gan.py',
+    '--tiny',
+    f'--run_dir={tmp_path}/run',
+    '--config.run.trackers=',
+    '--config.loss.n_critic=3',
+  ]
   for code, out, err in start(words):
     assert code == DONE, (out, err)
   assert_rows_close(tmp_path / 'alone', tmp_path / 'run', 2e-3)

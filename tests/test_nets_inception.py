@@ -12,8 +12,13 @@ from flax import traverse_util
 from gen_ai.evaluate.metrics import extractors, inception_weights
 from gen_ai.nets import inception
 
-TORCH_LEAF = {'kernel': 'conv.weight', 'scale': 'bn.weight', 'bias': 'bn.bias', 'mean': 'bn.running_mean',
-              'var': 'bn.running_var'}  # fmt: skip
+TORCH_LEAF = {
+  'kernel': 'conv.weight',
+  'scale': 'bn.weight',
+  'bias': 'bn.bias',
+  'mean': 'bn.running_mean',
+  'var': 'bn.running_var',
+}
 
 
 def torch_shapes():

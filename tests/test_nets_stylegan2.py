@@ -34,9 +34,9 @@ def test_modulation_is_a_kernel_for_every_example(demodulate):
   variables = net.init(jax.random.key(0), x, w)
   kernels = own_kernels(variables, w, demodulate)
   padded = np.pad(np.asarray(x, np.float64), ((0, 0), (1, 1), (1, 1), (0, 0)))
-  expected = np.stack([
-    sum(padded[b, i : i + 6, j : j + 5] @ kernels[b, i, j] for i in range(3) for j in range(3)) for b in range(3)
-  ])  # fmt: skip
+  expected = np.stack(
+    [sum(padded[b, i : i + 6, j : j + 5] @ kernels[b, i, j] for i in range(3) for j in range(3)) for b in range(3)]
+  )
   np.testing.assert_allclose(net.apply(variables, x, w), expected, atol=1e-5)
 
 
@@ -73,9 +73,7 @@ def test_equalised_weights_are_scaled_when_they_are_used(m):
   variables = net.init(jax.random.key(0), x)
   assert float(variables['params']['kernel'].std()) == pytest.approx(1 / m, rel=0.02)
   assert float(net.apply(variables, x).std()) == pytest.approx(1.0, rel=0.03)
-  np.testing.assert_allclose(
-    net.apply(variables, x), x @ (variables['params']['kernel'] * m / np.sqrt(300)), atol=1e-4
-  )  # fmt: skip
+  np.testing.assert_allclose(net.apply(variables, x), x @ (variables['params']['kernel'] * m / np.sqrt(300)), atol=1e-4)
   images = normal(8, 16, 16, 24)
   conv = EqualisedConv(64)
   found = conv.apply(conv.init(jax.random.key(0), images), images)
@@ -111,8 +109,9 @@ def test_the_activation_keeps_the_mean_square():
 
 
 def generator(**options):
-  return StyleGenerator(**{'shape': (28, 28, 1), 'latent': 6, 'width': 5, 'channels': 2, 'max_channels': 4,
-                           'mapping_layers': 2, **options})  # fmt: skip
+  return StyleGenerator(
+    **{'shape': (28, 28, 1), 'latent': 6, 'width': 5, 'channels': 2, 'max_channels': 4, 'mapping_layers': 2, **options}
+  )
 
 
 def started(net, n=4, seed=0, train=True, label=None):
@@ -234,9 +233,16 @@ def test_a_discriminator_sees_its_group_in_training_and_a_mean_afterwards():
   np.testing.assert_allclose(together[:1], apart, atol=1e-5)
 
 
-@pytest.mark.parametrize(('sides', 'channels', 'layers'), [
-  ((28, 28), 1, 6), ((32, 32), 3, 8), ((64, 64), 3, 10), ((128, 128), 3, 12), ((48, 64), 3, 8),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('sides', 'channels', 'layers'),
+  [
+    ((28, 28), 1, 6),
+    ((32, 32), 3, 8),
+    ((64, 64), 3, 10),
+    ((128, 128), 3, 12),
+    ((48, 64), 3, 8),
+  ],
+)
 def test_sizes_from_28_to_128(sides, channels, layers):
   net = generator(shape=(*sides, channels))
   z, noise = jnp.zeros((2, 6)), jax.random.split(jax.random.key(0), 2)

@@ -20,28 +20,28 @@ LACKING = ('augment.interval', 'augment.kind', 'eval.metrics', 'eval.metrics_eve
 # Fields of the configs when runs of each experiment were first recorded; '' stands for all experiments.
 FIRST = {
   '': 'data.batch_size data.block_size data.data_dir data.feed data.grey data.image_size data.manual_dir data.name '
-      'data.on_bad_image data.seed data.split data.tokens eval.batch_size eval.best eval.seed experiment mesh.data '
-      'mesh.fsdp mesh.min_shard mesh.tensor optim.accumulate optim.b1 optim.b2 optim.clip_norm optim.decay_steps '
-      'optim.ema_decay optim.end_factor optim.eps optim.lr optim.name optim.schedule optim.warmup_steps '
-      'optim.weight_decay parallel precision run.eval_every run.keep run.log_every run.name run.sample_every '
-      'run.save_every run.seed run.steps run.trackers sample.n',
+  'data.on_bad_image data.seed data.split data.tokens eval.batch_size eval.best eval.seed experiment mesh.data '
+  'mesh.fsdp mesh.min_shard mesh.tensor optim.accumulate optim.b1 optim.b2 optim.clip_norm optim.decay_steps '
+  'optim.ema_decay optim.end_factor optim.eps optim.lr optim.name optim.schedule optim.warmup_steps '
+  'optim.weight_decay parallel precision run.eval_every run.keep run.log_every run.name run.sample_every '
+  'run.save_every run.seed run.steps run.trackers sample.n',
   'classifier': 'augment.shift loss.label_smoothing model.activation model.blocks model.features model.norm '
-                'model.width',
+  'model.width',
   'gan': 'loss.clip loss.constraint loss.d_lr_factor loss.kind loss.n_critic loss.penalty model.d_activation '
-         'model.d_norm model.d_widths model.g_activation model.g_norm model.g_widths model.latent model.network '
-         'model.weight_init model.width',
+  'model.d_norm model.d_widths model.g_activation model.g_norm model.g_widths model.latent model.network '
+  'model.weight_init model.width',
   'inpaint_gan': 'loss.adversarial loss.d_lr_factor loss.kind loss.penalty loss.reconstruction model.activation '
-                 'model.latent model.mask model.width',
+  'model.latent model.mask model.width',
   'lm': 'model.activation model.bias model.dropout model.heads model.layers model.width sample.length sample.prompt '
-        'sample.temperature sample.top_k',
+  'sample.temperature sample.top_k',
   'vae': 'loss.binarise loss.kl_weight loss.likelihood model.activation model.latents model.network model.width '
-         'model.widths',
+  'model.widths',
   'vae_gan': 'loss.d_lr_factor loss.gamma loss.kind loss.kl_weight loss.penalty model.activation model.d_norm '
-             'model.hidden model.latent model.width',
+  'model.hidden model.latent model.width',
   'vqvae': 'loss.autoencoder_steps loss.codebook_decay loss.commitment loss.prior_lr_factor loss.restart_below '
-           'model.activation model.blocks model.code_dim model.codes model.downsamples model.prior_heads '
-           'model.prior_layers model.prior_width model.width sample.temperature sample.top_k',
-}  # fmt: skip
+  'model.activation model.blocks model.code_dim model.codes model.downsamples model.prior_heads '
+  'model.prior_layers model.prior_width model.width sample.temperature sample.top_k',
+}
 
 
 @pytest.mark.parametrize('name', tiny.CONFIGS)
@@ -108,8 +108,12 @@ def test_what_a_field_meant_is_said_in_one_line_and_the_run_is_sampled_evaluated
 def test_a_field_without_such_a_value_is_named_with_the_commit(older):
   strip(older, 'optim.lr', 'model.latent')
   before = cli.files(older)
-  for target, *words in (['gen_ai.sample', older, '--out=x.png'], ['gen_ai.evaluate', older],
-                         ['gen_ai.reproduce', older], ['launch.py', f'--resume={older}']):  # fmt: skip
+  for target, *words in (
+    ['gen_ai.sample', older, '--out=x.png'],
+    ['gen_ai.evaluate', older],
+    ['gen_ai.reproduce', older],
+    ['launch.py', f'--resume={older}'],
+  ):
     done = cli.command(target, *words)
     cli.refused(done, 'recorded by commit c0ffeec0ffee, whose config has no model.latent, optim.lr', 'version')
     assert len(done.stderr.strip().splitlines()) == 1
@@ -140,8 +144,10 @@ def test_a_record_that_lacks_a_field_is_named_with_the_commit(stopped, tmp_path)
   about = json.loads((older / 'run.json').read_text())
   del about['data']['spec'], about['data']['fingerprint']
   (older / 'run.json').write_text(json.dumps(about))
-  cli.refused(cli.command('gen_ai.sample', older, f'--out={tmp_path}/x.png'), f'{older}/run.json was written by '
-              'commit c0ffeec0ffee and says nothing of data.spec')  # fmt: skip
+  cli.refused(
+    cli.command('gen_ai.sample', older, f'--out={tmp_path}/x.png'),
+    f'{older}/run.json was written by commit c0ffeec0ffee and says nothing of data.spec',
+  )
   with pytest.raises(UserError, match='says nothing of data.fingerprint'):
     directory.read_run(older)['data']['fingerprint']
   assert directory.read_run(older)['data'].get('spec') is None
@@ -195,9 +201,10 @@ def test_a_sweep_over_networks_that_recorded_the_fields_of_all_keeps_its_points(
   base = config_lib.to_json(tiny.config('gan'))
   points = [{'model.network': 'dcgan'}, {'run.seed': 1, 'model.attention': False}, {'model.network': 'stylegan2'}]
   tree = {
-    'base': flat_fields(base), 'name': 'old',
+    'base': flat_fields(base),
+    'name': 'old',
     'points': [{'number': n, 'dir': str(n), 'overrides': point} for n, point in enumerate(points)],
-  }  # fmt: skip
+  }
   tree['base']['model'] |= {'width': 24, 'style': 9}  # set by hand, for the points that read them
   (tmp_path / 'sweep.json').write_text(json.dumps(tree))
   dcgan, seed, style = (point.config for point in Sweep.open(tmp_path).trials)

@@ -246,8 +246,13 @@ def test_it_is_evaluated_compared_and_shown(run, tmp_path):
   assert done.returncode == DONE, done.stderr
   assert 'test/mean_error against config.sample.width' in done.stdout
   data = json.loads(re.search('<script type="application/json" id="data">(.*?)</script>', page.read_text())[1])
-  assert data['metrics'][0] == {'name': 'test/mean_error', 'mode': 'min', 'given': True, 'evaluated': True,
-                                'copies': False}  # fmt: skip
+  assert data['metrics'][0] == {
+    'name': 'test/mean_error',
+    'mode': 'min',
+    'given': True,
+    'evaluated': True,
+    'copies': False,
+  }
   assert any(one['metric'] == 'test/mean_error' and one['x'] == [0.5, 1.0, 5.0] for one in data['settings'])
   samples = data['samples']['views']['samples (text)']['runs']['0']['40']
   assert samples == (run / 'samples' / 'step_00000040.txt').read_text()

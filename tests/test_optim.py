@@ -66,13 +66,18 @@ def test_the_schedule_is_nanogpts():
     assert peak * float(fn(jnp.int32(it))) == pytest.approx(nanogpt(it), rel=1e-4), it
 
 
-@pytest.mark.parametrize(('fields', 'message'), [
-  ({'schedule': 'exponential'}, "config.optim.schedule='exponential' is none of constant, cosine, linear"),
-  ({'schedule': 'cosine', 'warmup_steps': 100}, 'warmup_steps=100 leaves no update'),
-  ({'name': 'adagrad'}, "config.optim.name='adagrad' is none of adam,"),
-  *[({'name': name, 'weight_decay': 0.1}, f'weight_decay is set, but {name} has none')
-    for name in ('adam', 'sgd', 'rmsprop')],
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('fields', 'message'),
+  [
+    ({'schedule': 'exponential'}, "config.optim.schedule='exponential' is none of constant, cosine, linear"),
+    ({'schedule': 'cosine', 'warmup_steps': 100}, 'warmup_steps=100 leaves no update'),
+    ({'name': 'adagrad'}, "config.optim.name='adagrad' is none of adam,"),
+    *[
+      ({'name': name, 'weight_decay': 0.1}, f'weight_decay is set, but {name} has none')
+      for name in ('adam', 'sgd', 'rmsprop')
+    ],
+  ],
+)
 def test_mistakes(fields, message):
   with pytest.raises(UserError, match=message.replace('.', r'\.')):
     optim.optimiser(section(**fields), 100)
@@ -132,32 +137,35 @@ GROUPS = {
   'lm': {
     'muon': 'attention_out/kernel mlp_in/kernel mlp_out/kernel qkv/kernel',
     'adam': 'attention_norm/bias attention_norm/scale attention_out/bias final_norm/bias final_norm/scale mlp_in/bias '
-            'mlp_norm/bias mlp_norm/scale mlp_out/bias position_embedding qkv/bias token_embedding',
+    'mlp_norm/bias mlp_norm/scale mlp_out/bias position_embedding qkv/bias token_embedding',
   },
   'cgan': {
     'muon': 'ConvTranspose_#/kernel Conv_#/kernel Dense_#/kernel',
     'adam': 'BatchNorm_#/bias BatchNorm_#/scale ConvTranspose_#/bias Conv_#/bias classes/bias classes/kernel '
-            'score/bias score/kernel',
+    'score/bias score/kernel',
   },
   'sngan': {
     'muon': 'Conv_#/kernel Dense_#/kernel key/kernel out/kernel query/kernel value/kernel',
     'adam': 'BatchNorm_#/bias BatchNorm_#/scale Conv_#/bias Dense_#/bias attention/gamma projection/embedding '
-            'score/bias score/kernel',
+    'score/bias score/kernel',
   },
   'stylegan2': {
     'muon': 'EqualisedDense_#/kernel ModulatedConv_#/kernel features/kernel first_#/kernel from_rgb/kernel last/kernel '
-            'second_#/kernel skip_#/kernel style/kernel',
+    'second_#/kernel skip_#/kernel style/kernel',
     'adam': 'EqualisedDense_#/bias features/bias first/bias first/noise_strength first_#/bias from_rgb/bias '
-            'g/rgb_bias_# g/start last/bias same_#/bias same_#/noise_strength score/bias score/kernel second_#/bias '
-            'style/bias to_rgb_#/kernel up_#/bias up_#/noise_strength',
+    'g/rgb_bias_# g/start last/bias same_#/bias same_#/noise_strength score/bias score/kernel second_#/bias '
+    'style/bias to_rgb_#/kernel up_#/bias up_#/noise_strength',
   },
   'classifier': {
     'muon': 'Conv_#/kernel',
     'adam': 'Conv_#/bias GroupNorm_#/bias GroupNorm_#/scale head/bias head/kernel',
   },
-}  # fmt: skip
-CHANGES = {'lm': {'model__bias': True}, 'cgan': {'model__condition': 'auxiliary'},
-           'sngan': {'model__condition': 'projection', 'model__attention': True, 'model__width': 8}}  # fmt: skip
+}
+CHANGES = {
+  'lm': {'model__bias': True},
+  'cgan': {'model__condition': 'auxiliary'},
+  'sngan': {'model__condition': 'projection', 'model__attention': True, 'model__width': 8},
+}
 
 
 @pytest.mark.parametrize('name', GROUPS)
@@ -175,15 +183,26 @@ def test_every_parameter_of_muon_is_in_the_group_of_its_name(name):
 def test_muon_moves_kernels_as_optax_does_and_the_rest_as_adamw():
   """Against optax.contrib.muon on matrices of our choice, and AdamW itself; both at the pace of one learning rate."""
   draw = np.random.default_rng(0)
-  shapes = {'Conv_0': {'kernel': (3, 3, 8, 16), 'bias': (16,)}, 'Dense_0': {'kernel': (32, 8)},
-            'embedding': (64, 32), 'score': {'kernel': (32, 1)}}  # fmt: skip
-  params, grads = (jax.tree.map(lambda shape: jnp.asarray(draw.normal(size=shape), jnp.float32), shapes,
-                                is_leaf=lambda x: isinstance(x, tuple)) for _ in range(2))  # fmt: skip
+  shapes = {
+    'Conv_0': {'kernel': (3, 3, 8, 16), 'bias': (16,)},
+    'Dense_0': {'kernel': (32, 8)},
+    'embedding': (64, 32),
+    'score': {'kernel': (32, 1)},
+  }
+  params, grads = (
+    jax.tree.map(
+      lambda shape: jnp.asarray(draw.normal(size=shape), jnp.float32), shapes, is_leaf=lambda x: isinstance(x, tuple)
+    )
+    for _ in range(2)
+  )
   fields = {'lr': 0.1, 'b1': 0.95, 'weight_decay': 0.0}
   change = first_change(params, grads, name='muon', **fields)
   adam = first_change(params, grads, name='adamw', **fields)
-  for ours, theirs in ((change['Conv_0']['bias'], adam['Conv_0']['bias']), (change['embedding'], adam['embedding']),
-                       (change['score']['kernel'], adam['score']['kernel'])):  # fmt: skip
+  for ours, theirs in (
+    (change['Conv_0']['bias'], adam['Conv_0']['bias']),
+    (change['embedding'], adam['embedding']),
+    (change['score']['kernel'], adam['score']['kernel']),
+  ):
     np.testing.assert_array_equal(ours, theirs)
   for module in ('Conv_0', 'Dense_0'):
     w, g = (tree[module]['kernel'].reshape(-1, tree[module]['kernel'].shape[-1]) for tree in (params, grads))
@@ -192,10 +211,16 @@ def test_muon_moves_kernels_as_optax_does_and_the_rest_as_adamw():
     np.testing.assert_allclose(change[module]['kernel'].reshape(w.shape), expected, rtol=1e-5, atol=1e-7)
     assert 0.1 < float(jnp.sqrt(jnp.mean(change[module]['kernel'] ** 2))) / 0.1 < 0.3
   decayed = first_change(params, jax.tree.map(jnp.zeros_like, grads), name='muon', **fields | {'weight_decay': 0.5})
-  assert {jax.tree_util.keystr(path, simple=True, separator='/'): bool(leaf.any())
-          for path, leaf in jax.tree_util.tree_leaves_with_path(decayed)} == {
-    'Conv_0/kernel': True, 'Conv_0/bias': False, 'Dense_0/kernel': True, 'embedding': True, 'score/kernel': True,
-  }  # fmt: skip
+  assert {
+    jax.tree_util.keystr(path, simple=True, separator='/'): bool(leaf.any())
+    for path, leaf in jax.tree_util.tree_leaves_with_path(decayed)
+  } == {
+    'Conv_0/kernel': True,
+    'Conv_0/bias': False,
+    'Dense_0/kernel': True,
+    'embedding': True,
+    'score/kernel': True,
+  }
 
 
 @pytest.mark.parametrize('name', ['adamw', 'lion', 'muon'])

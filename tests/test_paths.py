@@ -40,8 +40,9 @@ def test_train_resume_sample_and_move_a_run_of_any_name(tmp_path):
 
 
 def test_lanes_of_a_sweep_in_a_folder_of_any_name(tmp_path):
-  done = cli.launch('--config=configs/gan.py', '--tiny', f'--runs_dir={tmp_path / NAME}', '--axis=run.seed=0:2',
-                    '--launcher=packed')  # fmt: skip
+  done = cli.launch(
+    '--config=configs/gan.py', '--tiny', f'--runs_dir={tmp_path / NAME}', '--axis=run.seed=0:2', '--launcher=packed'
+  )
   assert done.returncode == DONE, done.stderr
   [path] = (tmp_path / NAME / 'gan').iterdir()
   abstract = tiny.program(tiny.config('gan')).abstract_state()
@@ -62,9 +63,14 @@ def test_a_folder_behind_a_link_and_two_dots(tmp_path):
   assert sorted(path.name for path in tmp_path.iterdir()) == ['far', 'link']
 
 
-@pytest.mark.parametrize(('name', 'says'), [
-  ('a\\b', 'holds a backslash'), ('gs:', "ends in 'gs:'"), (os.fsdecode(b'\xff'), 'no UTF-8'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('name', 'says'),
+  [
+    ('a\\b', 'holds a backslash'),
+    ('gs:', "ends in 'gs:'"),
+    (os.fsdecode(b'\xff'), 'no UTF-8'),
+  ],
+)
 def test_what_storage_cannot_hold_is_refused_before_anything_is_written(name, says, tmp_path):
   words = ['--config=configs/gan.py', '--tiny']
   cli.refused(cli.launch(*words, f'--run_dir={tmp_path / name}'), says)
@@ -81,6 +87,10 @@ def test_a_pattern_below_a_folder_that_looks_like_one(tmp_path, monkeypatch):
     (tmp_path / run).mkdir(parents=True)
     (tmp_path / run / 'config.json').write_text('{}')
   monkeypatch.chdir(tmp_path)
-  for patterns, wanted in ((['a[1]'], ['a[1]/x1', 'a[1]/x2']), (['a[1]/*2'], ['a[1]/x2']), (['a?/x*'], ['a1/x1']),
-                           (['a[1]/**'], ['a[1]/x1', 'a[1]/x2'])):  # fmt: skip
+  for patterns, wanted in (
+    (['a[1]'], ['a[1]/x1', 'a[1]/x2']),
+    (['a[1]/*2'], ['a[1]/x2']),
+    (['a?/x*'], ['a1/x1']),
+    (['a[1]/**'], ['a[1]/x1', 'a[1]/x2']),
+  ):
     assert [place.path for place in find(patterns).places] == list(map(Path, wanted))

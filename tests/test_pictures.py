@@ -35,15 +35,18 @@ def test_other_arrays_are_refused(bad):
 def test_grid_is_in_reading_order_with_padding():
   images = np.arange(1, 6, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 3, 1), np.uint8)
   sheet = pictures.grid(images, columns=3, pad=1, scale=1)[:, :, 0]
-  np.testing.assert_array_equal(sheet, [
-    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
-    [0, 1, 1, 1, 0, 2, 2, 2, 0, 3, 3, 3, 0],
-    [0, 1, 1, 1, 0, 2, 2, 2, 0, 3, 3, 3, 0],
-    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
-    [0, 4, 4, 4, 0, 5, 5, 5, 0, 0, 0, 0, 0],
-    [0, 4, 4, 4, 0, 5, 5, 5, 0, 0, 0, 0, 0],
-    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
-  ])  # fmt: skip
+  np.testing.assert_array_equal(
+    sheet,
+    [
+      [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+      [0, 1, 1, 1, 0, 2, 2, 2, 0, 3, 3, 3, 0],
+      [0, 1, 1, 1, 0, 2, 2, 2, 0, 3, 3, 3, 0],
+      [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+      [0, 4, 4, 4, 0, 5, 5, 5, 0, 0, 0, 0, 0],
+      [0, 4, 4, 4, 0, 5, 5, 5, 0, 0, 0, 0, 0],
+      [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+    ],
+  )
 
 
 def test_small_pictures_are_enlarged_and_large_ones_are_not():

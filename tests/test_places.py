@@ -47,10 +47,12 @@ def test_what_others_may_write_is_no_place(homeless):
 
 
 def test_what_was_asked_for_by_name_is_refused(homeless):
-  for words in (['--config=configs/gan.py', '--tiny', '--config.data.name=folder:~/pets'],
-                ['--config=configs/lm.py', '--tiny', '--config.data.name=text:~/a.txt', '--config.data.split=auto'],
-                ['--config=configs/gan.py', '--tiny', '--config.data.data_dir=~/sets'],
-                ['--config=configs/gan.py', '--tiny', '--compilation_cache=~/xla']):  # fmt: skip
+  for words in (
+    ['--config=configs/gan.py', '--tiny', '--config.data.name=folder:~/pets'],
+    ['--config=configs/lm.py', '--tiny', '--config.data.name=text:~/a.txt', '--config.data.split=auto'],
+    ['--config=configs/gan.py', '--tiny', '--config.data.data_dir=~/sets'],
+    ['--config=configs/gan.py', '--tiny', '--compilation_cache=~/xla'],
+  ):
     cli.refused(cli.launch(*words), 'there is no home folder for ~ here', '~/')
 
 

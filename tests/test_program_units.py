@@ -40,17 +40,22 @@ def test_a_gradient_costs_twice_the_product():
   assert flops.count(forward_and_back, A, B) == 3 * MATMUL
 
 
-@pytest.mark.parametrize(('stride', 'groups', 'expected'), [
-  (1, 1, 2 * (2 * 8 * 8 * 6) * (3 * 3 * 4)), (2, 1, 2 * (2 * 4 * 4 * 6) * (3 * 3 * 4)),
-  (1, 2, 2 * (2 * 8 * 8 * 6) * (3 * 3 * 2)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('stride', 'groups', 'expected'),
+  [
+    (1, 1, 2 * (2 * 8 * 8 * 6) * (3 * 3 * 4)),
+    (2, 1, 2 * (2 * 4 * 4 * 6) * (3 * 3 * 4)),
+    (1, 2, 2 * (2 * 8 * 8 * 6) * (3 * 3 * 2)),
+  ],
+)
 def test_convolutions(stride, groups, expected):
   x = jax.ShapeDtypeStruct((2, 8, 8, 4), jnp.float32)
   kernel = jax.ShapeDtypeStruct((3, 3, 4 // groups, 6), jnp.float32)
 
   def convolve(x, kernel):
-    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-                                        feature_group_count=groups)  # fmt: skip
+    return jax.lax.conv_general_dilated(
+      x, kernel, (stride, stride), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC'), feature_group_count=groups
+    )
 
   assert flops.count(convolve, x, kernel) == expected
 
@@ -74,10 +79,17 @@ def section(**fields):
   return ConfigDict({'data': -1, 'fsdp': 1, 'tensor': 1, **fields})
 
 
-@pytest.mark.parametrize(('fields', 'devices', 'shape'), [
-  ({}, 8, (8, 1, 1)), ({}, 1, (1, 1, 1)), ({'fsdp': 4}, 8, (2, 4, 1)), ({'tensor': 2, 'fsdp': 2}, 8, (2, 2, 2)),
-  ({'data': 3}, 3, (3, 1, 1)), ({'fsdp': 8}, 8, (1, 8, 1)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('fields', 'devices', 'shape'),
+  [
+    ({}, 8, (8, 1, 1)),
+    ({}, 1, (1, 1, 1)),
+    ({'fsdp': 4}, 8, (2, 4, 1)),
+    ({'tensor': 2, 'fsdp': 2}, 8, (2, 2, 2)),
+    ({'data': 3}, 3, (3, 1, 1)),
+    ({'fsdp': 8}, 8, (1, 8, 1)),
+  ],
+)
 def test_the_mesh_takes_all_devices(fields, devices, shape):
   made = mesh.make_mesh(section(**fields), jax.devices()[:devices])
   assert tuple(made.shape[axis] for axis in mesh.AXES) == shape
@@ -91,16 +103,19 @@ def test_a_mesh_that_does_not_fit(fields):
     mesh.make_mesh(section(**fields), jax.devices())
 
 
-@pytest.mark.parametrize(('shape', 'spec'), [
-  ((64, 256), P('fsdp', 'tensor')),  # widening: columns
-  ((256, 64), P('tensor', 'fsdp')),  # narrowing: rows
-  ((4, 4, 64, 128), P(None, None, 'fsdp', 'tensor')),
-  ((512,), P('tensor')),  # one dimension, taken already
-  ((510, 3), P('tensor', None)),
-  ((7, 9, 15), P(None, None, None)),  # nothing divides
-  ((4, 4), P()),  # below min_shard
-  ((), P()),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('shape', 'spec'),
+  [
+    ((64, 256), P('fsdp', 'tensor')),  # widening: columns
+    ((256, 64), P('tensor', 'fsdp')),  # narrowing: rows
+    ((4, 4, 64, 128), P(None, None, 'fsdp', 'tensor')),
+    ((512,), P('tensor')),  # one dimension, taken already
+    ((510, 3), P('tensor', None)),
+    ((7, 9, 15), P(None, None, None)),  # nothing divides
+    ((4, 4), P()),  # below min_shard
+    ((), P()),
+  ],
+)
 def test_partition(shape, spec):
   made = mesh.make_mesh(section(fsdp=4, tensor=2), jax.devices())
   assert mesh.partition(shape, made, min_shard=100) == spec
@@ -117,10 +132,16 @@ def test_shardings_of_a_state_hold_and_split_it():
   assert mesh.replicated(made).is_fully_replicated
 
 
-@pytest.mark.parametrize(('data', 'evaluation', 'accumulate', 'message'), [
-  (16, 64, 1, None), (12, 64, 1, r'data\.batch_size=12 .* 8 device.*multiple of 8, such as 16'),
-  (16, 60, 1, r'eval\.batch_size=60'), (16, 64, 2, None), (16, 64, 4, '4 micro-batches: .* multiple of 32'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('data', 'evaluation', 'accumulate', 'message'),
+  [
+    (16, 64, 1, None),
+    (12, 64, 1, r'data\.batch_size=12 .* 8 device.*multiple of 8, such as 16'),
+    (16, 60, 1, r'eval\.batch_size=60'),
+    (16, 64, 2, None),
+    (16, 64, 4, '4 micro-batches: .* multiple of 32'),
+  ],
+)
 def test_batches_must_divide(data, evaluation, accumulate, message):
   fields = {'data.batch_size': data, 'eval.batch_size': evaluation, 'optim.accumulate': accumulate}
   config = config_lib.override(config_lib.load('configs/gan.py'), fields)

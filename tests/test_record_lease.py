@@ -88,8 +88,11 @@ def test_the_lease_of_a_killed_process_is_taken_over_at_once(tmp_path, holder):
 OLDER = {'machine': '0f1e boot pid:[4026531836]', 'started': '1'}  # as written before the lock was kept
 
 
-@pytest.mark.parametrize('other', [{'host': 'elsewhere', 'machine': 'elsewhere 0f1e'}, {'machine': ''}, OLDER],
-                         ids=['host', 'no locks', 'older version'])  # fmt: skip
+@pytest.mark.parametrize(
+  'other',
+  [{'host': 'elsewhere', 'machine': 'elsewhere 0f1e'}, {'machine': ''}, OLDER],
+  ids=['host', 'no locks', 'older version'],
+)
 def test_a_holder_that_no_lock_tells_of_is_judged_by_its_heartbeat(tmp_path, other):
   forge(tmp_path, age=50, **other)
   assert Lease(tmp_path).held()

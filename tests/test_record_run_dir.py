@@ -125,9 +125,17 @@ def test_metrics_round_trip_to_the_last_bit(run):
   (row,) = directory.read_metrics(run.path)
   assert math.isnan(row.pop('e'))
   assert row == {
-    'step': 7, 'kind': 'eval', 'attempt': 1, 'seconds': row['seconds'],
-    'a': float(np.float32(1 / 3)), 'b': 1e-45, 'c': 0.1 + 0.2, 'd': 2**60 + 1, 'f': math.inf, 'g': -math.inf,
-  }  # fmt: skip
+    'step': 7,
+    'kind': 'eval',
+    'attempt': 1,
+    'seconds': row['seconds'],
+    'a': float(np.float32(1 / 3)),
+    'b': 1e-45,
+    'c': 0.1 + 0.2,
+    'd': 2**60 + 1,
+    'f': math.inf,
+    'g': -math.inf,
+  }
 
 
 def test_metrics_before_an_attempt_are_refused(run):

@@ -61,14 +61,23 @@ def test_rows_and_metrics_that_one_side_lacks():
   assert row == (2, 'train', DIFFERENT, 'gone', 7.0, '(absent)')
 
 
-@pytest.mark.parametrize(('a', 'b', 'diverged', 'verdict', 'says'), [
-  ([1, 2, 3], [1, 2, 3], (0, 0), IDENTICAL, 'all 3 rows up to step 6 are bit-identical'),
-  ([1, 2, 3], [1, 2.001, 3], (0, 0), WITHIN, 'identical before step 4, then train loss at step 4: 2 there, 2.001 here'),
-  ([1, 2, 3], [1.0001, 2, 4], (0, 0), DIFFERENT, 'not identical from the start; out of tolerance from train loss at'),
-  ([1, 2, 3], [1, 2, 3], (6, 6), IDENTICAL, 'bit-identical; both diverged at step 6'),
-  ([1, 2, 3], [1, 2, 3], (6, 0), DIFFERENT, 'the recorded run diverged at step 6, this one did not diverge'),
-  ([1, 2, 3], [1, 2, 3], (0, 5), DIFFERENT, 'the recorded run did not diverge, this one diverged at step 5'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('a', 'b', 'diverged', 'verdict', 'says'),
+  [
+    ([1, 2, 3], [1, 2, 3], (0, 0), IDENTICAL, 'all 3 rows up to step 6 are bit-identical'),
+    (
+      [1, 2, 3],
+      [1, 2.001, 3],
+      (0, 0),
+      WITHIN,
+      'identical before step 4, then train loss at step 4: 2 there, 2.001 here',
+    ),
+    ([1, 2, 3], [1.0001, 2, 4], (0, 0), DIFFERENT, 'not identical from the start; out of tolerance from train loss at'),
+    ([1, 2, 3], [1, 2, 3], (6, 6), IDENTICAL, 'bit-identical; both diverged at step 6'),
+    ([1, 2, 3], [1, 2, 3], (6, 0), DIFFERENT, 'the recorded run diverged at step 6, this one did not diverge'),
+    ([1, 2, 3], [1, 2, 3], (0, 5), DIFFERENT, 'the recorded run did not diverge, this one diverged at step 5'),
+  ],
+)
 def test_the_verdict_and_its_reason(a, b, diverged, verdict, says):
   found, why = reproducibility.verdict_of(compare_rows(rows(*a), rows(*b), TOLERANCE), diverged)
   assert found == verdict and says in why
@@ -85,18 +94,33 @@ def test_the_table_joins_neighbours_and_stays_short():
 
 
 def test_what_differs_in_origin_is_told():
-  there = RunInfo.from_json({
-    'git': {'commit': 'abc', 'dirty': True, 'patch_sha256': '12'}, 'versions': {'jax': '0.10.2', 'old': '1'},
-    'devices': ['cuda:0'], 'lanes': 16, 'host': {'cpus': 2}, 'environment': {'XLA_FLAGS': '--x'},
-  })  # fmt: skip
-  here = RunInfo.from_json({
-    'git': {'commit': 'abc', 'dirty': False}, 'versions': {'jax': '0.12.0'}, 'devices': ['TFRT_CPU_0'],
-    'host': {'cpus': 2}, 'environment': {},
-  })  # fmt: skip
+  there = RunInfo.from_json(
+    {
+      'git': {'commit': 'abc', 'dirty': True, 'patch_sha256': '12'},
+      'versions': {'jax': '0.10.2', 'old': '1'},
+      'devices': ['cuda:0'],
+      'lanes': 16,
+      'host': {'cpus': 2},
+      'environment': {'XLA_FLAGS': '--x'},
+    }
+  )
+  here = RunInfo.from_json(
+    {
+      'git': {'commit': 'abc', 'dirty': False},
+      'versions': {'jax': '0.12.0'},
+      'devices': ['TFRT_CPU_0'],
+      'host': {'cpus': 2},
+      'environment': {},
+    }
+  )
   assert reproducibility.origin_differences(there, here) == {
-    'version of jax': ('0.10.2', '0.12.0'), 'version of old': ('1', '(absent)'), 'uncommitted changes': ('12', 'none'),
-    'devices': ('cuda:0', 'TFRT_CPU_0'), 'lanes of its program': (16, 1), 'environment XLA_FLAGS': ('--x', '(absent)'),
-  }  # fmt: skip
+    'version of jax': ('0.10.2', '0.12.0'),
+    'version of old': ('1', '(absent)'),
+    'uncommitted changes': ('12', 'none'),
+    'devices': ('cuda:0', 'TFRT_CPU_0'),
+    'lanes of its program': (16, 1),
+    'environment XLA_FLAGS': ('--x', '(absent)'),
+  }
   assert reproducibility.origin_differences(there, there) == {}
 
 

@@ -93,20 +93,38 @@ def test_runs_that_are_stopped_or_killed_and_resumed_equal_an_undisturbed_one(na
 
 def kill(name, path):
   """Leaves the tiny run of a config in `path` as a process does that is killed when it has a few rows."""
-  cache = {'JAX_COMPILATION_CACHE_DIR': os.environ['GEN_AI_TEST_XLA'],
-           'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.2'}  # fmt: skip
+  cache = {
+    'JAX_COMPILATION_CACHE_DIR': os.environ['GEN_AI_TEST_XLA'],
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.2',
+  }
   rows = random.Random(name).randint(2, 4)
-  process = subprocess.run([sys.executable, '-c', TINY_RUN, name, str(path), str(rows)], cwd=tiny.ROOT,
-                           env={**os.environ, **cache}, stderr=subprocess.PIPE, text=True, timeout=300)  # fmt: skip
+  process = subprocess.run(
+    [sys.executable, '-c', TINY_RUN, name, str(path), str(rows)],
+    cwd=tiny.ROOT,
+    env={**os.environ, **cache},
+    stderr=subprocess.PIPE,
+    text=True,
+    timeout=300,
+  )
   assert process.returncode == -signal.SIGKILL, process.stderr
   assert directory.read_status(path)['state'] == 'running'
 
 
 def start(path, name, *overrides):
-  words = [sys.executable, 'launch.py', f'--compilation_cache={os.environ["GEN_AI_TEST_XLA"]}',
-           f'--config=configs/{name}.py', '--tiny', f'--run_dir={path}', '--config.run.steps=400',
-           '--config.run.eval_every=100', '--config.run.sample_every=200', '--config.run.save_every=20',
-           '--config.run.trackers=', *overrides]  # fmt: skip
+  words = [
+    sys.executable,
+    'launch.py',
+    f'--compilation_cache={os.environ["GEN_AI_TEST_XLA"]}',
+    f'--config=configs/{name}.py',
+    '--tiny',
+    f'--run_dir={path}',
+    '--config.run.steps=400',
+    '--config.run.eval_every=100',
+    '--config.run.sample_every=200',
+    '--config.run.save_every=20',
+    '--config.run.trackers=',
+    *overrides,
+  ]
   with log(path).open('a') as output:
     variables = {**os.environ, 'XLA_FLAGS': os.environ['GEN_AI_TEST_FLAGS']}
     return subprocess.Popen(words, cwd=tiny.ROOT, env=variables, stdout=output, stderr=subprocess.STDOUT)
@@ -176,8 +194,9 @@ def of_text(folder, **overrides):
   folder.mkdir(exist_ok=True)
   (folder / 'a.txt').write_text('how to say a thing twice\n' * 400)
   name = f'text:{folder}/*.txt'
-  return tiny.config('lm', data__name=name, data__split='auto', optim__schedule='constant', run__save_every=2,
-                     **overrides)  # fmt: skip
+  return tiny.config(
+    'lm', data__name=name, data__split='auto', optim__schedule='constant', run__save_every=2, **overrides
+  )
 
 
 @pytest.fixture(scope='module')
@@ -205,8 +224,10 @@ def test_more_steps_equal_those_of_a_longer_run_and_data_that_moved_is_named(sho
   assert 'changed    config.run.steps: 4 before, 8 from now on\n' in done.stdout
   long, config = twice / 'long', config_lib.from_json(directory.read_config(short))
   assert tiny.rows(short) == tiny.rows(long)
-  states = [Checkpoints(path / 'checkpoints', read_only=True).restore(tiny.program(config).abstract_state())
-            for path in (short, long)]  # fmt: skip
+  states = [
+    Checkpoints(path / 'checkpoints', read_only=True).restore(tiny.program(config).abstract_state())
+    for path in (short, long)
+  ]
   assert [step for step, _ in states] == [8, 8]
   jax.tree.map(np.testing.assert_array_equal, states[0][1], states[1][1])
   # The record: one more line says what changed; all the rest is that of the longer run.

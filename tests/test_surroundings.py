@@ -16,16 +16,28 @@ from gen_ai.train import open_run
 
 GAN = ['--config=configs/gan.py', '--tiny', '--config.run.trackers=']
 UNUSUAL = {
-  'JAX_ENABLE_X64': ('1', 'true', 'on'), 'JAX_DISABLE_JIT': ('True',), 'JAX_DEBUG_NANS': ('1',),
-  'JAX_DEFAULT_PRNG_IMPL': ('rbg', 'unsafe_rbg'), 'JAX_THREEFRY_PARTITIONABLE': ('0',),
-  'JAX_RANDOM_SEED_OFFSET': ('7',), 'JAX_NUMPY_DTYPE_PROMOTION': ('strict',), 'JAX_NUMPY_RANK_PROMOTION': ('raise',),
+  'JAX_ENABLE_X64': ('1', 'true', 'on'),
+  'JAX_DISABLE_JIT': ('True',),
+  'JAX_DEBUG_NANS': ('1',),
+  'JAX_DEFAULT_PRNG_IMPL': ('rbg', 'unsafe_rbg'),
+  'JAX_THREEFRY_PARTITIONABLE': ('0',),
+  'JAX_RANDOM_SEED_OFFSET': ('7',),
+  'JAX_NUMPY_DTYPE_PROMOTION': ('strict',),
+  'JAX_NUMPY_RANK_PROMOTION': ('raise',),
   'XLA_FLAGS': ('--xla_cpu_enable_fast_math', '--xla_dump_to=x --xla_cpu_enable_fast_math=true'),
-}  # fmt: skip
+}
 USUAL = {
-  'JAX_ENABLE_X64': '0', 'JAX_DEFAULT_PRNG_IMPL': 'threefry2x32', 'JAX_THREEFRY_PARTITIONABLE': 'True',
-  'JAX_NUMPY_RANK_PROMOTION': 'allow', 'JAX_DEBUG_NANS': '', 'JAX_PLATFORMS': 'cpu', 'JAX_COMPILATION_CACHE_DIR': '/x',
-  'XLA_FLAGS': '--xla_force_host_platform_device_count=8 --xla_dump_to=/x', 'PATH': '/bin', 'OMP_NUM_THREADS': '3',
-}  # fmt: skip
+  'JAX_ENABLE_X64': '0',
+  'JAX_DEFAULT_PRNG_IMPL': 'threefry2x32',
+  'JAX_THREEFRY_PARTITIONABLE': 'True',
+  'JAX_NUMPY_RANK_PROMOTION': 'allow',
+  'JAX_DEBUG_NANS': '',
+  'JAX_PLATFORMS': 'cpu',
+  'JAX_COMPILATION_CACHE_DIR': '/x',
+  'XLA_FLAGS': '--xla_force_host_platform_device_count=8 --xla_dump_to=/x',
+  'PATH': '/bin',
+  'OMP_NUM_THREADS': '3',
+}
 
 
 @pytest.mark.parametrize(('name', 'value'), [(name, value) for name, values in UNUSUAL.items() for value in values])
@@ -40,8 +52,12 @@ def test_what_leaves_the_numbers_alone_is_not_told():
 
 
 def test_what_changes_the_rounding_is_told():
-  variables = {'JAX_DEFAULT_MATMUL_PRECISION': 'bfloat16', 'NVIDIA_TF32_OVERRIDE': '0', 'JAX_NEW_FANGLED': '2',
-               'XLA_FLAGS': '--xla_gpu_autotune_level=0 --xla_dump_to=/x'}  # fmt: skip
+  variables = {
+    'JAX_DEFAULT_MATMUL_PRECISION': 'bfloat16',
+    'NVIDIA_TF32_OVERRIDE': '0',
+    'JAX_NEW_FANGLED': '2',
+    'XLA_FLAGS': '--xla_gpu_autotune_level=0 --xla_dump_to=/x',
+  }
   surroundings.check(variables)
   assert surroundings.arithmetic(variables) == 'JAX_DEFAULT_MATMUL_PRECISION=bfloat16 NVIDIA_TF32_OVERRIDE=0'
   assert surroundings.compiler(variables) == 'JAX_NEW_FANGLED=2 --xla_gpu_autotune_level=0'
@@ -87,11 +103,12 @@ def test_numbers_that_the_environment_changes_are_told_recorded_and_not_pooled(t
   assert [' '.join(line.split()) for line in lines] == [
     'numbers JAX_DEFAULT_MATMUL_PRECISION=bfloat16 (from the environment, and so on the record)',
     'numbers differ from where the run began: nothing was set there',
-  ]  # fmt: skip
+  ]
   directory.RunDir(usual).begin_attempt(50, environment=provenance.environment())  # as a lane begins
   assert list(load(tmp_path).runs['arithmetic']) == [
-    'as usual then JAX_DEFAULT_MATMUL_PRECISION=bfloat16', 'JAX_DEFAULT_MATMUL_PRECISION=bfloat16',
-  ]  # fmt: skip
+    'as usual then JAX_DEFAULT_MATMUL_PRECISION=bfloat16',
+    'JAX_DEFAULT_MATMUL_PRECISION=bfloat16',
+  ]
   done = cli.command('gen_ai.compare', tmp_path, '--metric=nll_bpd:min')
   cli.refused(done, 'arithmetic (precision that the environment asked for)', '--where')
 

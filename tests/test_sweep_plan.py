@@ -94,16 +94,24 @@ def test_sweeps_and_axes_are_multiplied_in_the_order_given(file):
   trials = plan_lib.plan(request(file, ['both'], ['loss.kind=hinge,minimax']))
   assert [trial.number for trial in trials] == [0, 1]
   assert [(p.config.optim.lr, p.config.run.seed, p.config.loss.kind) for p in trials] == [
-    (3e-4, 7, 'hinge'), (3e-4, 7, 'minimax'),
-  ]  # fmt: skip
+    (3e-4, 7, 'hinge'),
+    (3e-4, 7, 'minimax'),
+  ]
   assert trials[0].config.run.steps == 8, 'the rest is the base config'
 
 
-@pytest.mark.parametrize(('text', 'values'), [
-  ('run.seed=0:3', ['0', '1', '2']), ('run.seed=4:10:3', ['4', '7']), ('run.seed=-1:1', ['-1', '0']),
-  ('optim.lr=1e-4, 1e-3', ['1e-4', '1e-3']), ('config.optim.lr=0.5', ['0.5']),
-  ('model.g_widths=(8,8),(16,),[4,4]', ['(8,8)', '(16,)', '[4,4]']), ('run.trackers=,tensorboard', ['', 'tensorboard']),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('text', 'values'),
+  [
+    ('run.seed=0:3', ['0', '1', '2']),
+    ('run.seed=4:10:3', ['4', '7']),
+    ('run.seed=-1:1', ['-1', '0']),
+    ('optim.lr=1e-4, 1e-3', ['1e-4', '1e-3']),
+    ('config.optim.lr=0.5', ['0.5']),
+    ('model.g_widths=(8,8),(16,),[4,4]', ['(8,8)', '(16,)', '[4,4]']),
+    ('run.trackers=,tensorboard', ['', 'tensorboard']),
+  ],
+)
 def test_an_axis_is_a_list_or_a_range(text, values):
   path = text.removeprefix('config.').partition('=')[0]
   assert axis(text) == [{path: value} for value in values]
@@ -118,43 +126,54 @@ def test_values_take_the_type_of_their_field(file):
   files.dumps(trials)
 
 
-@pytest.mark.parametrize(('text', 'says'), [
-  ('optim.lr', 'must read --axis=FIELD=V1,V2'), ('=1,2', 'must read'), ('optim.lr=', 'has no value'),
-  ('run.seed=5:5', 'has no value'), ('run.seed=5:0', 'has no value'), ('run.seed=0:5:0', 'has no value'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('text', 'says'),
+  [
+    ('optim.lr', 'must read --axis=FIELD=V1,V2'),
+    ('=1,2', 'must read'),
+    ('optim.lr=', 'has no value'),
+    ('run.seed=5:5', 'has no value'),
+    ('run.seed=5:0', 'has no value'),
+    ('run.seed=0:5:0', 'has no value'),
+  ],
+)
 def test_a_bad_axis_is_refused(text, says):
   with pytest.raises(UserError, match=re.escape(says)):
     axis(text)
 
 
-@pytest.mark.parametrize(('arguments', 'says'), [
-  ({'sweeps': ['rl']}, ["has no sweep 'rl'", "Did you mean 'lr'?", 'both, list, lr', 'def sweep_rl()']),
-  ({'sweeps': ['points']}, ["has no sweep 'points'"]),
-  ({'sweeps': ['none']}, ['sweep_none() of', 'yields no trial']),
-  ({'sweeps': ['nothing']}, ['sweep_nothing() of', 'yields no trial']),
-  ({'sweeps': ['list']}, ["['optim.lr', 0.0001], which is no trial"]),
-  ({'sweeps': ['lr', 'lr']}, ['--sweep names lr twice']),
-  ({'sweeps': ['lr', 'both']}, ['--sweep=lr and --sweep=both both set optim.lr']),
-  ({'sweeps': ['seed'], 'axes': ['run.seed=0:2']}, ['--sweep=seed and --axis=run.seed both set run.seed']),
-  ({'axes': ['run.seed=0:2', 'run.seed=4']}, ['--axis=run.seed is given twice']),
-  ({'axes': ['run.seed=0:2', 'config.run.seed=4']}, ['both set run.seed']),
-  ({'sweeps': ['lr'], 'overrides': {'optim.lr': '1e-2'}}, ['--config.optim.lr and the sweep both set optim.lr']),
-  ({'sweeps': ['typo']}, ['trial 1 (optim.rl=0.0001)', "no field 'optim.rl'", "mean 'optim.lr'?", 'Nothing was']),
-  ({'axes': ['optim=1']}, ['config.optim is a section']),
-  ({'axes': ['run.seed=1,x']}, ['trial 1 (run.seed=x)', 'not a whole number']),
-  ({'axes': ['run.seed=0:2,7']}, ['run.seed=0:2', 'not a whole number']),
-  ({'axes': ['optim.lr=1e-4,']}, ['trial 1', 'is not a number']),
-  ({'axes': ['model.g_widths=(8,8']}, ['is not a list']),
-  ({'sweeps': ['type']}, ['trial 0 (run.seed=0.5)', 'not of the type int']),
-  ({'sweeps': ['steps']}, ['trial 1 (run.steps=7)', 'not a multiple of config.run.log_every=2']),
-  ({'axes': ['optim.lr=-1']}, ['must be at least 0']),
-  ({'axes': ['experiment=gan,vea']}, ['trial 1 (experiment=vea)', "Did you mean 'vae'?"]),
-  ({'axes': ['optim.lr=1e-4,1e-3,0.0001']}, ['trials 0 and 2 are the same run (optim.lr=0.0001)']),
-  ({'sample': -1}, ['--sample=-1 must be from 1 to 10,000']),
-  ({'sample': 2, 'sample_seed': -1}, ['--sample_seed=-1 must not be negative']),
-  ({'sweeps': ['lr'], 'sample': 2}, ['--sweep=lr and --sample=2 both set optim.lr']),
-  ({'axes': ['run.seed=0:2'], 'halving': 'x'}, ['x']),
-], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+  ('arguments', 'says'),
+  [
+    ({'sweeps': ['rl']}, ["has no sweep 'rl'", "Did you mean 'lr'?", 'both, list, lr', 'def sweep_rl()']),
+    ({'sweeps': ['points']}, ["has no sweep 'points'"]),
+    ({'sweeps': ['none']}, ['sweep_none() of', 'yields no trial']),
+    ({'sweeps': ['nothing']}, ['sweep_nothing() of', 'yields no trial']),
+    ({'sweeps': ['list']}, ["['optim.lr', 0.0001], which is no trial"]),
+    ({'sweeps': ['lr', 'lr']}, ['--sweep names lr twice']),
+    ({'sweeps': ['lr', 'both']}, ['--sweep=lr and --sweep=both both set optim.lr']),
+    ({'sweeps': ['seed'], 'axes': ['run.seed=0:2']}, ['--sweep=seed and --axis=run.seed both set run.seed']),
+    ({'axes': ['run.seed=0:2', 'run.seed=4']}, ['--axis=run.seed is given twice']),
+    ({'axes': ['run.seed=0:2', 'config.run.seed=4']}, ['both set run.seed']),
+    ({'sweeps': ['lr'], 'overrides': {'optim.lr': '1e-2'}}, ['--config.optim.lr and the sweep both set optim.lr']),
+    ({'sweeps': ['typo']}, ['trial 1 (optim.rl=0.0001)', "no field 'optim.rl'", "mean 'optim.lr'?", 'Nothing was']),
+    ({'axes': ['optim=1']}, ['config.optim is a section']),
+    ({'axes': ['run.seed=1,x']}, ['trial 1 (run.seed=x)', 'not a whole number']),
+    ({'axes': ['run.seed=0:2,7']}, ['run.seed=0:2', 'not a whole number']),
+    ({'axes': ['optim.lr=1e-4,']}, ['trial 1', 'is not a number']),
+    ({'axes': ['model.g_widths=(8,8']}, ['is not a list']),
+    ({'sweeps': ['type']}, ['trial 0 (run.seed=0.5)', 'not of the type int']),
+    ({'sweeps': ['steps']}, ['trial 1 (run.steps=7)', 'not a multiple of config.run.log_every=2']),
+    ({'axes': ['optim.lr=-1']}, ['must be at least 0']),
+    ({'axes': ['experiment=gan,vea']}, ['trial 1 (experiment=vea)', "Did you mean 'vae'?"]),
+    ({'axes': ['optim.lr=1e-4,1e-3,0.0001']}, ['trials 0 and 2 are the same run (optim.lr=0.0001)']),
+    ({'sample': -1}, ['--sample=-1 must be from 1 to 10,000']),
+    ({'sample': 2, 'sample_seed': -1}, ['--sample_seed=-1 must not be negative']),
+    ({'sweeps': ['lr'], 'sample': 2}, ['--sweep=lr and --sample=2 both set optim.lr']),
+    ({'axes': ['run.seed=0:2'], 'halving': 'x'}, ['x']),
+  ],
+  ids=str,
+)
 def test_a_bad_sweep_is_refused_with_its_reason(file, arguments, says):
   with pytest.raises(UserError) as caught:
     plan(file, **arguments)
@@ -189,11 +208,16 @@ def test_a_small_space_gives_each_of_its_trials_once():
     space.draw(small, 7, 0)
 
 
-@pytest.mark.parametrize(('make', 'says'), [
-  (lambda: space.uniform(2, 1), 'is empty'), (lambda: space.log_uniform(0, 1), '0 < low'),
-  (lambda: space.choice(), 'nothing to choose'), (lambda: space.draw({}, 1, 0), 'gives no field'),
-  (lambda: space.draw({'optim.lr': 0.1}, 1, 0), "gives 'optim.lr' the value 0.1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('make', 'says'),
+  [
+    (lambda: space.uniform(2, 1), 'is empty'),
+    (lambda: space.log_uniform(0, 1), '0 < low'),
+    (lambda: space.choice(), 'nothing to choose'),
+    (lambda: space.draw({}, 1, 0), 'gives no field'),
+    (lambda: space.draw({'optim.lr': 0.1}, 1, 0), "gives 'optim.lr' the value 0.1"),
+  ],
+)
 def test_a_bad_space_is_refused(make, says):
   with pytest.raises(UserError, match=re.escape(says)):
     make()
@@ -219,10 +243,19 @@ def test_trials_that_differ_in_traced_floats_and_seeds_share_a_program():
   assert [len(group) for group in groups(trials)] == [6]
 
 
-@pytest.mark.parametrize(('path', 'value'), [
-  ('optim.weight_decay', 0.1), ('optim.clip_norm', 1.0), ('optim.lr', 0.0),  # 0.0 switches a term off in the program
-  ('model.latent', 4), ('loss.kind', 'hinge'), ('run.steps', 16), ('data.batch_size', 8), ('eval.seed', 1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('path', 'value'),
+  [
+    ('optim.weight_decay', 0.1),
+    ('optim.clip_norm', 1.0),
+    ('optim.lr', 0.0),  # 0.0 switches a term off in the program
+    ('model.latent', 4),
+    ('loss.kind', 'hinge'),
+    ('run.steps', 16),
+    ('data.batch_size', 8),
+    ('eval.seed', 1),
+  ],
+)
 def test_structure_and_zero_against_non_zero_make_programs_of_their_own(path, value):
   assert config_lib.flatten(tiny.config('gan'))[path] != value
   trials = points_of({}, {path: value}, {path: value, 'run.seed': 3})
@@ -249,10 +282,16 @@ def test_the_launcher_is_packed_only_where_two_trials_can_share():
 def test_directories_are_named_after_overrides_cut_at_80_and_unique():
   long = 'folder:/' + 'a' * 90
   trials = points_of(
-    {}, {'optim.lr': 1e-4}, {'optim.lr': 0.1 + 0.2}, {'model.g_widths': (8, 4), 'run.seed': 1},
-    {'data.name': long + '1'}, {'data.name': long + '2'}, {'data.name': 'a/b'}, {'data.name': 'a:b'},
+    {},
+    {'optim.lr': 1e-4},
+    {'optim.lr': 0.1 + 0.2},
+    {'model.g_widths': (8, 4), 'run.seed': 1},
+    {'data.name': long + '1'},
+    {'data.name': long + '2'},
+    {'data.name': 'a/b'},
+    {'data.name': 'a:b'},
     {'data.name': 'folder:' + '語' * 60},
-  )  # fmt: skip
+  )
   names = [trial.name for trial in trials]
   assert names[:4] == ['trial-0', 'optim.lr=0.0001', 'optim.lr=0.30000000000000004', 'model.g_widths=_8,_4_,run.seed=1']
   assert names[4] == f'data.name=folder__{"a" * 56}-00004'
@@ -332,9 +371,17 @@ def test_requests_to_stop_reach_the_trials_meant(tmp_path):
 
 
 def test_exit_codes_and_the_next_command(tmp_path):
-  assert [board.exit_code(states) for states in (
-    ['done', 'pruned'], ['done', 'waiting'], ['stopped'], ['waiting', 'failed'], ['done', 'diverged'], ['lost'],
-  )] == [0, 75, 75, 1, 1, 1]  # fmt: skip
+  assert [
+    board.exit_code(states)
+    for states in (
+      ['done', 'pruned'],
+      ['done', 'waiting'],
+      ['stopped'],
+      ['waiting', 'failed'],
+      ['done', 'diverged'],
+      ['lost'],
+    )
+  ] == [0, 75, 75, 1, 1, 1]
   found = made(tmp_path, {'run.seed': 0})
   way = f'go on with python launch.py --resume={found.path}'
   assert board.next_command(found, ['done', 'diverged']) == ''
@@ -354,21 +401,30 @@ def test_a_dry_run_shows_all_and_touches_no_disk(tmp_path):
   assert done.returncode == 0, done.stderr
   rows = [line.split() for line in done.stdout.splitlines()]
   assert rows[0] == ['#', 'latent', 'lr', 'steps', 'program']
-  assert rows[2:6] == [['0', '4', '0.0001', '8', '0'], ['1', '6', '0.0001', '8', '1'], ['2', '4', '0.001', '8', '0'],
-                       ['3', '6', '0.001', '8', '1']]  # fmt: skip
+  assert rows[2:6] == [
+    ['0', '4', '0.0001', '8', '0'],
+    ['1', '6', '0.0001', '8', '1'],
+    ['2', '4', '0.001', '8', '0'],
+    ['3', '6', '0.001', '8', '1'],
+  ]
   assert '4 trials, 2 compiled program(s), launcher local. Nothing was started.' in done.stdout
   assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(('words', 'says'), [
-  (['--sweep=lrr'], ["has no sweep 'lrr'"]), (['--axis=optim.rl=1'], ["Did you mean 'optim.lr'?"]),
-  (['--axis=run.seed=0:2', '--launcher=locl'], ["Did you mean 'local'?"]),
-  (['--axis=run.seed=0:2', '--run_dir=x'], ['leave --run_dir']),
-  (['--axis=run.seed=0:1000000000000'], ['more than 100,000 trials']), (['--sample=999999999'], ['1 to 10,000']),
-  (['--axis=run.seed=0:1000', '--axis=data.seed=0:1000'], ['--axis=run.seed and --axis=data.seed', '100,000']),
-  (['--axis=loss.kind=hinge,hnge', '--launcher=local'], ['trial 1', 'hnge', 'Nothing was started']),
-  (['--axis=loss.d_lr_factor=1.0,-1.0'], ['trial 1', 'd_lr_factor=-1.0 must be at least 0', 'Nothing was started']),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('words', 'says'),
+  [
+    (['--sweep=lrr'], ["has no sweep 'lrr'"]),
+    (['--axis=optim.rl=1'], ["Did you mean 'optim.lr'?"]),
+    (['--axis=run.seed=0:2', '--launcher=locl'], ["Did you mean 'local'?"]),
+    (['--axis=run.seed=0:2', '--run_dir=x'], ['leave --run_dir']),
+    (['--axis=run.seed=0:1000000000000'], ['more than 100,000 trials']),
+    (['--sample=999999999'], ['1 to 10,000']),
+    (['--axis=run.seed=0:1000', '--axis=data.seed=0:1000'], ['--axis=run.seed and --axis=data.seed', '100,000']),
+    (['--axis=loss.kind=hinge,hnge', '--launcher=local'], ['trial 1', 'hnge', 'Nothing was started']),
+    (['--axis=loss.d_lr_factor=1.0,-1.0'], ['trial 1', 'd_lr_factor=-1.0 must be at least 0', 'Nothing was started']),
+  ],
+)
 def test_a_bad_sweep_leaves_nothing_behind(tmp_path, words, says):
   done = cli.launch(*GAN, f'--runs_dir={tmp_path}/runs', *words)
   cli.refused(done, *says)
@@ -383,10 +439,16 @@ def test_a_resume_while_a_launcher_works_withdraws_no_request_to_stop(tmp_path):
     assert found.stop_requested(found.trials[0])
 
 
-@pytest.mark.parametrize(('name', 'taken', 'code'), [
-  ('packed', [0, 1], REQUEUE), ('local', [0, 1], REQUEUE), ('ray', [0, 1], REQUEUE), ('slurm', [1], DONE),
-  ('print', [1], DONE),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('name', 'taken', 'code'),
+  [
+    ('packed', [0, 1], REQUEUE),
+    ('local', [0, 1], REQUEUE),
+    ('ray', [0, 1], REQUEUE),
+    ('slurm', [1], DONE),
+    ('print', [1], DONE),
+  ],
+)
 def test_a_resume_takes_trials_that_workers_of_a_dead_launcher_still_run(tmp_path, monkeypatch, name, taken, code):
   """But for Slurm, whose workers need no launcher, and which does not wait for an end that it could tell of."""
   found, given = made(tmp_path, {'run.seed': 0}, {'run.seed': 1}), []

@@ -60,24 +60,27 @@ def test_a_class_by_name_and_by_number(runs, tmp_path):
   same_but_for_rounding(two, mixed[:2])  # as many as there are labels
 
 
-@pytest.mark.parametrize(('name', 'words', 'says'), [
-  ('cgan', ['--label=circel'], ["there is no class 'circel'. Did you mean 'circle'?", '10 classes: square, star']),
-  ('cgan', ['--label=10'], ["there is no class '10'", '10 classes']),
-  ('vae', ['--label=3'], ["the task 'generate' takes no input 'label'; it takes latent (latent)."]),
-  ('vae', ['--input=latent'], ['--input=latent must be NAME=VALUE or NAME=FILE.npy']),
-  ('vae', ['--input=latent=a,b'], ['--input=latent=a,b is neither a .npy file nor numbers']),
-  ('vae', ['--input=latent=no.npy'], ['--input=latent=no.npy cannot be read']),
-  ('vae', ['--input=latent=1,2,3'], ["the input 'latent' has the shape [3]; it must be [N, 4]"]),
-  ('vae', ['--input=zoom=1'], ["takes no input 'zoom'"]),
-  ('vae', ['--input=latent=1,2,3,4', '--latent=z.npy'], ["'latent' is given twice"]),
-  ('vae', ['--task=paint'], ["does not 'paint': it can generate, reconstruct, encode"]),
-  ('vae', ['--task=encode', '--out=z.png'], ['--out=z.png must end in .npz or .npy']),
-  ('vae', ['--task=encode', '--latent=z.npy'], ["'encode' takes no input 'latent'; it takes image (example, "]),
-  ('vae', ['--config.optim.lr=1.0'], ['config.optim.lr', 'fixed']),
-  ('vae', ['--config.sample.n=3'], ['config.sample.n is for the grids of training', '--n=N']),
-  ('lm', ['--config.sample.prompt=x'], ['config.sample.prompt', '--prompt=TEXT']),
-  ('lm', ['--prompt=x', '--out=x.png'], ['must end in .txt, .npy or .npz']),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('name', 'words', 'says'),
+  [
+    ('cgan', ['--label=circel'], ["there is no class 'circel'. Did you mean 'circle'?", '10 classes: square, star']),
+    ('cgan', ['--label=10'], ["there is no class '10'", '10 classes']),
+    ('vae', ['--label=3'], ["the task 'generate' takes no input 'label'; it takes latent (latent)."]),
+    ('vae', ['--input=latent'], ['--input=latent must be NAME=VALUE or NAME=FILE.npy']),
+    ('vae', ['--input=latent=a,b'], ['--input=latent=a,b is neither a .npy file nor numbers']),
+    ('vae', ['--input=latent=no.npy'], ['--input=latent=no.npy cannot be read']),
+    ('vae', ['--input=latent=1,2,3'], ["the input 'latent' has the shape [3]; it must be [N, 4]"]),
+    ('vae', ['--input=zoom=1'], ["takes no input 'zoom'"]),
+    ('vae', ['--input=latent=1,2,3,4', '--latent=z.npy'], ["'latent' is given twice"]),
+    ('vae', ['--task=paint'], ["does not 'paint': it can generate, reconstruct, encode"]),
+    ('vae', ['--task=encode', '--out=z.png'], ['--out=z.png must end in .npz or .npy']),
+    ('vae', ['--task=encode', '--latent=z.npy'], ["'encode' takes no input 'latent'; it takes image (example, "]),
+    ('vae', ['--config.optim.lr=1.0'], ['config.optim.lr', 'fixed']),
+    ('vae', ['--config.sample.n=3'], ['config.sample.n is for the grids of training', '--n=N']),
+    ('lm', ['--config.sample.prompt=x'], ['config.sample.prompt', '--prompt=TEXT']),
+    ('lm', ['--prompt=x', '--out=x.png'], ['must end in .txt, .npy or .npz']),
+  ],
+)
 def test_what_a_task_does_not_take_is_refused(runs, name, words, says):
   before = cli.files(runs[name])
   cli.refused(cli.command('gen_ai.generate', runs[name], *words), *says)
@@ -98,10 +101,14 @@ def test_each_text_goes_on_from_its_own_prompt(runs, tmp_path, temperature):
   assert not np.array_equal(both[0, 2:9], both[1, 9:])
   told = cli.command('gen_ai.generate', runs['lm'], *words, *(f'--prompt={prompt}' for prompt in prompts), '--n=3')
   assert [text[: len(prompt)] for text, prompt in zip(told.stdout.split(RULE), (*prompts, 'ab'), strict=True)] == [
-    *prompts, 'ab',
-  ]  # fmt: skip
-  cli.refused(cli.command('gen_ai.generate', runs['lm'], '--prompt=ab', f'--prompt={"x" * 17}'),
-              'the prompts have 2 to 17 tokens', 'one at a time')  # fmt: skip
+    *prompts,
+    'ab',
+  ]
+  cli.refused(
+    cli.command('gen_ai.generate', runs['lm'], '--prompt=ab', f'--prompt={"x" * 17}'),
+    'the prompts have 2 to 17 tokens',
+    'one at a time',
+  )
 
 
 def test_latents_of_ones_own(runs, tmp_path):
@@ -177,15 +184,18 @@ def test_a_curve_over_a_setting_is_measured_by_one_program(runs, tmp_path, monke
   assert rows[0]['figures']['overlap_tokens'] != rows[1]['figures']['overlap_tokens']
 
 
-@pytest.mark.parametrize(('name', 'words', 'says'), [
-  ('lm', ['--axis=optim.lr=1,2'], ['--axis=optim.lr', 'config.sample.*', 'belongs to the training']),
-  ('lm', ['--axis=sample.temprature=0.5,1'], ["'sample.temprature'", 'sample.temperature']),
-  ('lm', ['--axis=sample.temperature=-1,1', '--metrics=memorisation'], ['sample.temperature=-1', 'at least 0']),
-  ('vae', ['--task=generate'], ['--task is for figures of samples (--metrics)']),
-  ('vae', ['--metrics=fd', '--task=paint'], ["does not 'paint': it can generate"]),
-  ('vae', ['--metrics=fd', '--task=encode'], ["the task 'encode' draws no samples, so fd cannot be measured"]),
-  ('vae', ['--metrics=fd', '--task=generate', '--config.eval.task=generate'], ['say the same thing twice']),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('name', 'words', 'says'),
+  [
+    ('lm', ['--axis=optim.lr=1,2'], ['--axis=optim.lr', 'config.sample.*', 'belongs to the training']),
+    ('lm', ['--axis=sample.temprature=0.5,1'], ["'sample.temprature'", 'sample.temperature']),
+    ('lm', ['--axis=sample.temperature=-1,1', '--metrics=memorisation'], ['sample.temperature=-1', 'at least 0']),
+    ('vae', ['--task=generate'], ['--task is for figures of samples (--metrics)']),
+    ('vae', ['--metrics=fd', '--task=paint'], ["does not 'paint': it can generate"]),
+    ('vae', ['--metrics=fd', '--task=encode'], ["the task 'encode' draws no samples, so fd cannot be measured"]),
+    ('vae', ['--metrics=fd', '--task=generate', '--config.eval.task=generate'], ['say the same thing twice']),
+  ],
+)
 def test_what_an_evaluation_cannot_vary_or_draw_is_refused(runs, name, words, says):
   before = gen_ai_rows(runs[name])
   cli.refused(cli.command('gen_ai.evaluate', runs[name], *words), *says)
@@ -241,16 +251,19 @@ def test_settings_of_tasks_are_given_when_a_run_is_opened(runs):
     gen_ai.load(runs['lm'], step=5)
 
 
-@pytest.mark.parametrize(('task', 'inputs', 'says'), [
-  ('paint', {}, "does not 'paint': it can generate, reconstruct, encode"),
-  ('generate', {'zoom': 1}, "the task 'generate' takes no input 'zoom'"),
-  ('reconstruct', {}, "the task 'reconstruct' needs the input 'image'"),
-  ('generate', {'latent': np.zeros((2, 3))}, r"'latent' has the shape \[2, 3\]; it must be \[N, 4\]"),
-  ('generate', {'latent': 'x'}, "the input 'latent' is no array of numbers"),
-  ('reconstruct', {'image': np.zeros((2, 28, 28), np.uint8)}, r'it must be \[N, 28, 28, 1\]'),
-  ('reconstruct', {'image': np.ones((2, 28, 28, 1))}, r"the input 'image' .* not clearly in \[-1, 1\]"),
-  ('reconstruct', {'image': np.zeros((2, 28, 28, 1), int)}, "the input 'image' holds int64"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('task', 'inputs', 'says'),
+  [
+    ('paint', {}, "does not 'paint': it can generate, reconstruct, encode"),
+    ('generate', {'zoom': 1}, "the task 'generate' takes no input 'zoom'"),
+    ('reconstruct', {}, "the task 'reconstruct' needs the input 'image'"),
+    ('generate', {'latent': np.zeros((2, 3))}, r"'latent' has the shape \[2, 3\]; it must be \[N, 4\]"),
+    ('generate', {'latent': 'x'}, "the input 'latent' is no array of numbers"),
+    ('reconstruct', {'image': np.zeros((2, 28, 28), np.uint8)}, r'it must be \[N, 28, 28, 1\]'),
+    ('reconstruct', {'image': np.ones((2, 28, 28, 1))}, r"the input 'image' .* not clearly in \[-1, 1\]"),
+    ('reconstruct', {'image': np.zeros((2, 28, 28, 1), int)}, "the input 'image' holds int64"),
+  ],
+)
 def test_wrong_inputs_are_named(runs, task, inputs, says):
   with pytest.raises(UserError, match=says):
     gen_ai.load(runs['vae']).run(task, **inputs)

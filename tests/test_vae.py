@@ -85,8 +85,10 @@ def test_log_weights_of_two_layers_are_the_densities_added_up_by_hand():
     return mean, np.exp(log_std)
 
   for draw in range(4):
-    noise = [np.asarray(random.normal_per_example(random.stream(key, name, draw), batch['index'], (size,)), np.float64)
-             for name, size in (('eps', 6), ('eps_2', 4))]  # fmt: skip
+    noise = [
+      np.asarray(random.normal_per_example(random.stream(key, name, draw), batch['index'], (size,)), np.float64)
+      for name, size in (('eps', 6), ('eps_2', 4))
+    ]
     q1 = moments('encoder', 2 * x.reshape(5, -1) - 1)
     h1 = q1[0] + q1[1] * noise[0]
     q2 = moments('up_2', h1)
@@ -95,9 +97,11 @@ def test_log_weights_of_two_layers_are_the_densities_added_up_by_hand():
     logits = np.asarray(mlp(params['decoder']['MLP_0'], h1), np.float64)
     by_hand = (
       stats.bernoulli.logpmf(x.reshape(5, -1), 1 / (1 + np.exp(-logits))).sum(1)
-      + stats.norm.logpdf(h1, *p1).sum(1) + stats.norm.logpdf(h2).sum(1)
-      - stats.norm.logpdf(h1, *q1).sum(1) - stats.norm.logpdf(h2, *q2).sum(1)
-    )  # fmt: skip
+      + stats.norm.logpdf(h1, *p1).sum(1)
+      + stats.norm.logpdf(h2).sum(1)
+      - stats.norm.logpdf(h1, *q1).sum(1)
+      - stats.norm.logpdf(h2, *q2).sum(1)
+    )
     np.testing.assert_allclose(found[draw], by_hand, rtol=1e-5)
 
 
@@ -110,8 +114,10 @@ def test_the_gradient_estimators_agree_on_average_and_on_the_model(name, beta):
     target = chain.likelihood.targets(batch, jax.random.key(1))
 
     def one(key, config=config, chain=chain, state=state, target=target):
-      eps = {f'eps_{n}': jax.random.normal(random.stream(key, 'eps', n), (8, 5, size))
-             for n, size in enumerate(chain.sizes, 1)}  # fmt: skip
+      eps = {
+        f'eps_{n}': jax.random.normal(random.stream(key, 'eps', n), (8, 5, size))
+        for n, size in enumerate(chain.sizes, 1)
+      }
       loss = lambda p: vae.objective(config, chain, p, {'target': target, **eps}, jnp.float32(beta))[0]  # noqa: E731
       return jax.grad(loss)(state.params)
 
@@ -158,8 +164,10 @@ def test_a_label_changes_what_is_drawn_and_how_images_are_read():
   rows = np.asarray(method.visualizations['classes'](state, batch, jax.random.key(0))).reshape(spec.num_classes, 8, -1)
   assert np.abs(rows[0] - rows[1]).max() > 1e-4
   mask = jnp.ones(8)
-  figures = [jax.jit(method.eval_step)(state, {**b, 'mask': mask}, jax.random.key(1))['kl_nats'][0]
-             for b in (batch, {**batch, 'label': (batch['label'] + 1) % 10})]  # fmt: skip
+  figures = [
+    jax.jit(method.eval_step)(state, {**b, 'mask': mask}, jax.random.key(1))['kl_nats'][0]
+    for b in (batch, {**batch, 'label': (batch['label'] + 1) % 10})
+  ]
   assert figures[0] != figures[1]
 
 
@@ -170,8 +178,11 @@ def test_views_show_paths_and_traversals():
     name: np.asarray(jax.jit(view)(state, batch, jax.random.key(1))) for name, view in method.visualizations.items()
   }
   assert {name: len(images) for name, images in shown.items()} == {
-    'reconstructions': 64, 'traversals': 32, 'interpolations_linear': 32, 'interpolations_spherical': 32,
-  }  # fmt: skip
+    'reconstructions': 64,
+    'traversals': 32,
+    'interpolations_linear': 32,
+    'interpolations_spherical': 32,
+  }
   outputs = shown['reconstructions'].reshape(4, 2, 8, 28, 28, 1)[:, 1].reshape(32, 28, 28, 1)
   for name in ('interpolations_linear', 'interpolations_spherical'):
     path = shown[name].reshape(4, 8, 28, 28, 1)
@@ -180,13 +191,16 @@ def test_views_show_paths_and_traversals():
   assert np.abs(shown['traversals'].reshape(4, 8, -1)[:, 0] - shown['traversals'].reshape(4, 8, -1)[:, -1]).max() > 1e-4
 
 
-@pytest.mark.parametrize(('name', 'overrides', 'message'), [
-  ('vae', {'loss.gradient': 'dreg'}, "'dreg' is an estimator for config.loss.bound='iwae'"),
-  ('iwae', {'loss.free_bits': 0.1}, "bound='iwae' has none"),
-  ('vae', {'loss.importance_samples': 0}, 'config.loss.importance_samples=0'),
-  ('vae', {'loss.bound': 'elob'}, "'elob' is none of elbo, iwae"),
-  ('vae', {'model.latents': ()}, 'leaves no latent'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('name', 'overrides', 'message'),
+  [
+    ('vae', {'loss.gradient': 'dreg'}, "'dreg' is an estimator for config.loss.bound='iwae'"),
+    ('iwae', {'loss.free_bits': 0.1}, "bound='iwae' has none"),
+    ('vae', {'loss.importance_samples': 0}, 'config.loss.importance_samples=0'),
+    ('vae', {'loss.bound': 'elob'}, "'elob' is none of elbo, iwae"),
+    ('vae', {'model.latents': ()}, 'leaves no latent'),
+  ],
+)
 def test_what_does_not_fit_is_refused_by_name(name, overrides, message):
   config = config_lib.override(tiny.config(name), overrides)
   with pytest.raises(UserError, match=message):

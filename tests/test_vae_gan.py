@@ -103,12 +103,15 @@ def test_views_are_pairs_and_paths():
     assert np.abs(images).max() <= 1.0
 
 
-@pytest.mark.parametrize(('overrides', 'message'), [
-  ({'loss.kind': 'relativistic'}, "kind='relativistic' is none of"),
-  ({'model.d_norm': 'batch'}, "d_norm='batch' is none of group, none"),
-  ({'model.decoder_norm': 'batch'}, "decoder_norm='batch' is none of group, none"),
-  ({'data.image_size': 30}, '30x30 images.*multiples of 4'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('overrides', 'message'),
+  [
+    ({'loss.kind': 'relativistic'}, "kind='relativistic' is none of"),
+    ({'model.d_norm': 'batch'}, "d_norm='batch' is none of group, none"),
+    ({'model.decoder_norm': 'batch'}, "decoder_norm='batch' is none of group, none"),
+    ({'data.image_size': 30}, '30x30 images.*multiples of 4'),
+  ],
+)
 def test_what_does_not_fit_is_refused_by_name(overrides, message):
   config = config_lib.override(tiny.config('vae_gan'), overrides)
   size = config.data.image_size or 28

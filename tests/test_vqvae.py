@@ -163,9 +163,7 @@ def test_averaged_weights_come_with_the_codes_that_belong_to_them(trained):
   config = tiny.config('vqvae')
   spec = tiny.dataset(config).spec
   state = jax.tree.map(jnp.asarray, after)
-  swapped = state._replace(
-    params=state.ema['params'], stats=state.stats._replace(vectors=state.ema['codebook'])
-  )  # fmt: skip
+  swapped = state._replace(params=state.ema['params'], stats=state.stats._replace(vectors=state.ema['codebook']))
   plain = vqvae.build(tiny.config('vqvae', optim__ema_decay=0.0), spec)
   pairs = ((vqvae.build(config, spec), state), (plain, swapped))
   drawn = [tiny.sample(method, one, jax.random.key(0), 4) for method, one in pairs]
@@ -197,14 +195,17 @@ def test_dead_codes_start_again_while_training(monkeypatch):
     assert np.abs(vectors - code).max(1).min() < 1e-5
 
 
-@pytest.mark.parametrize(('overrides', 'message'), [
-  ({'model.codes': 1000}, r'codes=1000 are more codes than data: an update sees 784 vectors \(16 images of 7x7\)'),
-  ({'model.downsamples': 3}, 'multiples of 8; the images are 28x28'),
-  ({'model.prior_width': 9}, 'prior_width=9 does not divide into 2 heads'),
-  ({'sample.top_k': -1}, 'top_k=-1 must be at least 0'),
-  ({'sample.temperature': -1.0}, 'temperature=-1.0 must be at least 0'),
-  ({'loss.codebook_decay': 1.0}, 'codebook_decay=1.0 must be at least 0 and less than 1'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+  ('overrides', 'message'),
+  [
+    ({'model.codes': 1000}, r'codes=1000 are more codes than data: an update sees 784 vectors \(16 images of 7x7\)'),
+    ({'model.downsamples': 3}, 'multiples of 8; the images are 28x28'),
+    ({'model.prior_width': 9}, 'prior_width=9 does not divide into 2 heads'),
+    ({'sample.top_k': -1}, 'top_k=-1 must be at least 0'),
+    ({'sample.temperature': -1.0}, 'temperature=-1.0 must be at least 0'),
+    ({'loss.codebook_decay': 1.0}, 'codebook_decay=1.0 must be at least 0 and less than 1'),
+  ],
+)
 def test_what_does_not_fit_is_refused_by_name(overrides, message):
   config = config_lib.override(tiny.config('vqvae'), overrides)
   with pytest.raises(UserError, match=message):

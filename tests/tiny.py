@@ -53,10 +53,17 @@ def config(name, **overrides):
 # For two programs that must agree, with everything that one could get wrong. Gradient descent, as Adam turns the
 # rounding of a tiny gradient into a step of full size; clipped, as a likelihood's is thousands of nats at first.
 _EXACT = {
-  'optim__name': 'sgd', 'optim__b1': 0.5, 'optim__weight_decay': 0.0, 'optim__clip_norm': 1.0, 'optim__lr': 0.05,
-  'optim__schedule': 'cosine', 'optim__warmup_steps': 2, 'optim__end_factor': 0.1, 'optim__ema_decay': 0.9,
+  'optim__name': 'sgd',
+  'optim__b1': 0.5,
+  'optim__weight_decay': 0.0,
+  'optim__clip_norm': 1.0,
+  'optim__lr': 0.05,
+  'optim__schedule': 'cosine',
+  'optim__warmup_steps': 2,
+  'optim__end_factor': 0.1,
+  'optim__ema_decay': 0.9,
   'data__batch_size': 16,
-}  # fmt: skip
+}
 
 
 def exact(name, **overrides):
@@ -240,8 +247,9 @@ def _known(text):
 def feed(config, program):
   """The config's training feed."""
   source = dataset(config).splits['train']
-  return make_feed(source, config.data, config.run.log_every, program.layout.local_rows(program.batch_size),
-                   program.batches_per_step)  # fmt: skip
+  return make_feed(
+    source, config.data, config.run.log_every, program.layout.local_rows(program.batch_size), program.batches_per_step
+  )
 
 
 def train(config, devices=1, steps=None):
@@ -307,8 +315,9 @@ def run(config, path, devices=1, stop=None):
 def command(*words, timeout=300, env=None, cwd=ROOT):
   """Runs a command line of the project on one CPU device; returns the completed process, text captured."""
   variables = {**os.environ, 'XLA_FLAGS': os.environ['GEN_AI_TEST_FLAGS'], **(env or {})}
-  return subprocess.run([sys.executable, *map(str, words)], cwd=cwd, env=variables, capture_output=True, text=True,
-                        timeout=timeout)  # fmt: skip
+  return subprocess.run(
+    [sys.executable, *map(str, words)], cwd=cwd, env=variables, capture_output=True, text=True, timeout=timeout
+  )
 
 
 def launch(*words, **options):

@@ -46,11 +46,20 @@ flags.DEFINE_bool('force', False, 'show runs of unlike protocols side by side, e
 COMPARISON, GROUPS, BUDGET, TERMINAL = 'a comparison', 'a comparison of groups', '--budget', '--csv=-'
 DIFF, SQL = '--diff', '--sql'
 READERS = {
-  'metric': (COMPARISON, TERMINAL), 'where': (COMPARISON, TERMINAL), 'by': (GROUPS, BUDGET), 'baseline': (GROUPS,),
-  'runs': (COMPARISON,), 'budget': (COMPARISON,), 'html': (COMPARISON,), 'csv': (COMPARISON, TERMINAL),
-  'force': (COMPARISON, TERMINAL), 'last_k': (COMPARISON, TERMINAL, SQL), 'sql': (SQL,), 'index': (SQL,),
+  'metric': (COMPARISON, TERMINAL),
+  'where': (COMPARISON, TERMINAL),
+  'by': (GROUPS, BUDGET),
+  'baseline': (GROUPS,),
+  'runs': (COMPARISON,),
+  'budget': (COMPARISON,),
+  'html': (COMPARISON,),
+  'csv': (COMPARISON, TERMINAL),
+  'force': (COMPARISON, TERMINAL),
+  'last_k': (COMPARISON, TERMINAL, SQL),
+  'sql': (SQL,),
+  'index': (SQL,),
   'diff': (DIFF,),
-}  # fmt: skip
+}
 
 
 def _use() -> None:
@@ -65,8 +74,10 @@ def _use() -> None:
 def main(arguments: list[str], overrides: dict[str, str]) -> int:
   """Finds, checks and shows."""
   if overrides:
-    raise UserError(f'--config.{next(iter(overrides))} changes a run before it starts; to choose among runs there is '
-                    '--where FIELD=VALUE.')  # fmt: skip
+    raise UserError(
+      f'--config.{next(iter(overrides))} changes a run before it starts; to choose among runs there is '
+      '--where FIELD=VALUE.'
+    )
   _use()
   console = terminal.console()
   if FLAGS.diff:
@@ -97,8 +108,10 @@ def _compare(console: Console, runs: Runs) -> None:
   why_all = '' if bare or FLAGS.metric else select.undeclared(frame)
   if why_all and (FLAGS.baseline or FLAGS.budget):
     flag = '--baseline' if FLAGS.baseline else '--budget'
-    raise UserError(f'{flag} needs to know what is better: add --metric=NAME:min or --metric=NAME:max. '
-                    f'The metrics are {", ".join(runs.names)}.')  # fmt: skip
+    raise UserError(
+      f'{flag} needs to know what is better: add --metric=NAME:min or --metric=NAME:max. '
+      f'The metrics are {", ".join(runs.names)}.'
+    )
   if why_all:
     figures, _ = protocol.alike(frame)
     shown = [name for name in runs.names if name in figures or f'final/{name}' in frame.columns]
@@ -140,8 +153,13 @@ def _html(runs: Runs, metrics: Sequence[select.Metric], warnings: Sequence[str],
   from gen_ai.compare import report
 
   shown = replace(runs, metrics=runs.metrics[runs.metrics['run'].isin(runs.runs.index)])
-  report.write(shown, Path(FLAGS.html), [(metric.name, metric.mode) for metric in metrics], warnings,
-               [] if baseline is None else list(baseline.frame.index))  # fmt: skip
+  report.write(
+    shown,
+    Path(FLAGS.html),
+    [(metric.name, metric.mode) for metric in metrics],
+    warnings,
+    [] if baseline is None else list(baseline.frame.index),
+  )
 
 
 def _baseline(found: Sequence[groups.Group]) -> groups.Group | None:
@@ -155,8 +173,10 @@ def _baseline(found: Sequence[groups.Group]) -> groups.Group | None:
     raise UserError(f'--baseline={FLAGS.baseline} is no group: there are {found[0].label} to {found[-1].label}.')
   fitting = [group for group in found if _fulfils(group)]
   if len(fitting) != 1:
-    raise UserError(f"--baseline='{FLAGS.baseline}' holds for {len(fitting)} groups, not for one: name the letter of "
-                    'one, or a condition on what sets it apart.')  # fmt: skip
+    raise UserError(
+      f"--baseline='{FLAGS.baseline}' holds for {len(fitting)} groups, not for one: name the letter of "
+      'one, or a condition on what sets it apart.'
+    )
   return fitting[0]
 
 

@@ -37,12 +37,19 @@ BESIDE = 'data_'  # begins the field of a stamp that holds the same figure of th
 flags.DEFINE_enum('split', 'test', ['train', 'validation', 'test'], 'which split')
 flags.DEFINE_string('step', 'latest', "checkpoint: 'latest', 'best' or a step")
 flags.DEFINE_string('out', '', 'also write the report, with its protocol, to this JSON file')
-flags.DEFINE_string('metrics', None, 'figures besides the own ones of the method: fd, fd_infinity, kid, prdc, is, '
-                    'modes, ms_ssim, sliced_wasserstein, nll, '
-                    'memorisation; config.eval.metrics if not given')  # fmt: skip
+flags.DEFINE_string(
+  'metrics',
+  None,
+  'figures besides the own ones of the method: fd, fd_infinity, kid, prdc, is, '
+  'modes, ms_ssim, sliced_wasserstein, nll, '
+  'memorisation; config.eval.metrics if not given',
+)
 flags.DEFINE_integer('samples', None, 'samples they are measured on; config.eval.samples if not given', lower_bound=2)
-flags.DEFINE_string('extractor', None, 'of features: classifier:RUN_DIR, inception:FILE or random (weak); '
-                    'config.eval.extractor if not given')  # fmt: skip
+flags.DEFINE_string(
+  'extractor',
+  None,
+  'of features: classifier:RUN_DIR, inception:FILE or random (weak); config.eval.extractor if not given',
+)
 flags.DEFINE_string('task', None, 'that draws the samples: generate, complete, ...; config.eval.task if not given')
 flags.DEFINE_multi_string('axis', [], 'SECTION.FIELD=V1,V2,...: one evaluation a value of a setting; repeat for a grid')
 flags.DEFINE_string('samples_file', '', 'evaluate the samples in this .npy file instead of a run: uint8 [N, H, W, C]')
@@ -67,27 +74,35 @@ def _refuse_idle(asked: Sequence[Metric], given: Mapping[str, Any]) -> None:
     name = path.removeprefix('eval.')
     if name in ('metrics', 'samples', 'extractor', 'task') and FLAGS[name].value is not None:
       raise UserError(f'--{name} and config.{path} say the same thing twice: leave one of them out.')
-    idle = {'metrics_every': 'training',
-            'importance_samples': '' if any(m.draws for m in asked) else "the figure 'nll'",
-            'samples': '' if drawn else samples, 'extractor': '' if features in now else features,
-            'task': '' if drawn else samples,
-            'best': '' if FLAGS.step == 'best' else '--step=best'}.get(name)  # fmt: skip
+    idle = {
+      'metrics_every': 'training',
+      'importance_samples': '' if any(m.draws for m in asked) else "the figure 'nll'",
+      'samples': '' if drawn else samples,
+      'extractor': '' if features in now else features,
+      'task': '' if drawn else samples,
+      'best': '' if FLAGS.step == 'best' else '--step=best',
+    }.get(name)
     if idle and path.startswith('eval.'):
       raise UserError(f'config.{path} would do nothing: it is for {idle}, and this is {here}. Leave it out.')
 
 
-def row_of(found: Found, dataset: Dataset, split: str, step: int, seconds: float, point: Mapping[str, Any] = {}
-           ) -> dict[str, Any]:  # fmt: skip
+def row_of(
+  found: Found, dataset: Dataset, split: str, step: int, seconds: float, point: Mapping[str, Any] = {}
+) -> dict[str, Any]:
   """The evaluation as a line of evaluations.jsonl; `point` of --axis makes it one of a curve."""
   at = ''.join(f'_{path.rpartition(".")[2]}_{value}' for path, value in point.items())
   return {
     **({'axis': dict(point)} if point else {}),
-    'time': datetime.now(UTC).isoformat(timespec='seconds'), 'step': step, 'split': split, 'seconds': seconds,
+    'time': datetime.now(UTC).isoformat(timespec='seconds'),
+    'step': step,
+    'split': split,
+    'seconds': seconds,
     'stamp': shared_stamp(dataset, split),
     'figures': {name: figure.record() for name, figure in found.figures.items()},
     'pictures': {name: f'evaluations/step_{step:08d}_{split}{at}_{name}.png' for name in found.pictures},
-    'texts': {name: list(texts) for name, texts in found.texts.items()}, 'notes': found.notes,
-  }  # fmt: skip
+    'texts': {name: list(texts) for name, texts in found.texts.items()},
+    'notes': found.notes,
+  }
 
 
 def place(run_dir: str) -> Path | None:
@@ -104,8 +119,9 @@ def place(run_dir: str) -> Path | None:
   if not why:
     return path
   if not FLAGS.out:
-    raise UserError(f'{run_dir} cannot be written ({why}), and holds its evaluations: --out=FILE.json keeps this one '
-                    'elsewhere.')  # fmt: skip
+    raise UserError(
+      f'{run_dir} cannot be written ({why}), and holds its evaluations: --out=FILE.json keeps this one elsewhere.'
+    )
   print(f'note: {run_dir} cannot be written ({why}): --out={FLAGS.out} alone holds the evaluation', file=sys.stderr)
   return None
 

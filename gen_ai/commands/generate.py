@@ -31,19 +31,36 @@ def define_flags() -> None:
   """Defines the flags; the short names of this command call it, too."""
   flags.DEFINE_string('task', '', 'what the model is to do; the first of its tasks if not given, which draws samples')
   flags.DEFINE_integer('n', None, 'how many; 64, or as many as the inputs are if not given', lower_bound=1)
-  flags.DEFINE_string('out', '', 'grid.png, samples.npy (uint8 [N, H, W, C], or int32 tokens), texts.txt, or all.npz, '
-                      'which holds everything that the task returns')  # fmt: skip
+  flags.DEFINE_string(
+    'out',
+    '',
+    'grid.png, samples.npy (uint8 [N, H, W, C], or int32 tokens), texts.txt, or all.npz, '
+    'which holds everything that the task returns',
+  )
   flags.DEFINE_multi_string('label', [], 'class of the samples, by name or number; repeat it for several')
   flags.DEFINE_multi_string('prompt', [], 'text that samples start with; repeat it for several')
-  flags.DEFINE_string('image', '', '.npy file of images: uint8 [N, H, W, C], or floats in [-1, 1]; where a task needs '
-                      'some and none are given, test images of the data of the run')  # fmt: skip
+  flags.DEFINE_string(
+    'image',
+    '',
+    '.npy file of images: uint8 [N, H, W, C], or floats in [-1, 1]; where a task needs '
+    'some and none are given, test images of the data of the run',
+  )
   flags.DEFINE_alias('images', 'image')
-  flags.DEFINE_string('mask', '', '.npy file, not 0 where a pixel is hidden: [H, W] for all images, or [N, H, W]; or '
-                      'box, half or centre; masks as in training if not given')  # fmt: skip
+  flags.DEFINE_string(
+    'mask',
+    '',
+    '.npy file, not 0 where a pixel is hidden: [H, W] for all images, or [N, H, W]; or '
+    'box, half or centre; masks as in training if not given',
+  )
   flags.DEFINE_string('latent', '', '.npy file of latents: float [N, Z]')
   flags.DEFINE_multi_string('input', [], 'NAME=VALUE or NAME=FILE.npy, of any other input of the task')
-  flags.DEFINE_integer('seed', None, "noise of the samples; that of the run's evaluations if not given", lower_bound=0,
-                       upper_bound=LARGEST_SEED)  # fmt: skip
+  flags.DEFINE_integer(
+    'seed',
+    None,
+    "noise of the samples; that of the run's evaluations if not given",
+    lower_bound=0,
+    upper_bound=LARGEST_SEED,
+  )
   flags.DEFINE_string('step', 'latest', "checkpoint: 'latest', 'best' or a step")
 
 
@@ -87,8 +104,9 @@ def read_mask(value: str, flag: str, shape: tuple[int | None, ...]) -> np.ndarra
     return np.asarray(mask)[None, ..., None]
   if mask.ndim in (3, 4) and mask.shape[1:] in ((H, W), (H, W, 1)):
     return np.asarray(mask).reshape(-1, H, W, 1)  # type: ignore[arg-type]
-  raise UserError(f'--{flag}={value} has the shape {list(mask.shape)}: for images of {H}x{W} it must be [{H}, {W}] or '
-                  f'[N, {H}, {W}].')  # fmt: skip
+  raise UserError(
+    f'--{flag}={value} has the shape {list(mask.shape)}: for images of {H}x{W} it must be [{H}, {W}] or [N, {H}, {W}].'
+  )
 
 
 def _numbers(value: str, flag: str) -> np.ndarray:
@@ -112,8 +130,9 @@ def _check_out(out: Path, kind: Any, task: Task) -> None:
     raise UserError(f'--out={out} cannot be written: {why}.')
 
 
-def write(out: Path, trained: Trained, task: Task, outputs: Mapping[str, np.ndarray], arrays: Mapping[str, np.ndarray]
-          ) -> None:  # fmt: skip
+def write(
+  out: Path, trained: Trained, task: Task, outputs: Mapping[str, np.ndarray], arrays: Mapping[str, np.ndarray]
+) -> None:
   """Writes what the task returned to `out` by its ending; a picture shows what it was given beside what it drew.
 
   Raises:
@@ -150,8 +169,13 @@ def _chosen(run_dir: str, tasks: Mapping[str, Task], task: str, drawing: bool) -
   return name
 
 
-def main(arguments: list[str], overrides: dict[str, str], task: str = '', drawing: bool = False,
-         module: str = 'gen_ai.generate') -> int:  # fmt: skip
+def main(
+  arguments: list[str],
+  overrides: dict[str, str],
+  task: str = '',
+  drawing: bool = False,
+  module: str = 'gen_ai.generate',
+) -> int:
   """Runs the task, writes or prints what it returns.
 
   Args:

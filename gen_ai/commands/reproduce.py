@@ -78,11 +78,14 @@ def main(arguments: list[str], overrides: dict[str, str]) -> int:
   """Runs again, compares and prints; exit code 0 identical or within tolerance, 1 different."""
   for name in overrides:
     if name not in config_lib.PLACES:
-      raise UserError(f'--config.{name} would make it another run: leave it out. Where its data moved, config.'
-                      f'{", config.".join(config_lib.PLACES)} say where it is.')  # fmt: skip
+      raise UserError(
+        f'--config.{name} would make it another run: leave it out. Where its data moved, config.'
+        f'{", config.".join(config_lib.PLACES)} say where it is.'
+      )
   if len(arguments) != 1:
-    raise UserError('gen_ai.reproduce takes one run directory: python -m gen_ai.reproduce RUN_DIR '
-                    f'(got {arguments or "none"}).')  # fmt: skip
+    raise UserError(
+      f'gen_ai.reproduce takes one run directory: python -m gen_ai.reproduce RUN_DIR (got {arguments or "none"}).'
+    )
   if FLAGS.report and not Path(FLAGS.report).parent.is_dir():
     raise UserError(f'--report={FLAGS.report} lies in no folder: make {Path(FLAGS.report).parent} first.')
   recorded = reproducibility.read(arguments[0])
@@ -127,14 +130,22 @@ def _conclude(recorded: Recorded, again: Recorded, tolerance: Tolerance) -> int:
       reproducibility.first_unlike(rows, IDENTICAL),
       reproducibility.first_unlike(rows, IDENTICAL, WITHIN),
     )
-    _write_report({
-      'recorded': str(recorded.path), 'again': str(again.path), 'verdict': verdict, 'why': why,
-      'tolerance': tolerance._asdict(), 'differences': differences, 'defaults': recorded.defaults,
-      'data': recorded.run.data.fingerprint,
-      'diverged': {'recorded': recorded.diverged, 'again': again.diverged},
-      'first_changed': changed and changed._asdict(), 'first_different': outside and outside._asdict(),
-      'rows': [row._asdict() for row in rows],
-    })  # fmt: skip
+    _write_report(
+      {
+        'recorded': str(recorded.path),
+        'again': str(again.path),
+        'verdict': verdict,
+        'why': why,
+        'tolerance': tolerance._asdict(),
+        'differences': differences,
+        'defaults': recorded.defaults,
+        'data': recorded.run.data.fingerprint,
+        'diverged': {'recorded': recorded.diverged, 'again': again.diverged},
+        'first_changed': changed and changed._asdict(),
+        'first_different': outside and outside._asdict(),
+        'rows': [row._asdict() for row in rows],
+      }
+    )
   return FAILED if verdict == DIFFERENT else DONE
 
 

@@ -113,8 +113,10 @@ def _field_columns(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
   last = [label(name).rpartition('.')[2] for name in names]
   headers = [short if last.count(short) == 1 else label(name) for name, short in zip(names, last, strict=True)]
   numeric = [all(isinstance(row[name], int | float) or missing(row[name]) for row in rows) for name in names]
-  return [Column(header, [shown(row[name]) for row in rows], right)
-          for name, header, right in zip(names, headers, numeric, strict=True)]  # fmt: skip
+  return [
+    Column(header, [shown(row[name]) for row in rows], right)
+    for name, header, right in zip(names, headers, numeric, strict=True)
+  ]
 
 
 def costs(
@@ -130,8 +132,12 @@ def costs(
   layout.grid(console, columns)
   if some:
     numbers = ' or '.join(map(str, sorted({n for n in lanes if n > 1})))
-    layout.paragraph(console, f'{_SHARED} shared: these runs were lanes of one program, {numbers} at a time, so clock '
-                     'and memory are those of all its lanes together', style='dim')  # fmt: skip
+    layout.paragraph(
+      console,
+      f'{_SHARED} shared: these runs were lanes of one program, {numbers} at a time, so clock '
+      'and memory are those of all its lanes together',
+      style='dim',
+    )
 
 
 def notes(console: Console, view: View, more: Sequence[str]) -> None:

@@ -30,8 +30,13 @@ def sections(path: Path) -> dict[str, dict[str, Any]]:
   run = info.read_if_any(path) or info.RunInfo()
   data = {name: value for name, value in asdict(run.data).items() if name != 'location'}
   code = {name: value for name, value in asdict(run.git).items() if name not in ('patch', 'untracked')}
-  places = {'host': run.host.name, 'platform': run.host.platform, 'cpus': run.host.cpus, 'devices': run.devices,
-            'lanes': run.lanes}  # fmt: skip
+  places = {
+    'host': run.host.name,
+    'platform': run.host.platform,
+    'cpus': run.host.cpus,
+    'devices': run.devices,
+    'lanes': run.lanes,
+  }
   return {
     'config': config_lib.flatten(directory.read_config(path)),
     'code': {**code, 'config file': run.config_file.path, 'config file sha256': run.config_file.sha256},

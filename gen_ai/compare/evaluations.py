@@ -23,13 +23,15 @@ if TYPE_CHECKING:
 
 COLUMNS = {  # of `runs`, for each figure m of the evaluations on a split
   'split/m': 'its newest value: that of the latest step, and of the latest evaluation there',
-  'split/m/low': 'lower end of its 95% interval', 'split/m/high': 'upper end',
+  'split/m/low': 'lower end of its 95% interval',
+  'split/m/high': 'upper end',
   'split/m/error': 'its standard error',
-  'split/m/step': 'completed updates of the checkpoint', 'split/m/time': 'of the evaluation, UTC, ISO 8601',
+  'split/m/step': 'completed updates of the checkpoint',
+  'split/m/time': 'of the evaluation, UTC, ISO 8601',
   'split/m/stamp': 'how it was measured, as JSON; split/m/stamp.FIELD names one field of it in --where and --by',
   'split/m/better': "'min' or 'max', the way that is better; '' where neither is",
   'split/m/notes': "what the evaluation said, several notes with ' | ' between them",
-}  # fmt: skip
+}
 CIRCUMSTANCES = ('versions', 'devices', 'step', 'seconds')  # of a stamp: may differ between figures that are compared
 _MEMORISATION = r'.*(cop(y|ies|ied)|duplicate|repeated|overlap|verbatim|memori[sz]).*'
 # Which way a figure is better, by its name without the split, of evaluations that were recorded before metrics said so
@@ -104,8 +106,10 @@ def columns(run_dir: str | os.PathLike) -> dict[str, Any]:
 
 def left(run_dir: str | os.PathLike) -> list[Evaluation]:
   """Pictures and texts of a run's evaluations, the newest last. Raises UserError where the record is damaged."""
-  rows = [Evaluation(row['step'], row['split'], row.get('pictures') or {}, row.get('texts') or {})
-          for row in _in_order(run_dir)]  # fmt: skip
+  rows = [
+    Evaluation(row['step'], row['split'], row.get('pictures') or {}, row.get('texts') or {})
+    for row in _in_order(run_dir)
+  ]
   return [row for row in rows if row.pictures or row.texts]
 
 

@@ -49,8 +49,10 @@ def find(patterns: Sequence[str | os.PathLike]) -> Found:
   if left and not places:
     raise UserError(left[0])
   if not places:
-    raise UserError(f'no run found in {", ".join(map(str, patterns))}: a run is a directory with a config.json, '
-                    f'such as `{LAUNCH} --config=configs/vae.py` writes below runs/.')  # fmt: skip
+    raise UserError(
+      f'no run found in {", ".join(map(str, patterns))}: a run is a directory with a config.json, '
+      f'such as `{LAUNCH} --config=configs/vae.py` writes below runs/.'
+    )
   root = Path(os.path.commonpath([Path(root).resolve() for root in roots]))
   here = Path.cwd().resolve()
   root = root.relative_to(here) if root.is_relative_to(here) else root

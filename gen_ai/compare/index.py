@@ -29,8 +29,16 @@ if TYPE_CHECKING:
 
 NAME = 'index.sqlite'
 VERSION = 4  # of the tables
-_READ = ('run.json', 'config.json', 'status.json', 'attempts.jsonl', 'metrics.jsonl', 'evaluations.jsonl',
-         'summary.json', 'lease.json')  # fmt: skip
+_READ = (
+  'run.json',
+  'config.json',
+  'status.json',
+  'attempts.jsonl',
+  'metrics.jsonl',
+  'evaluations.jsonl',
+  'summary.json',
+  'lease.json',
+)
 _ALLOWED = (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE)
 
 

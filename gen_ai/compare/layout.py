@@ -57,8 +57,9 @@ def grid(console: Console, columns: Sequence[Column]) -> None:
 
 
 def _row(console: Console, parts: Sequence[tuple[str, str, Column]]) -> None:
-  padded = [(text.rjust(column.width) if column.right else text.ljust(column.width), style)
-            for text, style, column in parts]  # fmt: skip
+  padded = [
+    (text.rjust(column.width) if column.right else text.ljust(column.width), style) for text, style, column in parts
+  ]
   text = Text(' ' * GAP).join(Text(*part) for part in padded)
   text.rstrip()
   console.print(text, soft_wrap=True)
@@ -74,8 +75,14 @@ def paragraph(console: Console, text: str, indent: int = 0, style: str = '', han
   """Text wrapped to the width; paths and `commands` stay whole; lines after the first stand `hanging` further in."""
   text = re.sub('`[^`]*`', lambda command: command[0].replace(' ', TIE), text)
   first, later = ' ' * indent, ' ' * (indent + hanging)
-  for each in textwrap.wrap(_tied(text, console), console.width, initial_indent=first, subsequent_indent=later,
-                            break_long_words=False, break_on_hyphens=False):  # fmt: skip
+  for each in textwrap.wrap(
+    _tied(text, console),
+    console.width,
+    initial_indent=first,
+    subsequent_indent=later,
+    break_long_words=False,
+    break_on_hyphens=False,
+  ):
     console.print(Text(each.replace(TIE, ' '), style=style), soft_wrap=True)
 
 

@@ -54,8 +54,10 @@ def sql(stream: TextIO, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
 
   columns = [[_cell(row[i]) for row in rows] for i in range(len(names))]
   numeric = [all(isinstance(row[i], int | float | None) for row in rows) for i in range(len(names))]
-  grid(Console(file=stream, highlight=False),
-       [Column(name, cells, right) for name, cells, right in zip(names, columns, numeric, strict=True)])  # fmt: skip
+  grid(
+    Console(file=stream, highlight=False),
+    [Column(name, cells, right) for name, cells, right in zip(names, columns, numeric, strict=True)],
+  )
 
 
 def _cell(value: Any) -> str:

@@ -128,8 +128,10 @@ def refuse(found: Sequence[Unlike]) -> None:
     wanted = '' if value == shown('') else value
     ways.append(f"--where '{one.field}={wanted}'  keeps {count(len(runs))}")
   lines = ''.join(f'\n  {text}' for text in [*reasons, *ways])
-  raise UserError('these runs do not share one protocol, so their figures do not compare. Keep like ones with --where, '
-                  f'or show all of them with --force, which marks every output:{lines}')  # fmt: skip
+  raise UserError(
+    'these runs do not share one protocol, so their figures do not compare. Keep like ones with --where, '
+    f'or show all of them with --force, which marks every output:{lines}'
+  )
 
 
 def _who(one: Unlike) -> str:

@@ -58,7 +58,7 @@ COLUMNS = {  # of the frame `runs`; the index is `run`, the path as it was found
   'examples_per_step': 'examples in one update',
   'flops_per_step': 'floating-point operations of one update',
   'flops': 'floating-point operations of all updates',
-  'peak_memory_bytes': "of the busiest device, or of the process on a CPU",
+  'peak_memory_bytes': 'of the busiest device, or of the process on a CPU',
   'eval_split': 'split that the evaluations used',
   'eval_examples': 'examples in it',
   'eval_seed': 'noise of the evaluation',
@@ -68,18 +68,24 @@ COLUMNS = {  # of the frame `runs`; the index is `run`, the path as it was found
   'eval_samples': 'generated samples that a metric used; 0 for none',
   'data_spread': 'of the training images: what the metric spread, of samples, is read beside',
   'leading': "metrics that tell most, with the way that is better: 'elbo_nats:max kl_nats:'",
-}  # fmt: skip
+}
 METRIC_COLUMNS = {  # of `runs`, for each metric m evaluated in training
   'final/m': 'its last evaluation; NaN for a diverged run, which has no final figure',
   'last_k/m': 'mean of its last k evaluations; NaN for a diverged run',
-  'best_min/m': 'lowest of its evaluations', 'best_min_step/m': 'step of that',
-  'best_max/m': 'highest of its evaluations', 'best_max_step/m': 'step of that',
-}  # fmt: skip
+  'best_min/m': 'lowest of its evaluations',
+  'best_min_step/m': 'step of that',
+  'best_max/m': 'highest of its evaluations',
+  'best_max_step/m': 'step of that',
+}
 EVALUATION_COLUMNS = evaluations.COLUMNS  # of `runs`, for each figure m of the evaluations of a split
 CURVE_COLUMNS = {  # of the frame `metrics`, besides train/m and eval/m for each metric m
-  'run': 'index of the run in `runs`', 'step': 'completed updates', 'attempt': 'that wrote the row',
-  'seconds': 'of training so far', 'examples': 'seen so far', 'flops': 'spent so far',
-}  # fmt: skip
+  'run': 'index of the run in `runs`',
+  'step': 'completed updates',
+  'attempt': 'that wrote the row',
+  'seconds': 'of training so far',
+  'examples': 'seen so far',
+  'flops': 'spent so far',
+}
 _CLOCKED = ('step', 'kind', 'attempt', 'seconds')
 _NO_FINAL = ('diverged',)
 
@@ -187,8 +193,9 @@ def _config_columns(config: Mapping[str, Any]) -> dict[str, Any]:
   return {f'config.{path}': tuple(v) if isinstance(v, list) else v for path, v in config.items()}
 
 
-def _identity(place: Place, config: Mapping[str, Any], about: RunInfo | None,
-              attempts: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:  # fmt: skip
+def _identity(
+  place: Place, config: Mapping[str, Any], about: RunInfo | None, attempts: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
   """What the run is, and under which protocol it is evaluated; '' and NaN where its record does not say."""
   run = about or RunInfo()
   protocol, told = run.evaluation or EvalProtocol(), run.evaluation is not None
@@ -270,9 +277,10 @@ def _costs(
     'compile_seconds': summary.get('compile_seconds', np.nan),
     'examples_per_second': summary.get('examples_per_second') or (float(np.median(speeds)) if speeds else np.nan),
     'examples_per_step': np.nan if examples is None else examples,
-    'flops_per_step': flops, 'flops': flops * row['step'],
+    'flops_per_step': flops,
+    'flops': flops * row['step'],
     'peak_memory_bytes': summary.get('peak_memory_bytes', np.nan),
-  }  # fmt: skip
+  }
 
 
 def _curve(rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:

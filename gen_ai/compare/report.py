@@ -26,13 +26,29 @@ if TYPE_CHECKING:
   from gen_ai.compare.records import Runs
 
 _ASSETS = Path(__file__).resolve().parent / 'assets'
-_SCRIPTS = ('page.js', 'stamps.js', 'table.js', 'differences.js', 'plots.js', 'quality.js', 'curves.js', 'fields.js',
-            'settings.js', 'samples.js', 'report.js')  # fmt: skip
+_SCRIPTS = (
+  'page.js',
+  'stamps.js',
+  'table.js',
+  'differences.js',
+  'plots.js',
+  'quality.js',
+  'curves.js',
+  'fields.js',
+  'settings.js',
+  'samples.js',
+  'report.js',
+)
 _FEWEST = 3  # configurations that make a search-budget curve
 
 
-def write(runs: 'Runs', path: str | Path, metrics: Sequence[tuple[str, Mode | None]], warnings: Sequence[str],
-          baseline: Collection[str] = ()) -> None:  # fmt: skip
+def write(
+  runs: 'Runs',
+  path: str | Path,
+  metrics: Sequence[tuple[str, Mode | None]],
+  warnings: Sequence[str],
+  baseline: Collection[str] = (),
+) -> None:
   """Writes the page to `path`, atomically.
 
   Args:
@@ -72,8 +88,9 @@ def _left_out(unlike: Mapping[str, str]) -> list[str]:
   ]
 
 
-def _data(runs: 'Runs', metrics: Sequence[Metric], warnings: Sequence[str], baseline: Collection[str]
-          ) -> dict[str, Any]:  # fmt: skip
+def _data(
+  runs: 'Runs', metrics: Sequence[Metric], warnings: Sequence[str], baseline: Collection[str]
+) -> dict[str, Any]:
   """All that the page shows, as JSON types."""
   frame = runs.runs
   figures, unlike = protocol.alike(frame)

@@ -19,19 +19,56 @@ if TYPE_CHECKING:
   import pandas as pd
 
 _TOLD = ('config.run.name', 'config.experiment', 'config.data.name')  # columns of their own
-_ABOUT = ('name', 'experiment', 'data', 'data_version', 'data_hash', 'data_spec', 'split_rule', 'eval_split',
-          'eval_examples', 'eval_seed', 'ema', 'observation', 'extractor', 'eval_samples', 'arithmetic', 'compiler',
-          'devices', 'host', 'code', 'versions')  # fmt: skip
-_PROTOCOL = {'data': 'data', 'data_version': 'version', 'data_hash': 'sha256', 'split_rule': 'splits',
-             'eval_split': 'evaluated on', 'eval_examples': 'examples', 'ema': 'weights', 'eval_seed': 'noise seed',
-             'data_spread': 'spread of the data', 'observation': 'observation', 'extractor': 'extractor',
-             'eval_samples': 'samples', 'steps': 'step budget'}  # fmt: skip
+_ABOUT = (
+  'name',
+  'experiment',
+  'data',
+  'data_version',
+  'data_hash',
+  'data_spec',
+  'split_rule',
+  'eval_split',
+  'eval_examples',
+  'eval_seed',
+  'ema',
+  'observation',
+  'extractor',
+  'eval_samples',
+  'arithmetic',
+  'compiler',
+  'devices',
+  'host',
+  'code',
+  'versions',
+)
+_PROTOCOL = {
+  'data': 'data',
+  'data_version': 'version',
+  'data_hash': 'sha256',
+  'split_rule': 'splits',
+  'eval_split': 'evaluated on',
+  'eval_examples': 'examples',
+  'ema': 'weights',
+  'eval_seed': 'noise seed',
+  'data_spread': 'spread of the data',
+  'observation': 'observation',
+  'extractor': 'extractor',
+  'eval_samples': 'samples',
+  'steps': 'step budget',
+}
 _IN_WORDS = {
   'data_hash': lambda value: value[:12],
   'ema': lambda value: 'averaged (EMA)' if value == 'true' else 'last',
 }
-_COSTS = ('wall_seconds', 'compile_seconds', 'examples_per_second', 'examples', 'flops', 'peak_memory_bytes',
-          'parameters')  # fmt: skip
+_COSTS = (
+  'wall_seconds',
+  'compile_seconds',
+  'examples_per_second',
+  'examples',
+  'flops',
+  'peak_memory_bytes',
+  'parameters',
+)
 _IN_LABEL = 4  # fields
 
 
@@ -45,8 +82,9 @@ class Field(NamedTuple):
   seed: bool  # repetitions differ in it
 
 
-def describe(runs: 'pd.DataFrame', metrics: Sequence[Metric], given: Sequence[Metric], baseline: Collection[str]
-             ) -> dict[str, Any]:  # fmt: skip
+def describe(
+  runs: 'pd.DataFrame', metrics: Sequence[Metric], given: Sequence[Metric], baseline: Collection[str]
+) -> dict[str, Any]:
   """Everything of the page but curves, samples and search budget, as JSON types.
 
   Args:
@@ -132,9 +170,15 @@ def _fields(frame: 'pd.DataFrame') -> tuple[list[Field], list[list[str]]]:
       differing.append(column)
   lasts = [label(column).rpartition('.')[2] for column in differing]
   fields = [
-    Field(column, label(column), last if lasts.count(last) == 1 else label(column), _swept(frame, column),
-          column in groups.SEEDS) for column, last in zip(differing, lasts, strict=True)
-  ]  # fmt: skip
+    Field(
+      column,
+      label(column),
+      last if lasts.count(last) == 1 else label(column),
+      _swept(frame, column),
+      column in groups.SEEDS,
+    )
+    for column, last in zip(differing, lasts, strict=True)
+  ]
   return sorted(fields, key=lambda field: (field.seed, not field.swept)), same
 
 
@@ -192,8 +236,13 @@ def _group(group: groups.Group, name: str, fields: Sequence[Field], metrics: Seq
   }
 
 
-def _differences(frame: 'pd.DataFrame', found: Sequence[groups.Group], names: Sequence[str], metrics: Sequence[Metric],
-                 wanted: set[str]) -> dict[str, Any]:  # fmt: skip
+def _differences(
+  frame: 'pd.DataFrame',
+  found: Sequence[groups.Group],
+  names: Sequence[str],
+  metrics: Sequence[Metric],
+  wanted: set[str],
+) -> dict[str, Any]:
   """Every group against the one whose runs are `wanted`, or else against the best, as the terminal compares them.
 
   Metrics of which nobody said what is better are left out.
@@ -208,19 +257,28 @@ def _differences(frame: 'pd.DataFrame', found: Sequence[groups.Group], names: Se
     'baseline': place,
     'notes': [f'{note}.' for note in groups.DIFFERENCE_NOTES],
     'metrics': [
-      {'name': metric.name, 'mode': metric.mode, 'rows': [
-        _difference(i, groups.difference(group, found[place], metric), names[i], names[place], metric)
-        for i, group in enumerate(found) if i != place
-      ]} for metric in metrics
+      {
+        'name': metric.name,
+        'mode': metric.mode,
+        'rows': [
+          _difference(i, groups.difference(group, found[place], metric), names[i], names[place], metric)
+          for i, group in enumerate(found)
+          if i != place
+        ],
+      }
+      for metric in metrics
     ],
-  }  # fmt: skip
+  }
 
 
 def _difference(place: int, one: groups.Difference, name: str, baseline: str, metric: Metric) -> dict[str, Any]:
   return {
-    'group': place, 'matched': one.matched, 'interval': _interval(one.interval), 'better': figures(one.better),
+    'group': place,
+    'matched': one.matched,
+    'interval': _interval(one.interval),
+    'better': figures(one.better),
     'says': groups.verdict(one, name, baseline, metric),
-  }  # fmt: skip
+  }
 
 
 def _interval(found: Interval) -> dict[str, Any]:
@@ -262,17 +320,31 @@ def _provenance(row: 'pd.Series') -> list[list[str]]:
   argv = command_line.started(about.argv) if about.argv else ''
   evaluation = asdict(about.evaluation) if about.evaluation is not None else {}
   evaluation |= {f'data_{name}': value for name, value in evaluation.pop('data_figures', {}).items()}
-  protocol = ', '.join(f'{name} {shown(value)}' for name, value in evaluation.items()
-                       if value not in ('', None) and name not in ('split_rule', 'data'))  # fmt: skip
+  protocol = ', '.join(
+    f'{name} {shown(value)}'
+    for name, value in evaluation.items()
+    if value not in ('', None) and name not in ('split_rule', 'data')
+  )
   attempts = f'{row["attempts"]} (resumed)' if row['attempts'] > 1 else str(row['attempts'])
   pairs = [
-    ('reproduce', command_line.printed('gen_ai.reproduce', path)), ('started as', argv), ('directory', path),
-    ('sweep', f'{row["sweep"]}, trial {row["trial"]}' if row['sweep'] else ''), ('created', row['created']),
-    ('message', row['message']), ('attempts', attempts), ('code', row['code']), ('versions', row['versions']),
-    ('devices', row['devices']), ('host', row['host']), ('data', f'{row["data"]} {row["data_version"]}'.strip()),
-    ('data sha256', row['data_hash']), ('split rule', row['split_rule']), ('evaluation', protocol),
-    ('config hash', row['config_hash']), ('group hash', row['group']),
-  ]  # fmt: skip
+    ('reproduce', command_line.printed('gen_ai.reproduce', path)),
+    ('started as', argv),
+    ('directory', path),
+    ('sweep', f'{row["sweep"]}, trial {row["trial"]}' if row['sweep'] else ''),
+    ('created', row['created']),
+    ('message', row['message']),
+    ('attempts', attempts),
+    ('code', row['code']),
+    ('versions', row['versions']),
+    ('devices', row['devices']),
+    ('host', row['host']),
+    ('data', f'{row["data"]} {row["data_version"]}'.strip()),
+    ('data sha256', row['data_hash']),
+    ('split rule', row['split_rule']),
+    ('evaluation', protocol),
+    ('config hash', row['config_hash']),
+    ('group hash', row['group']),
+  ]
   return [[name, value] for name, value in pairs if value]
 
 

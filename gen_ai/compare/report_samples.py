@@ -99,8 +99,12 @@ def _choose(found: Sequence[_Files], limit: int) -> list[_Files]:
 
 
 def _size(chosen: Sequence[_Files]) -> int:
-  return sum(len(content) if isinstance(content, str) else content.stat().st_size
-             for files in chosen for steps in files.values() for content in steps.values())  # fmt: skip
+  return sum(
+    len(content) if isinstance(content, str) else content.stat().st_size
+    for files in chosen
+    for steps in files.values()
+    for content in steps.values()
+  )
 
 
 def _views(chosen: Sequence[_Files]) -> dict[str, Any]:

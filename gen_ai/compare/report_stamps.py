@@ -10,12 +10,23 @@ if TYPE_CHECKING:
   import pandas as pd
 
 _TRAINED = {
-  'data': 'data', 'data_version': 'data version', 'data_hash': 'data hash', 'data_spec': 'form of the data',
-  'split_rule': 'split rule', 'eval_split': 'split', 'eval_examples': 'examples', 'eval_seed': 'noise seed',
-  'ema': 'ema', 'observation': 'observation', 'extractor': 'extractor', 'eval_samples': 'samples',
+  'data': 'data',
+  'data_version': 'data version',
+  'data_hash': 'data hash',
+  'data_spec': 'form of the data',
+  'split_rule': 'split rule',
+  'eval_split': 'split',
+  'eval_examples': 'examples',
+  'eval_seed': 'noise seed',
+  'ema': 'ema',
+  'observation': 'observation',
+  'extractor': 'extractor',
+  'eval_samples': 'samples',
   'arithmetic': 'arithmetic',
-  'versions': 'versions', 'devices': 'devices', 'code': 'code',
-}  # fmt: skip
+  'versions': 'versions',
+  'devices': 'devices',
+  'code': 'code',
+}
 _CLOCK = {name: name for name in ('step', 'devices', 'lanes', 'host', 'versions', 'code')}
 _MOST = 3  # values of a field that are named where rows differ
 
@@ -60,8 +71,10 @@ def _figure(frame: 'pd.DataFrame', metric: Metric) -> _Told:
   if not metric.evaluated(frame):
     rows = frame[frame[[f'final/{metric.name}', f'best_min/{metric.name}']].notna().any(axis=1)]
     return _columns(rows, _TRAINED)
-  about = _columns(frame, {f'{metric.name}/{part}': name for part, name in
-                           (('step', 'step'), ('time', 'evaluated'), ('notes', 'notes'))})  # fmt: skip
+  about = _columns(
+    frame,
+    {f'{metric.name}/{part}': name for part, name in (('step', 'step'), ('time', 'evaluated'), ('notes', 'notes'))},
+  )
   return {run: {**stamp, **about[run]} for run, stamp in evaluations.stamps(frame, metric.name).items()}
 
 

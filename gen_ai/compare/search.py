@@ -40,8 +40,12 @@ def show(console: Console, methods: Sequence[Group], metric: Metric) -> None:
   for name, results in tried.items():
     bad = int((~np.isfinite(results)).sum())
     if bad:
-      layout.paragraph(console, f'{name}: {count(bad, "configuration")} of {len(results)} diverged or was pruned, and '
-                       f'counts as the worst result seen, {format.number(worst)}', style='dim')  # fmt: skip
+      layout.paragraph(
+        console,
+        f'{name}: {count(bad, "configuration")} of {len(results)} diverged or was pruned, and '
+        f'counts as the worst result seen, {format.number(worst)}',
+        style='dim',
+      )
 
 
 def _named(method: Group) -> str:

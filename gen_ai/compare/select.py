@@ -18,9 +18,14 @@ if TYPE_CHECKING:
   import pandas as pd
 
 OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
-  '<=': operator.le, '>=': operator.ge, '!=': operator.ne, '==': operator.eq, '=': operator.eq,
-  '<': operator.lt, '>': operator.gt,
-}  # fmt: skip
+  '<=': operator.le,
+  '>=': operator.ge,
+  '!=': operator.ne,
+  '==': operator.eq,
+  '=': operator.eq,
+  '<': operator.lt,
+  '>': operator.gt,
+}
 HASHES = ('data_hash', 'commit', 'patch', 'group', 'config_hash')  # may be named by their first characters
 _HASH = re.compile(r'[0-9a-f]{32,}')
 _CONDITION = re.compile(r'\s*([\w./-]+?)\s*(<=|>=|!=|==|=|<|>)(.*)', re.DOTALL)
@@ -70,8 +75,10 @@ def column(frame: 'pd.DataFrame', name: str) -> str:
   if stamp:
     raise UserError(f"no stamp has a field '{name}'.{did_you_mean(name, stamp)} There are {', '.join(stamp)}.")
   hint = f' Did you mean {" or ".join(ends)}?' if ends else did_you_mean(name, [*fields, *frame.columns])
-  raise UserError(f"no run has a field '{name}'.{hint} There are the fields of the config, such as optim.lr, and "
-                  f'{", ".join(list(COLUMNS)[:8])}, ...')  # fmt: skip
+  raise UserError(
+    f"no run has a field '{name}'.{hint} There are the fields of the config, such as optim.lr, and "
+    f'{", ".join(list(COLUMNS)[:8])}, ...'
+  )
 
 
 def where(frame: 'pd.DataFrame', conditions: Sequence[str]) -> 'pd.DataFrame':
@@ -85,15 +92,19 @@ def where(frame: 'pd.DataFrame', conditions: Sequence[str]) -> 'pd.DataFrame':
   for condition in conditions:
     match = _CONDITION.fullmatch(condition)
     if match is None or (not match[3].strip() and match[2] not in ('=', '==', '!=')):
-      raise UserError(f"--where='{condition}' must read FIELD OPERATOR VALUE, as in --where 'optim.lr>=1e-4'; "
-                      'the operators are = != < <= > >=.')  # fmt: skip
+      raise UserError(
+        f"--where='{condition}' must read FIELD OPERATOR VALUE, as in --where 'optim.lr>=1e-4'; "
+        'the operators are = != < <= > >=.'
+      )
     name, sign, text = match[1], match[2], match[3].strip()
     values = cells(frame, found := column(frame, name))
     kept = [_holds(value, sign, text, is_hash(found, value)) for value in values]
     if not any(kept):
       seen = list(dict.fromkeys(shown(value)[: 12 if is_hash(found, value) else None] for value in values))
-      raise UserError(f"--where='{condition}' leaves no run: {label(found)} is {', '.join(seen[:8])}"
-                      f'{f" and {len(seen) - 8} more" if len(seen) > 8 else ""}.')  # fmt: skip
+      raise UserError(
+        f"--where='{condition}' leaves no run: {label(found)} is {', '.join(seen[:8])}"
+        f'{f" and {len(seen) - 8} more" if len(seen) > 8 else ""}.'
+      )
     frame = frame[np.array(kept)]
   return frame
 

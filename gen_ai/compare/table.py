@@ -98,12 +98,15 @@ def _differences(console: Console, found: Sequence[Group], baseline: Group, metr
     what = f'final {metric.name} minus that of {baseline.label}'
   layout.title(console, what, better)
   differences = [fmt.interval(one.interval, signed=True) if one.matched else 'no seed matches' for one in against]
-  layout.grid(console, [
-    Column('', [group.label for group in others], right=False),
-    Column('matched', [str(one.matched) for one in against]),
-    Column('difference', differences, style='bold'),
-    Column(f'P(better than {baseline.label})', [fmt.share(*one.better) for one in against]),
-  ])  # fmt: skip
+  layout.grid(
+    console,
+    [
+      Column('', [group.label for group in others], right=False),
+      Column('matched', [str(one.matched) for one in against]),
+      Column('difference', differences, style='bold'),
+      Column(f'P(better than {baseline.label})', [fmt.share(*one.better) for one in against]),
+    ],
+  )
   for group, one in zip(others, against, strict=True):
     layout.paragraph(console, groups.verdict(one, group.label, baseline.label, metric))
 
@@ -140,8 +143,10 @@ def _method_notes(view: View, found: Sequence[Group], baseline: Group | None) ->
   used = [text for method, text in names.items() if method in methods]
   lines = [f'±, [ ]: 95% interval of the mean over runs by {" and ".join(used)}'] if used else []
   if 'own' in methods:
-    lines.append('n = 1: [ ] is the 95% interval of the evaluation itself, over its samples; it tells nothing of other '
-                 'seeds: run more of them, as with --axis=run.seed=0:5')  # fmt: skip
+    lines.append(
+      'n = 1: [ ] is the 95% interval of the evaluation itself, over its samples; it tells nothing of other '
+      'seeds: run more of them, as with --axis=run.seed=0:5'
+    )
   if 'single' in methods:
     lines.append('n = 1: no interval; run more seeds, as with --axis=run.seed=0:5')
   if baseline is not None:

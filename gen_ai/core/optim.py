@@ -131,8 +131,9 @@ def optimiser(
   elif optim.name == 'sgd':
     rule = optax.sgd(lr, momentum=None if is_off(optim.b1) else optim.b1)
   elif optim.name == 'rmsprop':
-    rule = optax.rmsprop(lr, decay=optim.b2, eps=optim.eps, eps_in_sqrt=False,
-                         momentum=None if is_off(optim.b1) else optim.b1)  # fmt: skip
+    rule = optax.rmsprop(
+      lr, decay=optim.b2, eps=optim.eps, eps_in_sqrt=False, momentum=None if is_off(optim.b1) else optim.b1
+    )
   elif optim.name == 'lion':
     rule = optax.lion(lr, **moments, **decay)
   else:

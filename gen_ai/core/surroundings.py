@@ -28,7 +28,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
   'JAX_RANDOM_SEED_OFFSET': (('0',), 'it turns config.run.seed into another seed'),
   'JAX_NUMPY_DTYPE_PROMOTION': (('standard',), 'it changes the types that operations give'),
   'JAX_NUMPY_RANK_PROMOTION': (('allow', 'warn'), 'it refuses programs that are sound'),
-}  # fmt: skip
+}
 # XLA would compute as if there were no NaN, and a run that diverges could not tell.
 _REFUSED_FLAGS = ('xla_cpu_enable_fast_math', 'xla_gpu_enable_fast_math')
 # Which precision products and sums have. Beside them, all that is not known to leave the numbers alone may round anew.
@@ -61,8 +61,10 @@ def check(environment: Mapping[str, str] = os.environ) -> None:
       raise UserError(f'{name}={value} is set in the environment: {why}. Unset it (`unset {name}`).')
   for name, word in _flags(environment.get('XLA_FLAGS', '')).items():
     if name in _REFUSED_FLAGS and word.partition('=')[2].lower() not in _FALSE:
-      raise UserError(f'XLA_FLAGS holds {word}: XLA would compute as if there were no NaN, and a run that diverges '
-                      'could not tell. Leave it out.')  # fmt: skip
+      raise UserError(
+        f'XLA_FLAGS holds {word}: XLA would compute as if there were no NaN, and a run that diverges '
+        'could not tell. Leave it out.'
+      )
 
 
 def load() -> None:
@@ -90,8 +92,10 @@ def start() -> None:
     said = ' '.join(str(error).split())
     if asked:
       why = f' ({said})' if said else ''
-      raise UserError(f'{asked[0]} is set in the environment, but JAX finds no such device here{why}. Unset it, or set '
-                      f'{asked[0].partition("=")[0]}=cpu.') from error  # fmt: skip
+      raise UserError(
+        f'{asked[0]} is set in the environment, but JAX finds no such device here{why}. Unset it, or set '
+        f'{asked[0].partition("=")[0]}=cpu.'
+      ) from error
     raise UserError(f'JAX finds no device: {said or type(error).__name__}.') from error
 
 
@@ -107,8 +111,9 @@ def compiler(environment: Mapping[str, str]) -> str:
   known = {*_PRECISION, *REFUSED}
   names = [name for name in sorted(environment) if name.startswith('JAX_') or name in _ROUNDING]
   told = [f'{name}={environment[name]}' for name in names if name not in known and not _HARMLESS.match(name)]
-  flags = [word for name, word in sorted(_flags(environment.get('XLA_FLAGS', '')).items())
-           if not _HARMLESS_FLAG.match(name)]  # fmt: skip
+  flags = [
+    word for name, word in sorted(_flags(environment.get('XLA_FLAGS', '')).items()) if not _HARMLESS_FLAG.match(name)
+  ]
   return ' '.join([*told, *flags])
 
 

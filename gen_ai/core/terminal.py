@@ -35,10 +35,35 @@ _CONTROL = re.compile(rb'\x1b\[[0-9;?]*[A-Za-z]|\r')  # what moves the cursor an
 _OUT, _ERR = 'standard output', 'standard error'
 
 _ASCII = {
-  '±': '+/-', '†': '^', '×': 'x', '·': '.', '•': '*', '…': '...', '≤': '<=', '≥': '>=', '≠': '!=', '≈': '~',
-  '→': '->', '←': '<-', '↑': '^', '↓': 'v', '–': '-', '—': '-', '−': '-', '‘': "'", '’': "'", '“': '"', '”': '"',
-  '━': '-', '─': '-', '╸': '-', '╺': ' ', '│': '|', '┃': '|', '\u00a0': ' ',
-}  # fmt: skip
+  '±': '+/-',
+  '†': '^',
+  '×': 'x',
+  '·': '.',
+  '•': '*',
+  '…': '...',
+  '≤': '<=',
+  '≥': '>=',
+  '≠': '!=',
+  '≈': '~',
+  '→': '->',
+  '←': '<-',
+  '↑': '^',
+  '↓': 'v',
+  '–': '-',
+  '—': '-',
+  '−': '-',
+  '‘': "'",
+  '’': "'",
+  '“': '"',
+  '”': '"',
+  '━': '-',
+  '─': '-',
+  '╸': '-',
+  '╺': ' ',
+  '│': '|',
+  '┃': '|',
+  '\u00a0': ' ',
+}
 
 
 def _ascii_form(error: UnicodeError) -> tuple[str | bytes, int]:
@@ -144,8 +169,11 @@ def _stream(old: TextIO | None, role: str) -> TextIO | None:
   unbuffered = isinstance(getattr(old, 'buffer', None), io.RawIOBase)  # python -u
   return io.TextIOWrapper(
     raw if unbuffered else io.BufferedWriter(raw),
-    old.encoding, _ERRORS, line_buffering=getattr(old, 'line_buffering', False), write_through=unbuffered,
-  )  # fmt: skip
+    old.encoding,
+    _ERRORS,
+    line_buffering=getattr(old, 'line_buffering', False),
+    write_through=unbuffered,
+  )
 
 
 @contextlib.contextmanager

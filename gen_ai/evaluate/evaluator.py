@@ -51,8 +51,9 @@ class Evaluator:
     UserError: the method cannot do what a metric needs.
   """
 
-  def __init__(self, program: Program, config: ConfigDict, dataset: Dataset, protocol: Protocol,
-               inputs: Inputs | None = None):  # fmt: skip
+  def __init__(
+    self, program: Program, config: ConfigDict, dataset: Dataset, protocol: Protocol, inputs: Inputs | None = None
+  ):
     self._program, self._config, self._dataset, self.protocol = program, config, dataset, protocol
     self.task = protocol.task or program.drawing_task()
     drawn = protocol.of(FEATURES, SAMPLES)
@@ -63,8 +64,9 @@ class Evaluator:
     for metric in protocol.metrics:
       for need in metric.needs:
         if need not in program.tasks:
-          raise UserError(f"config.experiment='{config.experiment}' has no '{need}': leave '{metric.name}' out of the "
-                          'metrics.')  # fmt: skip
+          raise UserError(
+            f"config.experiment='{config.experiment}' has no '{need}': leave '{metric.name}' out of the metrics."
+          )
     self._conditioned = False
     if self.task and inputs is None and any(field.required for field in program.task(self.task).inputs.values()):
       inputs, self._conditioned = SplitInputs(config, dataset.splits[protocol.split], program.task(self.task)), True
@@ -143,8 +145,9 @@ class Evaluator:
       found.figures.update(self._examples(gathered.totals[metric.name][lane], draws, metric.values, metric))
     return found
 
-  def _evidence(self, own: Any, outputs: Mapping[str, np.ndarray], read: Callable[[np.ndarray], np.ndarray],
-                intervals: bool) -> Evidence:  # fmt: skip
+  def _evidence(
+    self, own: Any, outputs: Mapping[str, np.ndarray], read: Callable[[np.ndarray], np.ndarray], intervals: bool
+  ) -> Evidence:
     protocol = self.protocol
     return evidence(self._dataset, protocol, own, outputs, read, self._references, self.stamp(), intervals)
 
@@ -160,11 +163,15 @@ class Evaluator:
     """Goes on with a config that differs in settings of tasks; the program has been given its floats."""
     self._config = config
 
-  def _examples(self, totals: likelihood.Totals, draws: int, better: Mapping[str, str],
-                metric: Metric | None = None) -> dict[str, Figure]:  # fmt: skip
+  def _examples(
+    self, totals: likelihood.Totals, draws: int, better: Mapping[str, str], metric: Metric | None = None
+  ) -> dict[str, Figure]:
     """The figures of one pass over the examples."""
-    stamp = {'observation': self._program.observation, 'eval_seed': self._config.eval.seed,
-             'ema': averages(self._config)} | ({'importance_samples': draws} if draws else {})  # fmt: skip
+    stamp = {
+      'observation': self._program.observation,
+      'eval_seed': self._config.eval.seed,
+      'ema': averages(self._config),
+    } | ({'importance_samples': draws} if draws else {})
     told = totals.finish()
     figures = {name: with_error(*figure, stamp) for name, figure in told.items()}
     if metric is not None and metric.finish is not None:
@@ -172,9 +179,16 @@ class Evaluator:
     return {name: figure._replace(better=better.get(name)) for name, figure in figures.items()}
 
 
-def evidence(dataset: Dataset, protocol: Protocol, own: Any, outputs: Mapping[str, np.ndarray],
-             read: Callable[[np.ndarray], np.ndarray], references: References | None, stamp: Mapping[str, Any],
-             intervals: bool = True) -> Evidence:  # fmt: skip
+def evidence(
+  dataset: Dataset,
+  protocol: Protocol,
+  own: Any,
+  outputs: Mapping[str, np.ndarray],
+  read: Callable[[np.ndarray], np.ndarray],
+  references: References | None,
+  stamp: Mapping[str, Any],
+  intervals: bool = True,
+) -> Evidence:
   """Samples beside the split that they are compared with.
 
   Args:
@@ -192,8 +206,21 @@ def evidence(dataset: Dataset, protocol: Protocol, own: Any, outputs: Mapping[st
     reference = references[protocol.split]
     train = references['train'] if any(metric.train for metric in protocol.of(FEATURES)) else None
     stamp = {'samples': len(own), 'pixels': 'uint8', **stamp}
-  return Evidence(own, reference, train, read, reader(dataset, protocol.split), reader(dataset, 'train'),
-                  protocol.extractor, protocol.seed, stamp, intervals, outputs, dataset, protocol.split)  # fmt: skip
+  return Evidence(
+    own,
+    reference,
+    train,
+    read,
+    reader(dataset, protocol.split),
+    reader(dataset, 'train'),
+    protocol.extractor,
+    protocol.seed,
+    stamp,
+    intervals,
+    outputs,
+    dataset,
+    protocol.split,
+  )
 
 
 def evaluate_samples(samples: np.ndarray, config: ConfigDict, dataset: Dataset, protocol: Protocol) -> Found:

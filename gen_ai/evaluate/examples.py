@@ -37,8 +37,15 @@ class ExamplePass:
     at_once: whether all batches of data on the device make one dispatch; False where one batch takes long.
   """
 
-  def __init__(self, program: Program, config: ConfigDict, source: Source, name: str = 'eval',
-               per_example: PerExample = eval_step, at_once: bool = True):  # fmt: skip
+  def __init__(
+    self,
+    program: Program,
+    config: ConfigDict,
+    source: Source,
+    name: str = 'eval',
+    per_example: PerExample = eval_step,
+    at_once: bool = True,
+  ):
     self._program, self._source, self._name, self._fn = program, source, name, per_example
     self._feed = make_feed(source, config.data, 1)
     self._index, self._mask = eval_plan(source, program.eval_batch_size)
@@ -75,9 +82,15 @@ class ExamplePass:
       if self._run is None:
         key, size_of = random.stream(self._program.eval_key, 'eval'), f'{self._program.eval_batch_size:,}'
         self._run = self._program.over_rows(
-          self._name, self._row, state, key, self._feed.resident, rows, f'evaluating {size_of} examples at once',
+          self._name,
+          self._row,
+          state,
+          key,
+          self._feed.resident,
+          rows,
+          f'evaluating {size_of} examples at once',
           'set a smaller config.eval.batch_size',
-        )  # fmt: skip
+        )
       yield self._program.layout.per_lane(self._run(state, rows)), self._mask[part]
 
   def bytes(self) -> int:

@@ -34,10 +34,16 @@ def open_data(name: str, overrides: Mapping[str, Any]) -> tuple[ConfigDict, Data
   """
   surroundings.start()
   whole = config_lib.common(EXPERIMENT, name)
-  config = ConfigDict({
-    'experiment': EXPERIMENT, 'data': whole.data, 'eval': whole.eval,
-    'run': {'name': EXPERIMENT, 'steps': 0, 'seed': 0}, 'optim': {'ema_decay': 0.0}, 'sample': {'n': whole.sample.n},
-  })  # fmt: skip
+  config = ConfigDict(
+    {
+      'experiment': EXPERIMENT,
+      'data': whole.data,
+      'eval': whole.eval,
+      'run': {'name': EXPERIMENT, 'steps': 0, 'seed': 0},
+      'optim': {'ema_decay': 0.0},
+      'sample': {'n': whole.sample.n},
+    }
+  )
   config = config_lib.override(config.lock(), overrides)
   return config, dataset_lib.load(config.data)
 

@@ -94,12 +94,16 @@ def shared_stamp(dataset: Dataset, split: str) -> dict[str, Any]:
   unusual = surroundings.arithmetic(os.environ)
   return {
     **({'arithmetic': unusual} if unusual else {}),
-    'data': dataset.name, 'data_hash': dataset.fingerprint, 'split': split, 'split_rule': dataset.split_rule,
-    'split_hash': split_hash(dataset, split), 'examples': len(dataset.splits[split]),
+    'data': dataset.name,
+    'data_hash': dataset.fingerprint,
+    'split': split,
+    'split_rule': dataset.split_rule,
+    'split_hash': split_hash(dataset, split),
+    'examples': len(dataset.splits[split]),
     'form': kinds.of(dataset.spec).form(dataset.spec),
     'versions': ', '.join(f'{name} {version}' for name, version in provenance.versions().items()),
     'devices': f'{len(devices)} x {devices[0].device_kind}',
-  }  # fmt: skip
+  }
 
 
 def sampler_stamp(config: ConfigDict, sections: Sequence[str] = ('sample',)) -> dict[str, Any]:

@@ -78,8 +78,9 @@ def restore(run_dir: str, config: ConfigDict, spec: Spec, which: str) -> tuple[P
   devices = jax.devices()[: 1 if config.mesh.data == 1 else None]
   program = Program(config, config_lib.builder(config), spec, make_layout(config, devices))
   metric, _, mode = config.eval.best.rpartition(':')
-  checkpoints = Checkpoints(Path(run_dir) / 'checkpoints', config.run.keep, (metric, mode) if metric else None,
-                            read_only=True)  # fmt: skip
+  checkpoints = Checkpoints(
+    Path(run_dir) / 'checkpoints', config.run.keep, (metric, mode) if metric else None, read_only=True
+  )
   if not checkpoints.steps():
     raise UserError(
       f'{run_dir} has no checkpoint yet: let it train to its first save (config.run.save_every), or resume it with '

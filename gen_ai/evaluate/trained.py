@@ -181,8 +181,10 @@ def _check_rows(task: Task, arrays: Mapping[str, np.ndarray]) -> None:
   for example in (name for name in arrays if task.inputs[name].what == EXAMPLE):
     for name, array in arrays.items():
       if len(array) not in (1, len(arrays[example])):
-        raise UserError(f"the input '{name}' has {len(array):,} rows and '{example}' has {len(arrays[example]):,}: "
-                        'give one for all, or as many.')  # fmt: skip
+        raise UserError(
+          f"the input '{name}' has {len(array):,} rows and '{example}' has {len(arrays[example]):,}: "
+          'give one for all, or as many.'
+        )
 
 
 def draw_masks(kind: str, seed: int, n: int, spec: Spec) -> np.ndarray:

@@ -53,8 +53,10 @@ def _cutout(x: Array, key: Key) -> Array:
 
 
 _POLICIES: dict[str, Callable[[Array, Key], Array]] = {
-  'color': _colour, 'translation': _translation, 'cutout': _cutout,
-}  # fmt: skip
+  'color': _colour,
+  'translation': _translation,
+  'cutout': _cutout,
+}
 
 
 def diff_augment(x: Array, keys: Key, policy: tuple[str, ...] = POLICIES) -> Array:
@@ -270,5 +272,7 @@ def ada_step(state: AdaState, sign: Array, batch: int, interval: int, target: fl
   moves = count >= interval
   moved = jnp.clip(state.p + jnp.sign(total / count - target) * (interval * batch / speed), 0.0, 1.0)
   return AdaState(
-    jnp.where(moves, moved, state.p), jnp.where(moves, 0.0, total), jnp.where(moves, 0.0, count),
-  )  # fmt: skip
+    jnp.where(moves, moved, state.p),
+    jnp.where(moves, 0.0, total),
+    jnp.where(moves, 0.0, count),
+  )

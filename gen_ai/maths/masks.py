@@ -55,8 +55,10 @@ def check(mask: Array, image_shape: tuple[int, ...]) -> None:
   """Raises UserError for a mask that does not fit images [B, H, W, C]: it is [B, H, W, 1]."""
   wanted = (*image_shape[:3], 1)
   if tuple(mask.shape) != wanted:
-    raise UserError(f'a mask of shape {list(mask.shape)} does not fit images of shape {list(image_shape)}: it must be '
-                    f'{list(wanted)}, 1 where a pixel is hidden and 0 where it is known.')  # fmt: skip
+    raise UserError(
+      f'a mask of shape {list(mask.shape)} does not fit images of shape {list(image_shape)}: it must be '
+      f'{list(wanted)}, 1 where a pixel is hidden and 0 where it is known.'
+    )
 
 
 def hide(x: Array, mask: Array) -> Array:

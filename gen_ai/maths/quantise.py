@@ -82,8 +82,9 @@ def update(book: Codebook, seen: Usage, vectors: int, decay: float | Array, rest
   dead = counts < restart_below
   row = dead[:, None]
   # A code that starts again counts as one vector an update, or it would be dead again at once.
-  return Codebook(jnp.where(row, seen.candidate, codes), jnp.where(dead, 1.0, counts),
-                  jnp.where(row, seen.candidate, sums))  # fmt: skip
+  return Codebook(
+    jnp.where(row, seen.candidate, codes), jnp.where(dead, 1.0, counts), jnp.where(row, seen.candidate, sums)
+  )
 
 
 def perplexity(share: Array) -> Array:

@@ -36,8 +36,9 @@ class BasicConv(nn.Module):
     kernel = self.param('kernel', nn.initializers.he_normal(), (*self.kernel, x.shape[-1], *F))
     scale, bias = self.param('scale', nn.initializers.ones, F), self.param('bias', nn.initializers.zeros, F)
     mean, var = self.param('mean', nn.initializers.zeros, F), self.param('var', nn.initializers.ones, F)
-    x = lax.conv_general_dilated(x, kernel, (self.stride, self.stride), self.padding,
-                                 dimension_numbers=('NHWC', 'HWIO', 'NHWC'))  # fmt: skip
+    x = lax.conv_general_dilated(
+      x, kernel, (self.stride, self.stride), self.padding, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+    )
     gain = scale * lax.rsqrt(var + _EPSILON)
     return nn.relu(x * gain + (bias - mean * gain))
 
@@ -66,12 +67,15 @@ class InceptionA(nn.Module):
   @nn.compact
   def __call__(self, x: Array) -> Array:
     """[B, H, W, C] -> [B, H, W, 224 + pool_features]."""
-    return jnp.concatenate([
-      BasicConv(64, (1, 1), name='branch1x1')(x),
-      _chain(x, 'branch5x5', (48, 1, 1), (64, 5, 5)),
-      _chain(x, 'branch3x3dbl', (64, 1, 1), (96, 3, 3), (96, 3, 3)),
-      BasicConv(self.pool_features, (1, 1), name='branch_pool')(_average(x)),
-    ], -1)  # fmt: skip
+    return jnp.concatenate(
+      [
+        BasicConv(64, (1, 1), name='branch1x1')(x),
+        _chain(x, 'branch5x5', (48, 1, 1), (64, 5, 5)),
+        _chain(x, 'branch3x3dbl', (64, 1, 1), (96, 3, 3), (96, 3, 3)),
+        BasicConv(self.pool_features, (1, 1), name='branch_pool')(_average(x)),
+      ],
+      -1,
+    )
 
 
 class InceptionB(nn.Module):
@@ -81,11 +85,14 @@ class InceptionB(nn.Module):
   def __call__(self, x: Array) -> Array:
     """[B, H, W, C] -> [B, H', W', 480 + C]."""
     double = _chain(x, 'branch3x3dbl', (64, 1, 1), (96, 3, 3))
-    return jnp.concatenate([
-      BasicConv(384, (3, 3), 2, 'VALID', name='branch3x3')(x),
-      BasicConv(96, (3, 3), 2, 'VALID', name='branch3x3dbl_3')(double),
-      _reduced(x),
-    ], -1)  # fmt: skip
+    return jnp.concatenate(
+      [
+        BasicConv(384, (3, 3), 2, 'VALID', name='branch3x3')(x),
+        BasicConv(96, (3, 3), 2, 'VALID', name='branch3x3dbl_3')(double),
+        _reduced(x),
+      ],
+      -1,
+    )
 
 
 class InceptionC(nn.Module):
@@ -97,12 +104,15 @@ class InceptionC(nn.Module):
   def __call__(self, x: Array) -> Array:
     """[B, H, W, C] -> [B, H, W, 768]."""
     c = self.inner
-    return jnp.concatenate([
-      BasicConv(192, (1, 1), name='branch1x1')(x),
-      _chain(x, 'branch7x7', (c, 1, 1), (c, 1, 7), (192, 7, 1)),
-      _chain(x, 'branch7x7dbl', (c, 1, 1), (c, 7, 1), (c, 1, 7), (c, 7, 1), (192, 1, 7)),
-      BasicConv(192, (1, 1), name='branch_pool')(_average(x)),
-    ], -1)  # fmt: skip
+    return jnp.concatenate(
+      [
+        BasicConv(192, (1, 1), name='branch1x1')(x),
+        _chain(x, 'branch7x7', (c, 1, 1), (c, 1, 7), (192, 7, 1)),
+        _chain(x, 'branch7x7dbl', (c, 1, 1), (c, 7, 1), (c, 1, 7), (c, 7, 1), (192, 1, 7)),
+        BasicConv(192, (1, 1), name='branch_pool')(_average(x)),
+      ],
+      -1,
+    )
 
 
 class InceptionD(nn.Module):
@@ -113,11 +123,14 @@ class InceptionD(nn.Module):
     """[B, H, W, C] -> [B, H', W', 512 + C]."""
     plain = _chain(x, 'branch3x3', (192, 1, 1))
     factored = _chain(x, 'branch7x7x3', (192, 1, 1), (192, 1, 7), (192, 7, 1))
-    return jnp.concatenate([
-      BasicConv(320, (3, 3), 2, 'VALID', name='branch3x3_2')(plain),
-      BasicConv(192, (3, 3), 2, 'VALID', name='branch7x7x3_4')(factored),
-      _reduced(x),
-    ], -1)  # fmt: skip
+    return jnp.concatenate(
+      [
+        BasicConv(320, (3, 3), 2, 'VALID', name='branch3x3_2')(plain),
+        BasicConv(192, (3, 3), 2, 'VALID', name='branch7x7x3_4')(factored),
+        _reduced(x),
+      ],
+      -1,
+    )
 
 
 class InceptionE(nn.Module):
@@ -133,12 +146,15 @@ class InceptionE(nn.Module):
       return [BasicConv(384, (1, 3), name=f'{name}a')(h), BasicConv(384, (3, 1), name=f'{name}b')(h)]
 
     pooled = nn.max_pool(x, (3, 3), (1, 1), _SAME) if self.max_pool else _average(x)
-    return jnp.concatenate([
-      BasicConv(320, (1, 1), name='branch1x1')(x),
-      *wide(_chain(x, 'branch3x3', (384, 1, 1)), 'branch3x3_2'),
-      *wide(_chain(x, 'branch3x3dbl', (448, 1, 1), (384, 3, 3)), 'branch3x3dbl_3'),
-      BasicConv(192, (1, 1), name='branch_pool')(pooled),
-    ], -1)  # fmt: skip
+    return jnp.concatenate(
+      [
+        BasicConv(320, (1, 1), name='branch1x1')(x),
+        *wide(_chain(x, 'branch3x3', (384, 1, 1)), 'branch3x3_2'),
+        *wide(_chain(x, 'branch3x3dbl', (448, 1, 1), (384, 3, 3)), 'branch3x3dbl_3'),
+        BasicConv(192, (1, 1), name='branch_pool')(pooled),
+      ],
+      -1,
+    )
 
 
 class Inception(nn.Module):

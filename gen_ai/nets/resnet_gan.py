@@ -39,8 +39,10 @@ class SelfAttention(nn.Module):
     """[B, H, W, C] -> [B, H, W, C]; even sides. Raises UserError where there are fewer channels than 8."""
     B, H, W, C = x.shape
     if C < ATTENTION_SHARE:
-      raise UserError(f'self-attention over {C} channels leaves its queries none: it needs at least {ATTENTION_SHARE}.'
-                      ' Raise config.model.width.')  # fmt: skip
+      raise UserError(
+        f'self-attention over {C} channels leaves its queries none: it needs at least {ATTENTION_SHARE}.'
+        ' Raise config.model.width.'
+      )
     options = {'use_bias': False, 'lowering': self.lowering, 'dtype': self.dtype, 'spectral': self.spectral}
     query = Conv(C // ATTENTION_SHARE, (1, 1), name='query', **options)(x).reshape(B, H * W, -1)
     small = halve(x)
@@ -109,8 +111,9 @@ class ResNetGenerator(nn.Module):
       if self.attention and stage == 0:
         x = SelfAttention(name='attention', **options)(x)
       zero_init = self.norm == 'none' and not self.spectral  # a matrix of zeros has no spectrum to divide by
-      x = Block(self.width * 2**stage, 'up', self.activation, self.norm, zero_init=zero_init, reduce=self.reduce,
-                **options)(x, train)  # fmt: skip
+      x = Block(
+        self.width * 2**stage, 'up', self.activation, self.norm, zero_init=zero_init, reduce=self.reduce, **options
+      )(x, train)
     x = activation_fn(self.activation)(normalise(self.norm, x, train, self.reduce, self.dtype))
     return jnp.tanh(Conv(C, (3, 3), **options)(x).astype(jnp.float32))
 
@@ -136,8 +139,12 @@ class ResNetTrunk(nn.Module):
     stages = num_stages(x.shape[1], x.shape[2])
     options = {'lowering': self.lowering, 'dtype': self.dtype, 'spectral': self.spectral}
     zero_init = self.norm == 'none' and not self.spectral
-    block: dict[str, Any] = {'activation': self.activation, 'norm': self.norm, 'zero_init': zero_init,
-                             'reduce': self.reduce}  # fmt: skip
+    block: dict[str, Any] = {
+      'activation': self.activation,
+      'norm': self.norm,
+      'zero_init': zero_init,
+      'reduce': self.reduce,
+    }
     for stage in range(stages):
       x = Block(self.width * 2**stage, 'down', first=stage == 0, **block, **options)(x, train)
       if self.attention and stage == 0:

@@ -21,8 +21,9 @@ def use_cache(path: str) -> str:
   try:
     folder.mkdir(parents=True, exist_ok=True)
   except OSError as error:
-    raise UserError(f'--compilation_cache={folder} cannot be written ({error.strerror}): name another folder, or '
-                    "'' to do without.") from error  # fmt: skip
+    raise UserError(
+      f"--compilation_cache={folder} cannot be written ({error.strerror}): name another folder, or '' to do without."
+    ) from error
   jax.config.update('jax_compilation_cache_dir', str(folder))
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
   jax.config.update('jax_persistent_cache_min_entry_size_bytes', 0)

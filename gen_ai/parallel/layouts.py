@@ -115,16 +115,27 @@ class JitLayout:
 
   def put_resident(self, arrays: Mapping[str, np.ndarray]) -> PyTree:
     """The data set, whole on every device."""
-    return {k: jax.make_array_from_callback(v.shape, self.everywhere, partial(np.asarray(v).__getitem__))
-            for k, v in arrays.items()}  # fmt: skip
+    return {
+      k: jax.make_array_from_callback(v.shape, self.everywhere, partial(np.asarray(v).__getitem__))
+      for k, v in arrays.items()
+    }
 
   def put_rows(self, rows: PyTree, by_lane: bool = False) -> PyTree:
     """This process's share of rows [K, B, ...] as global arrays. There are no lanes."""
     del by_lane
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(self.rows_sharding, x), rows)
 
-  def compile(self, fn: Callable[..., Any], floats: PyTree, state: State, key: Key, resident: PyTree, rows: PyTree,
-              returns_state: bool, axes: Sequence[Any] = LANE_AXES) -> tuple[Compiled, CompileStats]:  # fmt: skip
+  def compile(
+    self,
+    fn: Callable[..., Any],
+    floats: PyTree,
+    state: State,
+    key: Key,
+    resident: PyTree,
+    rows: PyTree,
+    returns_state: bool,
+    axes: Sequence[Any] = LANE_AXES,
+  ) -> tuple[Compiled, CompileStats]:
     """Compiles `fn` ahead of time for these arguments; with `returns_state` the state is donated. No lanes, no axes."""
     del axes
     where = jax.tree.map(lambda x: x.sharding, state)
@@ -152,8 +163,10 @@ class PmapLayout:
 
   def __init__(self, config: ConfigDict, devices: list[jax.Device]):
     if config.mesh.fsdp * config.mesh.tensor != 1:
-      raise UserError("config.parallel='pmap' is data parallel only: set config.mesh.fsdp=1 and config.mesh.tensor=1, "
-                      "or use config.parallel='jit'.")  # fmt: skip
+      raise UserError(
+        "config.parallel='pmap' is data parallel only: set config.mesh.fsdp=1 and config.mesh.tensor=1, "
+        "or use config.parallel='jit'."
+      )
     self.devices = devices
     self.local = [d for d in devices if d.process_index == jax.process_index()]
     self.batch_parts = len(devices)
@@ -227,8 +240,17 @@ class PmapLayout:
       lambda x: np.moveaxis(x.reshape(x.shape[0], parts, x.shape[1] // parts, *x.shape[2:]), 1, 0), rows
     )
 
-  def compile(self, fn: Callable[..., Any], floats: PyTree, state: State, key: Key, resident: PyTree, rows: PyTree,
-              returns_state: bool, axes: Sequence[Any] = LANE_AXES) -> tuple[Compiled, CompileStats]:  # fmt: skip
+  def compile(
+    self,
+    fn: Callable[..., Any],
+    floats: PyTree,
+    state: State,
+    key: Key,
+    resident: PyTree,
+    rows: PyTree,
+    returns_state: bool,
+    axes: Sequence[Any] = LANE_AXES,
+  ) -> tuple[Compiled, CompileStats]:
     """Compiles `fn` ahead of time for these arguments; with `returns_state` the state is donated. No lanes, no axes."""
     del axes
 
@@ -237,8 +259,13 @@ class PmapLayout:
         key = jax.random.fold_in(key, jax.lax.axis_index(self.AXIS))
       return fn(floats, state, key, resident, rows)
 
-    mapped = jax.pmap(per_device, axis_name=self.AXIS, in_axes=(None, 0, None, 0, 0), devices=self.devices,
-                      donate_argnums=(1,) if returns_state else ())  # fmt: skip
+    mapped = jax.pmap(
+      per_device,
+      axis_name=self.AXIS,
+      in_axes=(None, 0, None, 0, 0),
+      devices=self.devices,
+      donate_argnums=(1,) if returns_state else (),
+    )
     start = time.perf_counter()
     compiled = mapped.lower(floats, state, key, resident, rows).compile()
     seconds = time.perf_counter() - start
@@ -333,16 +360,27 @@ class LaneLayout:
     """Rows [K, B, ...] that all lanes share, on every device; rows [R, K, B, ...] `by_lane`, each where its lane is."""
     return jax.device_put(rows, self.by_lane if by_lane else self.everywhere)
 
-  def compile(self, fn: Callable[..., Any], floats: PyTree, state: State, key: Key, resident: PyTree, rows: PyTree,
-              returns_state: bool, axes: Sequence[Any] = LANE_AXES) -> tuple[Compiled, CompileStats]:  # fmt: skip
+  def compile(
+    self,
+    fn: Callable[..., Any],
+    floats: PyTree,
+    state: State,
+    key: Key,
+    resident: PyTree,
+    rows: PyTree,
+    returns_state: bool,
+    axes: Sequence[Any] = LANE_AXES,
+  ) -> tuple[Compiled, CompileStats]:
     """Compiles `fn` over lanes; `axes` are vmap's in_axes. With `returns_state` the state is donated."""
     spread = self.over_lanes(fn, axes)
     specs = tuple(PartitionSpec() if axis is None else PartitionSpec('run') for axis in axes)
     where = tuple(NamedSharding(self.mesh, spec) for spec in specs)
     jitted = jax.jit(
       jax.shard_map(spread, mesh=self.mesh, in_specs=specs, out_specs=PartitionSpec('run'), check_vma=False),
-      in_shardings=where, out_shardings=self.by_lane, donate_argnums=(1,) if returns_state else (),
-    )  # fmt: skip
+      in_shardings=where,
+      out_shardings=self.by_lane,
+      donate_argnums=(1,) if returns_state else (),
+    )
     arguments = (floats, state, key, resident, rows)
     start = time.perf_counter()
     with under_run_axis(self.mapping == 'vmap'):
@@ -363,9 +401,13 @@ def make_layout(config: ConfigDict, devices: list[jax.Device] | None = None) -> 
 def check_batch(config: ConfigDict, parts: int) -> None:
   """Raises UserError where a batch does not divide over `parts` devices and the micro-batches."""
   accumulate = config.optim.accumulate
-  for field, size, over in (('data.batch_size', config.data.batch_size, parts * accumulate),
-                            ('eval.batch_size', config.eval.batch_size, parts)):  # fmt: skip
+  for field, size, over in (
+    ('data.batch_size', config.data.batch_size, parts * accumulate),
+    ('eval.batch_size', config.eval.batch_size, parts),
+  ):
     if size % over:
       micro = f' x {accumulate} micro-batches' if over != parts else ''
-      raise UserError(f'config.{field}={size} does not divide over {parts} device(s){micro}: '
-                      f'make it a multiple of {over}, such as {max(1, round(size / over)) * over}.')  # fmt: skip
+      raise UserError(
+        f'config.{field}={size} does not divide over {parts} device(s){micro}: '
+        f'make it a multiple of {over}, such as {max(1, round(size / over)) * over}.'
+      )

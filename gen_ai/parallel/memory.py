@@ -72,8 +72,13 @@ def _bytes(variable: Any) -> int:
 
 def _inner(equation: Any) -> list[Jaxpr]:
   found = [value for value in equation.params.values() if hasattr(value, 'eqns') or hasattr(value, 'jaxpr')]
-  found += [item for value in equation.params.values() if isinstance(value, tuple | list) for item in value
-            if hasattr(item, 'eqns') or hasattr(item, 'jaxpr')]  # fmt: skip
+  found += [
+    item
+    for value in equation.params.values()
+    if isinstance(value, tuple | list)
+    for item in value
+    if hasattr(item, 'eqns') or hasattr(item, 'jaxpr')
+  ]
   return [jaxpr.jaxpr if hasattr(jaxpr, 'jaxpr') else jaxpr for jaxpr in found]
 
 

@@ -37,8 +37,9 @@ def _wait_for(coordinator: str) -> None:
       return
     except (OSError, OverflowError) as error:
       if time.monotonic() > deadline:
-        raise UserError(f'Process 0 does not answer at --coordinator={coordinator} ({error}): start it as well, or '
-                        'mend the address.') from error  # fmt: skip
+        raise UserError(
+          f'Process 0 does not answer at --coordinator={coordinator} ({error}): start it as well, or mend the address.'
+        ) from error
     time.sleep(0.2)
 
 

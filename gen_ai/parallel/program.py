@@ -166,8 +166,11 @@ class Program:
     fn, axes = chunk(self._make, feed, self.layout), (0, 0, 0, None, 0 if feed.by_lane else None)
     compiled, stats = self.layout.compile(fn, self.floats, state, self.key, resident, placed, True, axes)
     self.compile_stats[name] = stats
-    memory.require(stats.new_bytes, f'training on {self.batch_size:,} examples at once', 'set a smaller '
-                   'config.data.batch_size, or config.optim.accumulate')  # fmt: skip
+    memory.require(
+      stats.new_bytes,
+      f'training on {self.batch_size:,} examples at once',
+      'set a smaller config.data.batch_size, or config.optim.accumulate',
+    )
 
     def run(state: State, rows: PyTree):
       return compiled(self.floats, state, self.key, resident, self.layout.put_rows(rows, feed.by_lane))
@@ -178,8 +181,17 @@ class Program:
     """Compiles what leaves the state as it is."""
     return self.layout.compile(fn, self.floats, state, key, resident, rows, False, SHARED_KEY)
 
-  def over_rows(self, name: str, fn: RowFn, state: State, key: Key, resident: Mapping[str, np.ndarray],
-                rows: PyTree, doing: str = '', way_out: str = '') -> Callable[[State, PyTree], PyTree]:  # fmt: skip
+  def over_rows(
+    self,
+    name: str,
+    fn: RowFn,
+    state: State,
+    key: Key,
+    resident: Mapping[str, np.ndarray],
+    rows: PyTree,
+    doing: str = '',
+    way_out: str = '',
+  ) -> Callable[[State, PyTree], PyTree]:
     """Compiles `fn` for rows like `rows` [n, B, ...]; gives (state, rows) -> arrays [n, B, ...], of lanes [R, n, ...].
 
     Any figure that is computed example by example, or sample by sample, is one such function: nothing here knows it.

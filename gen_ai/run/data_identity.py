@@ -43,5 +43,7 @@ def spec_from_json(tree: Mapping[str, Any]) -> Spec:
 def check(dataset: Dataset, recorded: str, run: Any) -> None:
   """Raises UserError where `dataset` is not what `run` was trained on, going by the `recorded` content hash."""
   if dataset.fingerprint != recorded:
-    raise UserError(f'{run} was trained on other data: {dataset.name} had the content hash {recorded[:12]} and has '
-                    f'{dataset.fingerprint[:12]} now. Put the old data back, or start a new run.')  # fmt: skip
+    raise UserError(
+      f'{run} was trained on other data: {dataset.name} had the content hash {recorded[:12]} and has '
+      f'{dataset.fingerprint[:12]} now. Put the old data back, or start a new run.'
+    )

@@ -230,15 +230,19 @@ class _Told(dict):
   """What a file of the record tells. A field that it lacks, as in a run of another version, is told in one line."""
 
   def __init__(self, content: Mapping[str, Any], file: Path, prefix: str = ''):
-    super().__init__({
-      name: _Told(value, file, f'{prefix}{name}.') if isinstance(value, dict) else value
-      for name, value in content.items()
-    })  # fmt: skip
+    super().__init__(
+      {
+        name: _Told(value, file, f'{prefix}{name}.') if isinstance(value, dict) else value
+        for name, value in content.items()
+      }
+    )
     self._file, self._prefix = file, prefix
 
   def __missing__(self, name: str) -> Any:
-    raise UserError(f'{self._file} was written by {writer(self._file.parent)} and says nothing of '
-                    f'{self._prefix}{name}: go on with the version that wrote it.')  # fmt: skip
+    raise UserError(
+      f'{self._file} was written by {writer(self._file.parent)} and says nothing of '
+      f'{self._prefix}{name}: go on with the version that wrote it.'
+    )
 
 
 def is_run(path: str | os.PathLike) -> bool:
@@ -332,8 +336,9 @@ def append_evaluation(run_dir: str | os.PathLike, row: Mapping[str, Any]) -> Non
     files.repair(path)
     files.append(path, (files.dumps(row) + '\n').encode())
   except OSError as error:
-    raise UserError(f'{path} cannot be written ({error.strerror}): --out=FILE.json keeps the evaluation elsewhere.'
-                    ) from error  # fmt: skip
+    raise UserError(
+      f'{path} cannot be written ({error.strerror}): --out=FILE.json keeps the evaluation elsewhere.'
+    ) from error
 
 
 def _figure(figure: Mapping[str, Any]) -> dict[str, Any]:

@@ -249,7 +249,9 @@ def _build(cls: Any, tree: Mapping[str, Any]) -> Any:
     value = tree.get(one.name)
     if value is None:
       continue
-    inner = next((kind for kind in (hints[one.name], *getattr(hints[one.name], '__args__', ()))
-                  if dataclasses.is_dataclass(kind)), None)  # fmt: skip
+    inner = next(
+      (kind for kind in (hints[one.name], *getattr(hints[one.name], '__args__', ())) if dataclasses.is_dataclass(kind)),
+      None,
+    )
     values[one.name] = _build(inner, value) if inner is not None else _plain(value)
   return cls(**values)

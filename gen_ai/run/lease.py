@@ -48,8 +48,14 @@ class Lease:
     UserError: another live process holds the directory (names its host and pid), or the lease cannot be written.
   """
 
-  def __init__(self, run_dir: str | os.PathLike, attempt: int = 0, stale_after: float = 120.0, beat: float = 15.0,
-               wait: float = 0.0):  # fmt: skip
+  def __init__(
+    self,
+    run_dir: str | os.PathLike,
+    attempt: int = 0,
+    stale_after: float = 120.0,
+    beat: float = 15.0,
+    wait: float = 0.0,
+  ):
     self.run_dir, self._wait = Path(run_dir), wait
     self.path, self._lock_path = self.run_dir / 'lease.json', self.run_dir / '.lease.lock'
     self._attempt, self._stale_after, self._beat = attempt, stale_after, beat
@@ -90,11 +96,19 @@ class Lease:
       self._fd = os.open(self._lock_path, os.O_CREAT | os.O_RDWR, 0o644)
       locked = self._refuse_living(self._fd, fcntl.LOCK_EX)
       if not locked:
-        logging.warning('%s lies on a file system without locks: its holder is known by its heartbeat alone, and is '
-                        'found dead after %.0f s', self.run_dir, self._stale_after)  # fmt: skip
+        logging.warning(
+          '%s lies on a file system without locks: its holder is known by its heartbeat alone, and is '
+          'found dead after %.0f s',
+          self.run_dir,
+          self._stale_after,
+        )
       if dead := self._holder():
-        logging.warning('%s: taking over the lease of process %s on host %s, which is dead', self.run_dir,
-                        dead.get('pid'), dead.get('host', 'unknown'))  # fmt: skip
+        logging.warning(
+          '%s: taking over the lease of process %s on host %s, which is dead',
+          self.run_dir,
+          dead.get('pid'),
+          dead.get('host', 'unknown'),
+        )
       self.path.unlink(missing_ok=True)
       who = {'host': socket.gethostname(), 'pid': os.getpid(), 'machine': _machine() if locked else ''}
       self._text = json.dumps({**who, 'attempt': self._attempt, 'time': time.time()}) + '\n'
@@ -134,13 +148,17 @@ class Lease:
       left = 0.0
     who = f'{self.run_dir} is in use by process {holder.get("pid")} on host {holder.get("host", "unknown")}'
     if blocked:
-      raise _Held(f'{who}. Wait for it or stop it (`kill {holder.get("pid")}` lets it checkpoint first), or start anew '
-                  'in another directory')  # fmt: skip
+      raise _Held(
+        f'{who}. Wait for it or stop it (`kill {holder.get("pid")}` lets it checkpoint first), or start anew '
+        'in another directory'
+      )
     # A holder of an older version has no lock, and names its machine otherwise.
     if left > 0 and not (locked and holder.get('machine') == _machine()):
       age = max(0.0, self._stale_after - left)
-      raise _Held(f'{who} (last sign of life {age:.0f} s ago), which cannot be looked at from here. If it is dead, try '
-                  f'again in {left:.0f} s; if not, stop it first, or start anew in another directory')  # fmt: skip
+      raise _Held(
+        f'{who} (last sign of life {age:.0f} s ago), which cannot be looked at from here. If it is dead, try '
+        f'again in {left:.0f} s; if not, stop it first, or start anew in another directory'
+      )
     return locked
 
   def held(self) -> bool:

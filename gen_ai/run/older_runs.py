@@ -20,23 +20,46 @@ from gen_ai.run import directory, info
 ADDED: dict[str, Any | Callable[[Mapping[str, Any]], Any]] = {
   'data.background': 'none',
   'sweep.lanes': 0,
-  'eval.metrics': '', 'eval.metrics_every': 0, 'eval.samples': 10_000, 'eval.extractor': 'random',
-  'eval.importance_samples': 5000, 'eval.task': '',
+  'eval.metrics': '',
+  'eval.metrics_every': 0,
+  'eval.samples': 10_000,
+  'eval.extractor': 'random',
+  'eval.importance_samples': 5000,
+  'eval.task': '',
   # GANs.
   'model.g_output': lambda flat: 'linear' if flat.get('model.network') == 'stylegan2' else 'tanh',
-  'model.condition': 'none', 'model.g_spectral': False, 'model.d_spectral': False, 'model.attention': False,
-  'model.max_width': 512, 'model.style': 64, 'model.mapping_layers': 4, 'model.mapping_lr': 0.01, 'model.mixing': 0.9,
+  'model.condition': 'none',
+  'model.g_spectral': False,
+  'model.d_spectral': False,
+  'model.attention': False,
+  'model.max_width': 512,
+  'model.style': 64,
+  'model.mapping_layers': 4,
+  'model.mapping_lr': 0.01,
+  'model.mixing': 0.9,
   'model.group': 4,
-  'loss.penalty_every': 1, 'loss.auxiliary': 1.0, 'loss.path_length': 0.0, 'loss.path_every': 4,
-  'augment.kind': 'none', 'augment.policy': 'color,translation,cutout', 'augment.groups': 'blit,geometric,color',
-  'augment.target': 0.6, 'augment.speed': 500_000, 'augment.interval': 4,
-  'optim.ema_halflife': 0.0, 'sample.truncation': 1.0,
+  'loss.penalty_every': 1,
+  'loss.auxiliary': 1.0,
+  'loss.path_length': 0.0,
+  'loss.path_every': 4,
+  'augment.kind': 'none',
+  'augment.policy': 'color,translation,cutout',
+  'augment.groups': 'blit,geometric,color',
+  'augment.target': 0.6,
+  'augment.speed': 500_000,
+  'augment.interval': 4,
+  'optim.ema_halflife': 0.0,
+  'sample.truncation': 1.0,
   # VAEs.
   'model.decoder_norm': 'none',
-  'model.top_widths': (100, 100), 'model.conditional': False,
-  'loss.bound': 'elbo', 'loss.importance_samples': 1, 'loss.gradient': 'plain', 'loss.kl_warmup_steps': 0,
+  'model.top_widths': (100, 100),
+  'model.conditional': False,
+  'loss.bound': 'elbo',
+  'loss.importance_samples': 1,
+  'loss.gradient': 'plain',
+  'loss.kl_warmup_steps': 0,
   'loss.free_bits': 0.0,
-}  # fmt: skip
+}
 
 
 def read_config(run_dir: str | Path) -> tuple[ConfigDict, dict[str, Any]]:
@@ -109,8 +132,10 @@ def note(run_dir: str | Path, added: Mapping[str, Any]) -> str:
   """One line about the fields that are newer than the run."""
   told = ', '.join(f'config.{path}={value!r}' for path, value in list(added.items())[:3])
   more = f' and {len(added) - 3} more' if len(added) > 3 else ''
-  return (f'{run_dir} was recorded by {directory.writer(run_dir)}, before some fields, which are taken to be as it was '
-          f'then: {told}{more}')  # fmt: skip
+  return (
+    f'{run_dir} was recorded by {directory.writer(run_dir)}, before some fields, which are taken to be as it was '
+    f'then: {told}{more}'
+  )
 
 
 @functools.cache

@@ -20,8 +20,17 @@ if TYPE_CHECKING:  # rich is heavy for `launch.py --help`
   from rich.console import Console
   from rich.table import Table
 
-COLOURS = {'waiting': 'dim', 'starting': 'cyan', 'running': 'cyan', 'done': 'green', 'pruned': 'dim green',
-           'stopped': 'yellow', 'diverged': 'red', 'failed': 'red', 'lost': 'red'}  # fmt: skip
+COLOURS = {
+  'waiting': 'dim',
+  'starting': 'cyan',
+  'running': 'cyan',
+  'done': 'green',
+  'pruned': 'dim green',
+  'stopped': 'yellow',
+  'diverged': 'red',
+  'failed': 'red',
+  'lost': 'red',
+}
 BAD = ('diverged', 'failed', 'lost')
 _REFRESH_SECONDS = 0.5  # least time between two drawings
 _TAIL_BYTES = 65536  # of metrics.jsonl, read to find the last evaluation

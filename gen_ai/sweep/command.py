@@ -22,16 +22,25 @@ def start(request: Request, options: Options, dry_run: bool) -> int:
   launcher = LAUNCHERS[name]
   options.refuse_idle(name)
   if 'sweep.lanes' in request.overrides and name != 'packed':
-    raise UserError(f'config.sweep.lanes would do nothing: it is for --launcher=packed, and this sweep runs with '
-                    f'--launcher={name}. Leave it out.')  # fmt: skip
+    raise UserError(
+      f'config.sweep.lanes would do nothing: it is for --launcher=packed, and this sweep runs with '
+      f'--launcher={name}. Leave it out.'
+    )
   launcher.check(options, dry_run)
   check(trials, request.halving, launcher.in_process)
   about = {
-    'argv': sys.argv, 'launcher': name, 'halving': request.halving,
+    'argv': sys.argv,
+    'launcher': name,
+    'halving': request.halving,
     'config_file': asdict(provenance.describe_file(request.reference)),
-    'asked': {'sweeps': list(request.sweeps), 'axes': list(request.axes), 'sample': request.sample,
-              'sample_seed': request.sample_seed, 'overrides': dict(request.overrides)},
-  }  # fmt: skip
+    'asked': {
+      'sweeps': list(request.sweeps),
+      'axes': list(request.axes),
+      'sample': request.sample,
+      'sample_seed': request.sample_seed,
+      'overrides': dict(request.overrides),
+    },
+  }
   swept = [text.partition('=')[0].rpartition('.')[2] for text in request.axes]
   label = '_'.join([*request.sweeps, *swept, *([f'sample{request.sample}'] if request.sample else [])])
   if dry_run:

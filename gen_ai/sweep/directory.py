@@ -59,8 +59,9 @@ class Sweep:
     return self.about['launcher']
 
   @classmethod
-  def create(cls, runs_dir: str, label: str, base: ConfigDict, trials: Sequence[Trial],
-             about: Mapping[str, Any]) -> 'Sweep':  # fmt: skip
+  def create(
+    cls, runs_dir: str, label: str, base: ConfigDict, trials: Sequence[Trial], about: Mapping[str, Any]
+  ) -> 'Sweep':
     """A new directory runs_dir/<run.name>/<utc time>-<label>-<4 hex> with its sweep.json.
 
     Args:
@@ -89,17 +90,21 @@ class Sweep:
     return cls.open(path)
 
   @classmethod
-  def planned(cls, runs_dir: str, label: str, base: ConfigDict, trials: Sequence[Trial],
-              about: Mapping[str, Any]) -> 'Sweep':  # fmt: skip
+  def planned(
+    cls, runs_dir: str, label: str, base: ConfigDict, trials: Sequence[Trial], about: Mapping[str, Any]
+  ) -> 'Sweep':
     """The sweep that `create` would make of these arguments; nothing is written."""
     stamp = datetime.now(UTC).strftime('%Y%m%d-%H%M%S')
     label = re.sub(r'[^\w.+=-]', '_', label)[:40]
     path = Path(runs_dir) / base.run.name / f'{stamp}-{label}-{secrets.token_hex(2)}'
     whole = {
-      'version': 1, 'name': label, 'created': datetime.now(UTC).isoformat(timespec='seconds'), **about,
+      'version': 1,
+      'name': label,
+      'created': datetime.now(UTC).isoformat(timespec='seconds'),
+      **about,
       'base': config_lib.to_json(base),
       'trials': [{'number': p.number, 'dir': p.name, 'overrides': p.overrides} for p in trials],
-    }  # fmt: skip
+    }
     return cls(path, whole)
 
   def discard(self) -> None:

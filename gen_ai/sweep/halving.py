@@ -79,8 +79,10 @@ def rungs(rule: Rule, steps: int, eval_every: int) -> list[int]:
     UserError: there is no evaluation to judge by, or no rung before the end of the run.
   """
   if eval_every < 1:
-    raise UserError('--halving judges trials by their evaluations; config.run.eval_every=0 has one at the end only: '
-                    f'set --config.run.eval_every={rule.first}, say.')  # fmt: skip
+    raise UserError(
+      '--halving judges trials by their evaluations; config.run.eval_every=0 has one at the end only: '
+      f'set --config.run.eval_every={rule.first}, say.'
+    )
   bound = min(steps - 1, rule.last or steps)
   found, at = [], rule.first
   while (rung := math.ceil(at / eval_every) * eval_every) <= bound:
@@ -89,8 +91,10 @@ def rungs(rule: Rule, steps: int, eval_every: int) -> list[int]:
     at *= rule.eta
   if not found:
     end = f'last={rule.last}' if rule.last and rule.last < steps else f'the end, config.run.steps={steps}'
-    raise UserError(f'--halving={rule} would stop nothing: with config.run.eval_every={eval_every} its first rung is '
-                    f'step {rung}, not before {end}. Choose a smaller first= or eval_every.')  # fmt: skip
+    raise UserError(
+      f'--halving={rule} would stop nothing: with config.run.eval_every={eval_every} its first rung is '
+      f'step {rung}, not before {end}. Choose a smaller first= or eval_every.'
+    )
   return found
 
 
@@ -199,9 +203,14 @@ def record_decision(
   """
   path = Path(sweep_dir) / FILE
   line = {
-    'time': datetime.now(UTC).isoformat(timespec='milliseconds'), 'rung': rung, 'trial': trial,
-    'value': compared[trial], 'decision': 'continue' if goes_on else 'stop', 'compared': compared, 'rule': str(rule),
-  }  # fmt: skip
+    'time': datetime.now(UTC).isoformat(timespec='milliseconds'),
+    'rung': rung,
+    'trial': trial,
+    'value': compared[trial],
+    'decision': 'continue' if goes_on else 'stop',
+    'compared': compared,
+    'rule': str(rule),
+  }
   text = json.dumps(files.plain(line), allow_nan=False)
   # The rest of a line that a killed process cut short keeps its own line: other processes may be writing just now.
   files.append_line(path, text if _ends_whole(path) else '\n' + text, Path(sweep_dir))

@@ -18,8 +18,10 @@ def check_move(sweep: Sweep, overrides: Mapping[str, Any]) -> None:
   """Raises UserError where `overrides` name more than the place of the data, or a field that the trials differ in."""
   for path in overrides:
     if path not in PLACES:
-      raise UserError(f'{sweep.path} keeps what it was started with: leave --config.{path} out. What may change is the '
-                      f'place of its data, config.{", config.".join(PLACES)}.')  # fmt: skip
+      raise UserError(
+        f'{sweep.path} keeps what it was started with: leave --config.{path} out. What may change is the '
+        f'place of its data, config.{", config.".join(PLACES)}.'
+      )
     if any(path in trial.overrides for trial in sweep.trials):
       raise UserError(f'the trials of {sweep.path} differ in config.{path}: no one value can replace them.')
 

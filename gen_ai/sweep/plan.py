@@ -136,13 +136,19 @@ def _check_group(group: Sequence[Trial], dataset: Any, judges: Mapping[str, str]
     other = seen.setdefault(repr((told, [flat[seed] for seed in SEEDS])), trial)
     if other is not trial:
       idle = ', '.join(f'config.{path}' for path in config_lib.difference(other.config, trial.config))
-      raise UserError(f'trials {other.number} and {trial.number} would be the same run, as nothing depends on {idle} '
-                      'with the other settings. Change what switches it on, or leave it out.')  # fmt: skip
+      raise UserError(
+        f'trials {other.number} and {trial.number} would be the same run, as nothing depends on {idle} '
+        'with the other settings. Change what switches it on, or leave it out.'
+      )
   for where, name in judges.items():
     if name in figures and where == '--halving' and config.eval.metrics_every != config.run.eval_every:
-      raise UserError(f"--halving judges by '{name}' at every evaluation: set config.eval.metrics_every="
-                      f'{config.eval.metrics_every} to config.run.eval_every={config.run.eval_every}.')  # fmt: skip
+      raise UserError(
+        f"--halving judges by '{name}' at every evaluation: set config.eval.metrics_every="
+        f'{config.eval.metrics_every} to config.run.eval_every={config.run.eval_every}.'
+      )
     if name and name not in {*metrics, *figures}:
       known = [*sorted(metrics), *figures]
-      raise UserError(f"{where} names the metric '{name}'.{text.did_you_mean(name, known)} Evaluations give "
-                      f'{", ".join(known)}; config.eval.metrics adds figures of samples.')  # fmt: skip
+      raise UserError(
+        f"{where} names the metric '{name}'.{text.did_you_mean(name, known)} Evaluations give "
+        f'{", ".join(known)}; config.eval.metrics adds figures of samples.'
+      )

@@ -51,15 +51,18 @@ def declared(reference: str, name: str) -> list[dict[str, Any]]:
   known = sweeps_of(config_lib.load_module(path, argument))
   if name not in known:
     listed = ', '.join(sorted(known)) or 'none'
-    raise UserError(f"{path} has no sweep '{name}'.{text.did_you_mean(name, known)} It has: {listed}. Define "
-                    f'`def sweep_{name}(): yield {{"section.field": value}}`, or use --axis=FIELD=V1,V2.')  # fmt: skip
+    raise UserError(
+      f"{path} has no sweep '{name}'.{text.did_you_mean(name, known)} It has: {listed}. Define "
+      f'`def sweep_{name}(): yield {{"section.field": value}}`, or use --axis=FIELD=V1,V2.'
+    )
   trials = config_lib.call(path, f'sweep_{name}()', lambda: list(known[name]() or ()))
   if not trials:
     raise UserError(f'sweep_{name}() of {path} yields no trial.')
   for trial in trials:
     if not isinstance(trial, Mapping):
-      raise UserError(f'sweep_{name}() of {path} yields {trial!r}, which is no trial: '
-                      'yield {"section.field": value}.')  # fmt: skip
+      raise UserError(
+        f'sweep_{name}() of {path} yields {trial!r}, which is no trial: yield {{"section.field": value}}.'
+      )
   return [dict(trial) for trial in trials]
 
 
@@ -100,8 +103,10 @@ def drawn(reference: str, n: int, seed: int) -> list[dict[str, Any]]:
   path, _ = config_lib.split_reference(reference)
   module = config_lib.load_module(path)
   if not hasattr(module, 'space'):
-    raise UserError(f'--sample={n} draws from space(), which {path} does not define: `def space(): return '
-                    '{"optim.lr": log_uniform(1e-5, 1e-2)}` with gen_ai.sweep.space.')  # fmt: skip
+    raise UserError(
+      f'--sample={n} draws from space(), which {path} does not define: `def space(): return '
+      '{"optim.lr": log_uniform(1e-5, 1e-2)}` with gen_ai.sweep.space.'
+    )
   if not 1 <= n <= MOST_DRAWN:
     raise UserError(f'--sample={n} must be from 1 to {MOST_DRAWN:,}.')
   return space.draw(config_lib.call(path, 'space()', module.space), n, seed)

@@ -51,8 +51,9 @@ def profiler(text: str, chunk: int, folder: Path) -> Sequence[Hook]:
   """
   first, colon, count = text.partition(':')
   if not colon or not first.isdigit() or not count.isdigit() or not int(first) or not int(count):
-    raise UserError(f'--profile={text} must be STEP:COUNT, such as 100:50: trace 50 updates after update 100. Both are '
-                    'at least 1.')  # fmt: skip
+    raise UserError(
+      f'--profile={text} must be STEP:COUNT, such as 100:50: trace 50 updates after update 100. Both are at least 1.'
+    )
   start = -(-int(first) // chunk) * chunk
   end = start + -(-int(count) // chunk) * chunk
   running = False
@@ -66,7 +67,9 @@ def profiler(text: str, chunk: int, folder: Path) -> Sequence[Hook]:
       jax.block_until_ready(state)
       jax.profiler.stop_trace()
       running = False
-      trainer.display.say(f'profile    of updates {start + 1:,} to {trainer.step:,}: {folder / PROFILE} (TensorBoard; '
-                          'ui.perfetto.dev opens its perfetto_trace.json.gz)')  # fmt: skip
+      trainer.display.say(
+        f'profile    of updates {start + 1:,} to {trainer.step:,}: {folder / PROFILE} (TensorBoard; '
+        'ui.perfetto.dev opens its perfetto_trace.json.gz)'
+      )
 
   return [Hook('profile', 0, act, at=(start, end))]

@@ -43,8 +43,9 @@ class SilentRecord:
     return lambda *args, **kwargs: None
 
 
-def resume_config(run_dir: str, given: ConfigDict | None, overrides: Mapping[str, Any] | None = None,
-                  sweep: str | Path = '') -> ConfigDict:  # fmt: skip
+def resume_config(
+  run_dir: str, given: ConfigDict | None, overrides: Mapping[str, Any] | None = None, sweep: str | Path = ''
+) -> ConfigDict:
   """The config to go on with: the one recorded in `run_dir`, with `overrides` that a run that goes on may have.
 
   `sweep` is the directory of the sweep that the run belongs to, if any.
@@ -63,14 +64,26 @@ def resume_config(run_dir: str, given: ConfigDict | None, overrides: Mapping[str
       shown = ', '.join(f'config.{name} is {a!r} there and {b!r} here' for name, (a, b) in list(fields.items())[:3])
       more = f' and {len(fields) - 3} more' if len(fields) > 3 else ''
       way = command_line.printed('launch.py', resume=run_dir)
-      raise UserError(f'{run_dir} holds a run of another config: {shown}{more}. Resume it as it is with `{way}`, or '
-                      'leave --run_dir out to start a new run.')  # fmt: skip
+      raise UserError(
+        f'{run_dir} holds a run of another config: {shown}{more}. Resume it as it is with `{way}`, or '
+        'leave --run_dir out to start a new run.'
+      )
   return changed(run_dir, config, overrides or {}, sweep)
 
 
-def work(config: ConfigDict, run_dir: str, runs_dir: str, origin: Origin, trial: int = 0,
-         prune: trainer_lib.Prune | None = None, lease_wait: float = 0.0, stop_files: Sequence[Path] = (),
-         by_hand: bool = False, limit: int = 0, profile: str = '') -> int:  # fmt: skip
+def work(
+  config: ConfigDict,
+  run_dir: str,
+  runs_dir: str,
+  origin: Origin,
+  trial: int = 0,
+  prune: trainer_lib.Prune | None = None,
+  lease_wait: float = 0.0,
+  stop_files: Sequence[Path] = (),
+  by_hand: bool = False,
+  limit: int = 0,
+  profile: str = '',
+) -> int:
   """Trains the run of `config`, new or continued; returns the exit code.
 
   Nothing is written before config, data and program are known to be sound.
@@ -144,8 +157,9 @@ def parent_of(reference: str) -> dict[str, Any]:
   return {'run_dir': str(Path(parent.run_dir).resolve()), 'step': parent.step}
 
 
-def evaluator_of(config: ConfigDict, dataset: dataset_lib.Dataset
-           ) -> tuple[dict[str, Any], Callable[[Program], trainer_lib.Evaluator] | None]:  # fmt: skip
+def evaluator_of(
+  config: ConfigDict, dataset: dataset_lib.Dataset
+) -> tuple[dict[str, Any], Callable[[Program], trainer_lib.Evaluator] | None]:
   """(what the protocol of config.eval.metrics adds to run.json, what makes their evaluator); ({}, None) without any.
 
   Raises:
@@ -174,8 +188,15 @@ def _directory(run_dir: str, runs_dir: str, name: str) -> str:
   return str((directory.RunDir.make(run_dir, adopt=True) if run_dir else directory.RunDir.create(runs_dir, name)).path)
 
 
-def describe(run: directory.RunDir | SilentRecord, config: ConfigDict, dataset: dataset_lib.Dataset, program: Program,
-             origin: Origin, protocol_fields: Mapping[str, Any], lanes: int = 1) -> None:  # fmt: skip
+def describe(
+  run: directory.RunDir | SilentRecord,
+  config: ConfigDict,
+  dataset: dataset_lib.Dataset,
+  program: Program,
+  origin: Origin,
+  protocol_fields: Mapping[str, Any],
+  lanes: int = 1,
+) -> None:
   """config.json and run.json of a new run, one of `lanes` in its program; a run that has them keeps them."""
   if directory.is_run(run.path):
     return
@@ -199,12 +220,15 @@ def data_lines(config: ConfigDict, path: Path) -> list[str]:
   """What the header of the run at `path` says of its data; nothing of what is not on its record."""
   protocol = info.read(path).evaluation
   told = protocol.data_figures if protocol is not None else {}
-  return [f'{name:<10} {value:.3f} in the training data; evaluations tell that of {config.sample.n} samples'
-          for name, value in told.items()]  # fmt: skip
+  return [
+    f'{name:<10} {value:.3f} in the training data; evaluations tell that of {config.sample.n} samples'
+    for name, value in told.items()
+  ]
 
 
-def _protocol(config: ConfigDict, dataset: dataset_lib.Dataset, program: Program, protocol_fields: Mapping[str, Any]
-              ) -> EvalProtocol:  # fmt: skip
+def _protocol(
+  config: ConfigDict, dataset: dataset_lib.Dataset, program: Program, protocol_fields: Mapping[str, Any]
+) -> EvalProtocol:
   """What the evaluations in metrics.jsonl rest on."""
   task = config.eval.task or program.drawing_task()
   return EvalProtocol(
@@ -222,8 +246,9 @@ def _protocol(config: ConfigDict, dataset: dataset_lib.Dataset, program: Program
   )
 
 
-def _header(display: Display, path: Path, config: ConfigDict, dataset: dataset_lib.Dataset, program: Program,
-            cache: str) -> None:  # fmt: skip
+def _header(
+  display: Display, path: Path, config: ConfigDict, dataset: dataset_lib.Dataset, program: Program, cache: str
+) -> None:
   sizes = ', '.join(f'{len(source):,} {name}' for name, source in dataset.splits.items())
   unit = kinds.of(dataset.spec).counted(dataset.spec)
   devices = jax.devices()
@@ -261,8 +286,10 @@ def _footer(display: Display, trainer: trainer_lib.Trainer, lane: RunLogger) -> 
     display.say(f'ended early {lane.message}')
   costs = trainer.costs()
   figures = '  '.join(f'{name} {number(value)}' for name, value in lane.last_eval.items())
-  display.say(f'done       {lane.step:,} steps in {duration(costs["train_seconds"])} '
-              f'({costs["examples_per_second"]:,.0f} examples/s): {figures}')  # fmt: skip
+  display.say(
+    f'done       {lane.step:,} steps in {duration(costs["train_seconds"])} '
+    f'({costs["examples_per_second"]:,.0f} examples/s): {figures}'
+  )
   if lane.last_sample:
     display.say(f'samples    {lane.last_sample}')
   _next_steps(display, path)

@@ -28,9 +28,14 @@ class Display:
     self._live = self.console.is_terminal and not quiet
     self._last_line = 0.0
     self._bar = Progress(
-      TextColumn('[bold]training'), BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn('{task.fields[metrics]}'),
-      TextColumn('[cyan]{task.fields[speed]}'), TextColumn('[magenta]{task.fields[left]}'), console=self.console,
-    )  # fmt: skip
+      TextColumn('[bold]training'),
+      BarColumn(bar_width=24),
+      MofNCompleteColumn(),
+      TextColumn('{task.fields[metrics]}'),
+      TextColumn('[cyan]{task.fields[speed]}'),
+      TextColumn('[magenta]{task.fields[left]}'),
+      console=self.console,
+    )
     self._task = self._bar.add_task('train', total=steps, metrics='', speed='', left='compiling')
 
   def _look(self) -> None:

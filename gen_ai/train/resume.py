@@ -35,16 +35,19 @@ def changed(run_dir: str, config: ConfigDict, overrides: Mapping[str, Any], swee
   fields = config_lib.difference(config, new)
   for path in fields:
     if path not in (STEPS, *PLACES):
-      raise UserError(f'config.{path} is fixed for {run_dir}, which would be another run with another one. What may '
-                      f'change of a run that goes on is config.{STEPS} and the place of its data, config.'
-                      f'{", config.".join(PLACES)}.')  # fmt: skip
+      raise UserError(
+        f'config.{path} is fixed for {run_dir}, which would be another run with another one. What may '
+        f'change of a run that goes on is config.{STEPS} and the place of its data, config.'
+        f'{", config.".join(PLACES)}.'
+      )
   if fields and sweep:
     way = 'copy the directory out of the sweep to go on with it alone'
     if STEPS not in fields:
       moved = {f'config.{path}': now for path, (_, now) in fields.items()}
       way = f'`{command_line.printed("launch.py", resume=sweep, **moved)}` moves them together'
-    raise UserError(f'config.{next(iter(fields))}: {run_dir} is a trial of the sweep {sweep}, whose trials '
-                    f'stay alike: {way}.')  # fmt: skip
+    raise UserError(
+      f'config.{next(iter(fields))}: {run_dir} is a trial of the sweep {sweep}, whose trials stay alike: {way}.'
+    )
   if STEPS in fields:
     _check_steps(run_dir, config, new.run.steps)
   return new
@@ -56,11 +59,13 @@ def _check_steps(run_dir: str, config: ConfigDict, steps: int) -> None:
   if steps <= done:
     raise UserError(f'config.{STEPS}={steps}: {run_dir} has done {done:,} steps already. Give more.')
   if ends_with_run(config.optim):
-    raise UserError(f'config.{STEPS}={steps}: the learning rate of {run_dir} falls to its end at step '
-                    f'{config.run.steps:,} (config.optim.schedule={config.optim.schedule!r} with '
-                    'config.optim.decay_steps=0), so it would have been another one from the start on. Start a new run '
-                    f'with --config.{STEPS}={steps}; runs that name config.optim.decay_steps or have a constant '
-                    'schedule can be given more steps.')  # fmt: skip
+    raise UserError(
+      f'config.{STEPS}={steps}: the learning rate of {run_dir} falls to its end at step '
+      f'{config.run.steps:,} (config.optim.schedule={config.optim.schedule!r} with '
+      'config.optim.decay_steps=0), so it would have been another one from the start on. Start a new run '
+      f'with --config.{STEPS}={steps}; runs that name config.optim.decay_steps or have a constant '
+      'schedule can be given more steps.'
+    )
 
 
 def load_data(run_dir: str | Path, config: ConfigDict) -> Dataset:
@@ -68,8 +73,10 @@ def load_data(run_dir: str | Path, config: ConfigDict) -> Dataset:
   try:
     return dataset_lib.load(config.data)
   except UserError as error:
-    raise UserError(f'{str(error).rstrip(".")}. If the data of {run_dir} moved, say where it is now, with '
-                    '--config.data.name=NAME or --config.data.data_dir=FOLDER.') from error  # fmt: skip
+    raise UserError(
+      f'{str(error).rstrip(".")}. If the data of {run_dir} moved, say where it is now, with '
+      '--config.data.name=NAME or --config.data.data_dir=FOLDER.'
+    ) from error
 
 
 def record_changes(run: directory.RunDir, config: ConfigDict, dataset: Dataset) -> dict[str, tuple[Any, Any]]:

@@ -32,8 +32,15 @@ class RunLogger:
     number: of the trial in its sweep.
   """
 
-  def __init__(self, config: ConfigDict, record: Any, checkpoint_dir: Path, open_trackers: Callable[[int], Trackers],
-               stop: Stop | None = None, number: int = 0):  # fmt: skip
+  def __init__(
+    self,
+    config: ConfigDict,
+    record: Any,
+    checkpoint_dir: Path,
+    open_trackers: Callable[[int], Trackers],
+    stop: Stop | None = None,
+    number: int = 0,
+  ):
     self.config, self.record, self.number = config, record, number
     self.stop = stop
     self._open_trackers = open_trackers
@@ -130,10 +137,13 @@ class RunLogger:
     """Ends here: `names` (or the state) are not finite after update `step`; `where` says which tensor was first."""
     what = f'{", ".join(names)} not finite' if names else 'the state is not finite'
     last = f' The last good checkpoint is step {self.saved_step}.' if self.saved_step >= 0 else ''
-    self.end(DIVERGED, (
-      f'{self.record.path}: diverged at step {step}: {what}; {where}.{last} '
-      'Lower config.optim.lr or set config.optim.clip_norm=1.0 and start again.'
-    ))  # fmt: skip
+    self.end(
+      DIVERGED,
+      (
+        f'{self.record.path}: diverged at step {step}: {what}; {where}.{last} '
+        'Lower config.optim.lr or set config.optim.clip_norm=1.0 and start again.'
+      ),
+    )
 
   def end(self, code: int, message: str = '', state_name: str = '') -> None:
     """Nothing more is trained here."""

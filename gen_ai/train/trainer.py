@@ -59,9 +59,19 @@ class Trainer:
     hooks: more than evaluation, samples, checkpoints and early stopping; they act before these.
   """
 
-  def __init__(self, slots: Sequence[RunLogger], dataset: Dataset, program: Program, display: Display, stop: Stop,
-               pack: Pack | None = None, prune: Prune | None = None, limit: int = 0,
-               evaluator: Callable[[Program], Evaluator] | None = None, hooks: Sequence[Hook] = ()):  # fmt: skip
+  def __init__(
+    self,
+    slots: Sequence[RunLogger],
+    dataset: Dataset,
+    program: Program,
+    display: Display,
+    stop: Stop,
+    pack: Pack | None = None,
+    prune: Prune | None = None,
+    limit: int = 0,
+    evaluator: Callable[[Program], Evaluator] | None = None,
+    hooks: Sequence[Hook] = (),
+  ):
     self.lanes = list(dict.fromkeys(slots))
     self.config = self.lanes[0].config  # cadences and shapes are the same for all
     self.dataset, self.display, self.stop = dataset, display, stop
@@ -82,9 +92,11 @@ class Trainer:
     name = self.config.eval.best.rpartition(':')[0]
     known = [*self.evaluate.metric_names(), *self._quick(), *(self._evaluator.figures if self._evaluator else ())]
     if name and name not in known:
-      raise UserError(f"config.eval.best='{self.config.eval.best}' names no metric of config.experiment="
-                      f"'{self.config.experiment}', which evaluates {', '.join(known)}; "
-                      'config.eval.metrics adds figures of samples.')  # fmt: skip
+      raise UserError(
+        f"config.eval.best='{self.config.eval.best}' names no metric of config.experiment="
+        f"'{self.config.experiment}', which evaluates {', '.join(known)}; "
+        'config.eval.metrics adds figures of samples.'
+      )
     self.step = 0
     self.chunk_seconds: dict[int, list[float]] = {}  # by lanes of the program
     self._trained_seconds = 0.0
@@ -111,8 +123,10 @@ class Trainer:
     source, program = self.dataset.splits['train'], self.program
     configs = {lane.config.data.seed: lane.config for lane in self._slots}
     rows = program.layout.local_rows(program.batch_size)
-    feeds = [make_feed(source, config.data, config.run.log_every, rows, program.batches_per_step)
-             for config in configs.values()]  # fmt: skip
+    feeds = [
+      make_feed(source, config.data, config.run.log_every, rows, program.batches_per_step)
+      for config in configs.values()
+    ]
     order = list(configs)
     return (
       feeds[0] if len(feeds) == 1 else LaneFeed(feeds, [order.index(lane.config.data.seed) for lane in self._slots])
@@ -264,8 +278,10 @@ class Trainer:
     self.chunk_seconds.setdefault(self.program.lanes, []).append(seconds)
     left = (self.config.run.steps - step) * self._trained_seconds / self._trained_steps
     if self._trained_steps == chunk:
-      self.display.say(f'estimated  {duration(left + seconds)} for {self.config.run.steps:,} steps, sampling and '
-                       'evaluation not counted')  # fmt: skip
+      self.display.say(
+        f'estimated  {duration(left + seconds)} for {self.config.run.steps:,} steps, sampling and '
+        'evaluation not counted'
+      )
     self.display.update(step, self._shown(), speed * len(self.live()), left)
     return now, stalled
 

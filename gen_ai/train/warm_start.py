@@ -46,8 +46,10 @@ def read(reference: str) -> Parent:
 
 def _leaves(state: State) -> dict[str, Any]:
   parts = {part: getattr(state, part) for part in PARTS}
-  return {jax.tree_util.keystr(path, simple=True, separator='/'): leaf
-          for path, leaf in jax.tree_util.tree_leaves_with_path(parts)}  # fmt: skip
+  return {
+    jax.tree_util.keystr(path, simple=True, separator='/'): leaf
+    for path, leaf in jax.tree_util.tree_leaves_with_path(parts)
+  }
 
 
 def beginning(parent: Parent) -> tuple[Callable[[State], State], dict[str, Any]]:
@@ -61,11 +63,14 @@ def beginning(parent: Parent) -> tuple[Callable[[State], State], dict[str, Any]]
 
   def begin(state: State) -> State:
     own = _leaves(state)
-    fits = {path for path, leaf in own.items()
-            if path in parent.leaves and np.shape(parent.leaves[path]) == np.shape(leaf)}  # fmt: skip
+    fits = {
+      path for path, leaf in own.items() if path in parent.leaves and np.shape(parent.leaves[path]) == np.shape(leaf)
+    }
     if not any(path.startswith('params/') for path in fits):
-      raise UserError(f'--init_from={parent.run_dir}: none of its parameters has the name and shape of one of this '
-                      'run: take a run of the same network.')  # fmt: skip
+      raise UserError(
+        f'--init_from={parent.run_dir}: none of its parameters has the name and shape of one of this '
+        'run: take a run of the same network.'
+      )
     new = dict.fromkeys(own.keys() - fits)
     twins = {path: _twin(path, own) for path in new if path.startswith('ema/')}
     source = {path: path for path in fits} | {path: twin for path, twin in twins.items() if twin in fits}

@@ -41,8 +41,10 @@ def get(name: str) -> DataKind:
   """
   kinds = {kind.name: kind for kind in every()}
   if name not in kinds:
-    raise UserError(f"the data is of the kind '{name}', which is none of {', '.join(kinds)}: the module that registers "
-                    'it must be imported (config.experiment can name a module by its full path).')  # fmt: skip
+    raise UserError(
+      f"the data is of the kind '{name}', which is none of {', '.join(kinds)}: the module that registers "
+      'it must be imported (config.experiment can name a module by its full path).'
+    )
   return kinds[name]
 
 

@@ -90,13 +90,16 @@ class DataKind:
     """
     found = read_array(file, flag)
     if found.shape[1:] != spec.shape:
-      raise UserError(f'--{flag}={file} holds {found.dtype} {list(found.shape)}; this data has {self.unit} '
-                      f'[N, {", ".join(map(str, spec.shape))}].')  # fmt: skip
+      raise UserError(
+        f'--{flag}={file} holds {found.dtype} {list(found.shape)}; this data has {self.unit} '
+        f'[N, {", ".join(map(str, spec.shape))}].'
+      )
     check_count(file, flag, found, n)
     return np.asarray(found[:n])
 
-  def save(self, path: Path, spec: Spec, samples: np.ndarray, columns: int | None = None,
-           rows: Sequence[str] = ()) -> None:  # fmt: skip
+  def save(
+    self, path: Path, spec: Spec, samples: np.ndarray, columns: int | None = None, rows: Sequence[str] = ()
+  ) -> None:
     """Writes `samples` [N, ...], as `stored` has them, by the ending of `path`.
 
     Args:
@@ -159,5 +162,7 @@ def read_array(file: str, flag: str) -> np.ndarray:
 def check_count(file: str, flag: str, found: np.ndarray, n: int | None) -> None:
   """Raises UserError where a file holds fewer than the `n` samples that were asked for."""
   if n is not None and len(found) < n:
-    raise UserError(f'--{flag}={file} holds {len(found):,} samples, fewer than --samples={n:,}. Figures of '
-                    'unlike numbers of samples do not compare: bring more, or ask for fewer on all sides.')  # fmt: skip
+    raise UserError(
+      f'--{flag}={file} holds {len(found):,} samples, fewer than --samples={n:,}. Figures of '
+      'unlike numbers of samples do not compare: bring more, or ask for fewer on all sides.'
+    )

@@ -67,13 +67,16 @@ class _Images(DataKind):
     if found.ndim == 3 and spec.image_shape[2] == 1:
       found = found[..., None]
     if found.shape[1:] != spec.shape or found.ndim < 2:
-      raise UserError(f'--{flag}={file} holds {found.dtype} {list(found.shape)}; this data has samples uint8 '
-                      f'[N, {", ".join(map(str, spec.shape))}]. {_reshaped(found.shape, spec, flag)}')  # fmt: skip
+      raise UserError(
+        f'--{flag}={file} holds {found.dtype} {list(found.shape)}; this data has samples uint8 '
+        f'[N, {", ".join(map(str, spec.shape))}]. {_reshaped(found.shape, spec, flag)}'
+      )
     check_count(file, flag, found, n)
     return self.levels(f'--{flag}={file}', np.asarray(found[:n]))
 
-  def save(self, path: Path, spec: Spec, samples: np.ndarray, columns: int | None = None,
-           rows: Sequence[str] = ()) -> None:  # fmt: skip
+  def save(
+    self, path: Path, spec: Spec, samples: np.ndarray, columns: int | None = None, rows: Sequence[str] = ()
+  ) -> None:
     del spec
     if path.suffix == '.npy':
       np.save(path, samples)
@@ -131,19 +134,22 @@ def _levels(given: str, samples: np.ndarray) -> np.ndarray:
   bad = {'NaN': np.isnan(samples), 'infinite': np.isinf(samples)}
   found = {name: f'{flags.sum():,} {name}, first at {_place(flags)}' for name, flags in bad.items() if flags.any()}
   if found:
-    raise UserError(f'{given} holds numbers that are none: {"; ".join(found.values())}. Mend these '
-                    'images or leave them out.')  # fmt: skip
+    raise UserError(
+      f'{given} holds numbers that are none: {"; ".join(found.values())}. Mend these images or leave them out.'
+    )
   low, high = (float(x) for x in (samples.min(), samples.max()))
   if whole:
     way = 'x.astype("uint8")' if low >= 0 and high <= 255 else 'scale them to [0, 255] first'
-    raise UserError(f'{given} holds {samples.dtype} from {low:.0f} to {high:.0f}; images are uint8, or floats in '
-                    f'[-1, 1]: {way}.')  # fmt: skip
+    raise UserError(
+      f'{given} holds {samples.dtype} from {low:.0f} to {high:.0f}; images are uint8, or floats in [-1, 1]: {way}.'
+    )
   if not (-1.01 <= low < -0.01 and high <= 1.01):
     way = 'scale them to [0, 255] first'
     if low >= 0:
       way = '(x * 255).round().astype("uint8") for x in [0, 1]' if high <= 1 else 'x.round().astype("uint8")'
-    raise UserError(f'{given} holds floats from {low:.3g} to {high:.3g}, which are not clearly in [-1, 1]: save uint8 '
-                    f'levels, {way}.')  # fmt: skip
+    raise UserError(
+      f'{given} holds floats from {low:.3g} to {high:.3g}, which are not clearly in [-1, 1]: save uint8 levels, {way}.'
+    )
   return to_uint8(samples)
 
 

@@ -69,19 +69,24 @@ class _Text(DataKind):
     found = read_array(file, flag)
     assert spec.vocab is not None
     if found.ndim < 2:
-      raise UserError(f'--{flag}={file} holds {found.dtype} {list(found.shape)}; this data has samples int32 '
-                      f'[N, {spec.shape[0]}]. Save one row of tokens a text.')  # fmt: skip
+      raise UserError(
+        f'--{flag}={file} holds {found.dtype} {list(found.shape)}; this data has samples int32 '
+        f'[N, {spec.shape[0]}]. Save one row of tokens a text.'
+      )
     check_count(file, flag, found, n)
     found = np.asarray(found[:n])
     whole = np.issubdtype(found.dtype, np.integer) and found.ndim == 2
     if not whole or found.min() < 0 or found.max() >= spec.vocab.size:
       held = f' from {found.min()} to {found.max()}' if np.issubdtype(found.dtype, np.integer) else ''
-      raise UserError(f'--{flag}={file} must hold tokens int [N, T] from 0 to {spec.vocab.size - 1}; it holds '
-                      f'{found.dtype} {list(found.shape)}{held}.')  # fmt: skip
+      raise UserError(
+        f'--{flag}={file} must hold tokens int [N, T] from 0 to {spec.vocab.size - 1}; it holds '
+        f'{found.dtype} {list(found.shape)}{held}.'
+      )
     return found.astype(np.int32)
 
-  def save(self, path: Path, spec: Spec, samples: np.ndarray, columns: int | None = None,
-           rows: Sequence[str] = ()) -> None:  # fmt: skip
+  def save(
+    self, path: Path, spec: Spec, samples: np.ndarray, columns: int | None = None, rows: Sequence[str] = ()
+  ) -> None:
     del columns, rows
     if path.suffix == '.npy':
       np.save(path, samples.astype(np.int32))

@@ -131,8 +131,17 @@ def _inception(path: Path, spec: Spec) -> Extractor:
   params, source = inception_weights.read(path)
   side = inception.SIDE
   resize = f'bilinear to {side}x{side}, align_corners=False, no antialias'
-  return Extractor('inception', params, _exact(inception_features), content_hash(params), resize, inception.FEATURES,
-                   True, block=64, about={'converted_from': source})  # fmt: skip
+  return Extractor(
+    'inception',
+    params,
+    _exact(inception_features),
+    content_hash(params),
+    resize,
+    inception.FEATURES,
+    True,
+    block=64,
+    about={'converted_from': source},
+  )
 
 
 # A classifier of this project.
@@ -144,16 +153,22 @@ def _classifier(run_dir: str, spec: Spec) -> Extractor:
   method = config_lib.builder(config)(config, trained_on)
   task = method.tasks.get('features')
   if task is None:
-    raise UserError(f"--extractor=classifier:{run_dir}: config.experiment='{config.experiment}' has no features. Give "
-                    'a run of configs/classifier.py.')  # fmt: skip
+    raise UserError(
+      f"--extractor=classifier:{run_dir}: config.experiment='{config.experiment}' has no features. Give "
+      'a run of configs/classifier.py.'
+    )
   if trained_on.shape != spec.shape:
     ours, theirs = ('x'.join(map(str, shape)) for shape in (trained_on.shape, spec.shape))
-    raise UserError(f'--extractor=classifier:{run_dir} was trained on {ours} images of {data.name}, but those to be '
-                    f'judged are {theirs}. Train configs/classifier.py on images of that shape.')  # fmt: skip
+    raise UserError(
+      f'--extractor=classifier:{run_dir} was trained on {ours} images of {data.name}, but those to be '
+      f'judged are {theirs}. Train configs/classifier.py on images of that shape.'
+    )
   status = directory.read_status(run_dir)['state']
   if status != 'done':
-    raise UserError(f'--extractor=classifier:{run_dir} has not finished its training ({status}): let it, with '
-                    f'`{command_line.printed("launch.py", resume=run_dir)}`.')  # fmt: skip
+    raise UserError(
+      f'--extractor=classifier:{run_dir} has not finished its training ({status}): let it, with '
+      f'`{command_line.printed("launch.py", resume=run_dir)}`.'
+    )
   _, state, step = restored.restore(run_dir, config, trained_on, 'latest')
   averaged = bool(jax.tree.leaves(state.ema))
   params = {'params': state.ema if averaged else state.params, 'stats': state.stats}
@@ -168,8 +183,9 @@ def _classifier(run_dir: str, spec: Spec) -> Extractor:
   like = jax.ShapeDtypeStruct((1, *spec.shape), jnp.uint8)
   dim = jax.eval_shape(apply, params, like)[0].shape[1]
   about = {'trained_on': data.name, 'trained_on_content': data.fingerprint, 'step': step, 'averaged': averaged}
-  return Extractor('classifier', params, _exact(apply), content_hash(params), 'none', dim, True, spec.image_shape,
-                   about=about)  # fmt: skip
+  return Extractor(
+    'classifier', params, _exact(apply), content_hash(params), 'none', dim, True, spec.image_shape, about=about
+  )
 
 
 # Random convolutions.

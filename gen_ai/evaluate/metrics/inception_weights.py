@@ -18,9 +18,14 @@ from gen_ai.nets import inception
 PUBLISHED = '6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2'  # sha256 of pytorch-fid's file
 _SOURCE = 'source_sha256'  # beside the arrays of an .npz: the hash of the file that they were converted from
 _LEAVES = {
-  'conv.weight': 'kernel', 'bn.weight': 'scale', 'bn.bias': 'bias', 'bn.running_mean': 'mean', 'bn.running_var': 'var',
-  'fc.weight': 'fc/kernel', 'fc.bias': 'fc/bias',
-}  # fmt: skip
+  'conv.weight': 'kernel',
+  'bn.weight': 'scale',
+  'bn.bias': 'bias',
+  'bn.running_mean': 'mean',
+  'bn.running_var': 'var',
+  'fc.weight': 'fc/kernel',
+  'fc.bias': 'fc/bias',
+}
 
 
 def from_torch(state: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -95,8 +100,10 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
   try:
     import torch
   except ImportError as error:
-    raise UserError('converting PyTorch weights needs PyTorch: `pip install torch --index-url '
-                    'https://download.pytorch.org/whl/cpu`. Nothing else does.') from error  # fmt: skip
+    raise UserError(
+      'converting PyTorch weights needs PyTorch: `pip install torch --index-url '
+      'https://download.pytorch.org/whl/cpu`. Nothing else does.'
+    ) from error
   try:
     state = torch.load(path, map_location='cpu', weights_only=True)
     return {name: value.numpy() for name, value in state.items()}
@@ -123,8 +130,10 @@ def convert(published: Path, out: Path, any_weights: bool = False) -> str:
   except OSError as error:
     raise UserError(f'{published} cannot be read: {error.strerror}.') from error
   if digest != PUBLISHED and not any_weights:
-    raise UserError(f'{published} is not the published file: its SHA-256 is {digest}, not {PUBLISHED}. Download it '
-                    'again, or say --any_weights to use other weights.')  # fmt: skip
+    raise UserError(
+      f'{published} is not the published file: its SHA-256 is {digest}, not {PUBLISHED}. Download it '
+      'again, or say --any_weights to use other weights.'
+    )
   arrays: dict[str, Any] = from_torch(_read_torch(published))
   parameters(arrays, published)
   arrays[_SOURCE] = np.asarray(digest)

@@ -192,8 +192,9 @@ class _Frame:
 
   def __init__(self, queries: np.ndarray, references: np.ndarray):
     self.mean = references.mean(0, dtype=np.float64)
-    spread = max(float(np.abs(edge(x, axis=0) - self.mean).max()) for x in (queries, references)
-                 for edge in (np.min, np.max))  # fmt: skip
+    spread = max(
+      float(np.abs(edge(x, axis=0) - self.mean).max()) for x in (queries, references) for edge in (np.min, np.max)
+    )
     self.scale = spread or 1.0
 
   def rows(self, x: np.ndarray) -> np.ndarray:

@@ -232,8 +232,10 @@ def _tokens(sequences: np.ndarray, corpus: np.ndarray) -> tuple[_Runs, np.ndarra
     there, found = lookup(corpus[start : start + _CHUNK].astype(np.int64))
     numbers[start + there] = found
   keys = codes.reshape(sequences.shape).astype(np.int64)
-  chunks = ((np.arange(i, min(i + _CHUNK, len(corpus))), numbers[i : i + _CHUNK].astype(np.int64))
-            for i in range(0, len(corpus), _CHUNK))  # fmt: skip
+  chunks = (
+    (np.arange(i, min(i + _CHUNK, len(corpus))), numbers[i : i + _CHUNK].astype(np.int64))
+    for i in range(0, len(corpus), _CHUNK)
+  )
   return _shared(keys, np.arange(len(sequences)), 1, chunks, len(corpus)), numbers
 
 

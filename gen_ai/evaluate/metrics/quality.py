@@ -108,8 +108,10 @@ def check(asked: Asked) -> None:
 def _needs_logits(name: str, what: str, asked: Asked) -> None:
   assert asked.extractor is not None
   if not asked.extractor.has_logits:
-    raise UserError(f"{what} needs class probabilities, and the extractor '{asked.extractor.name}' has none: use "
-                    f"--extractor=classifier:RUN_DIR or inception:FILE, or leave '{name}' out.")  # fmt: skip
+    raise UserError(
+      f"{what} needs class probabilities, and the extractor '{asked.extractor.name}' has none: use "
+      f"--extractor=classifier:RUN_DIR or inception:FILE, or leave '{name}' out."
+    )
   check(asked)
 
 
@@ -117,8 +119,10 @@ def _needs_neighbours(asked: Asked) -> None:
   check(asked)
   for what, n in (('samples', asked.samples), ('real images', asked.reference)):
     if n <= NEIGHBOURS:
-      raise UserError(f'precision and recall look at the {NEIGHBOURS}th nearest neighbour: {n} {what} are too few. '
-                      "Give more, or leave 'prdc' out.")  # fmt: skip
+      raise UserError(
+        f'precision and recall look at the {NEIGHBOURS}th nearest neighbour: {n} {what} are too few. '
+        "Give more, or leave 'prdc' out."
+      )
 
 
 def _needs_fresh(asked: Asked) -> None:
@@ -130,13 +134,19 @@ def _needs_fresh(asked: Asked) -> None:
 def _memorisation(e: Evidence, found: Found) -> None:
   """Adds the audit of copies: the statistic C_T, shares of duplicates, and the closest pairs as a picture."""
   stamp: Mapping[str, Any] = {**e.extractor.describe(), **e.stamp, 'reference_examples': len(e.reference)}
-  sets = {'samples': (e.read_samples, e.samples), 'train': (e.read_train, e.train),
-          'heldout': (e.read_reference, e.reference)}  # fmt: skip
+  sets = {
+    'samples': (e.read_samples, e.samples),
+    'train': (e.read_train, e.train),
+    'heldout': (e.read_reference, e.reference),
+  }
   own = {name: memorisation.Examples(read(np.arange(len(part))), part.values) for name, (read, part) in sets.items()}
   audit = memorisation.audit(own['samples'], own['train'], own['heldout'], e.seed, mesh=Spread().mesh)
   stamp = {**stamp, 'train_examples': len(e.train), 'cells': audit.copying.cells}
-  shares = {'duplicates_share': audit.exact_share, 'near_duplicates_share': audit.near_share,
-            'repeated_share': audit.repeated_share}  # fmt: skip
+  shares = {
+    'duplicates_share': audit.exact_share,
+    'near_duplicates_share': audit.near_share,
+    'repeated_share': audit.repeated_share,
+  }
   n = len(e.samples)
   c = audit.copying
   found.figures.update({'c_t': Figure(c.c_t, stamp=stamp), 'c_t_p': Figure(c.p_value, stamp=stamp)})

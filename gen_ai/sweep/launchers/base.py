@@ -30,8 +30,10 @@ class Options:
       launchers = option.metadata.get('launchers', (launcher,))
       if launcher not in launchers and getattr(self, option.name) != option.default:
         wanted = ' or '.join(f'--launcher={name}' for name in launchers)
-        raise UserError(f'--{option.name} is for {wanted}, and this sweep runs with --launcher={launcher}: leave '
-                        f'--{option.name} out, or name the launcher.')  # fmt: skip
+        raise UserError(
+          f'--{option.name} is for {wanted}, and this sweep runs with --launcher={launcher}: leave '
+          f'--{option.name} out, or name the launcher.'
+        )
 
 
 class Launcher:

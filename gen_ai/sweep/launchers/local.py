@@ -81,8 +81,9 @@ class Processes:
     with files.disk_errors(log, sweep.path), log.open('a') as output, pinned(slot.cores):
       now = datetime.now(UTC).isoformat(timespec='seconds')
       print(f'{HEADER}{now}  {slot.label}  {shlex.join(words)}', file=output, flush=True)
-      process = subprocess.Popen(words, env=variables, stdin=subprocess.DEVNULL, stdout=output,
-                                 stderr=subprocess.STDOUT, start_new_session=True)  # fmt: skip
+      process = subprocess.Popen(
+        words, env=variables, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+      )
     return Worker(process, slot)
 
   def poll(self, workers: Sequence[Worker]) -> Mapping[Worker, End]:

@@ -39,8 +39,16 @@ _TICK_SECONDS = 0.5
 _CONNECT_SECONDS = 10.0
 _SEE_SECONDS = 10.0  # a file on a network appears with a delay
 _OBJECT_STORE = 100 * 2**20  # bytes; tasks pass nothing but exit codes, and Ray would take 30% of the memory
-_CARRIED = ('JAX_', 'XLA_', 'LIBTPU_INIT_ARGS', 'NVIDIA_TF32_OVERRIDE', 'TF_CUDNN_DETERMINISTIC',
-            'CUBLAS_WORKSPACE_CONFIG', 'TFDS_DATA_DIR', 'PYTHONHASHSEED')  # fmt: skip
+_CARRIED = (
+  'JAX_',
+  'XLA_',
+  'LIBTPU_INIT_ARGS',
+  'NVIDIA_TF32_OVERRIDE',
+  'TF_CUDNN_DETERMINISTIC',
+  'CUBLAS_WORKSPACE_CONFIG',
+  'TFDS_DATA_DIR',
+  'PYTHONHASHSEED',
+)
 
 
 class Ray(Launcher):
@@ -103,17 +111,21 @@ def _check_reachable(address: str) -> None:
   try:
     socket.create_connection((place[1], int(place[2])), timeout=_CONNECT_SECONDS).close()
   except (OSError, OverflowError) as error:
-    raise UserError(f'no Ray cluster answers at {address} ({error}): name the address of its head node, as `ray start '
-                    '--head` printed it.') from error  # fmt: skip
+    raise UserError(
+      f'no Ray cluster answers at {address} ({error}): name the address of its head node, as `ray start '
+      '--head` printed it.'
+    ) from error
 
 
 def _local_settings() -> dict[str, Any]:
   """Arguments of ray.init for a local cluster, and the environment it reads before it is imported."""
   os.environ |= {
     'RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER': '0',  # the one way to make Ray listen on loopback alone, on any system
-    'RAY_AUTH_MODE': 'token', 'RAY_AUTH_TOKEN': secrets.token_hex(32),  # other users of this machine are kept out
-    'RAY_USAGE_STATS_ENABLED': '0', 'RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO': '0',
-  }  # fmt: skip
+    'RAY_AUTH_MODE': 'token',
+    'RAY_AUTH_TOKEN': secrets.token_hex(32),  # other users of this machine are kept out
+    'RAY_USAGE_STATS_ENABLED': '0',
+    'RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO': '0',
+  }
   return {'include_dashboard': False, '_node_ip_address': '127.0.0.1', 'object_store_memory': _OBJECT_STORE}
 
 
@@ -124,8 +136,15 @@ def _first_line(error: Exception) -> str:
 # What runs on a node. It is sent there whole: it may use constants, but no code, of gen_ai.
 
 
-def _work(source: str, folder: str, command: Sequence[str], needed: Sequence[str], stops: Sequence[str], log: str,
-          environment: dict[str, str]) -> tuple[int, str]:  # fmt: skip
+def _work(
+  source: str,
+  folder: str,
+  command: Sequence[str],
+  needed: Sequence[str],
+  stops: Sequence[str],
+  log: str,
+  environment: dict[str, str],
+) -> tuple[int, str]:
   """Runs the worker of a trial to its end.
 
   Args:
@@ -143,8 +162,10 @@ def _work(source: str, folder: str, command: Sequence[str], needed: Sequence[str
   host, deadline = socket.gethostname(), time.monotonic() + _SEE_SECONDS
   while unseen := [file for file in needed if not Path(file).is_file()]:
     if time.monotonic() > deadline:
-      return _UNSEEN, (f'node {host} does not see {unseen[0]}: source and sweep must lie on a file system that all '
-                       'nodes of the Ray cluster share')  # fmt: skip
+      return _UNSEEN, (
+        f'node {host} does not see {unseen[0]}: source and sweep must lie on a file system that all '
+        'nodes of the Ray cluster share'
+      )
     time.sleep(0.5)
   if any(Path(file).exists() for file in stops):
     return REQUEUE, ''
@@ -157,8 +178,15 @@ def _work(source: str, folder: str, command: Sequence[str], needed: Sequence[str
     print(f'{HEADER}{now}  {where}  {shlex.join(words)}', file=output, flush=True)
     there = folder if Path(folder).is_dir() else source
     keep = [sys.executable, '-m', 'gen_ai.sweep.launchers.guard', str(os.getpid()), there]
-    guard = subprocess.Popen([*keep, *words], cwd=source, env=variables, stdin=subprocess.DEVNULL, stdout=output,
-                             stderr=subprocess.STDOUT, start_new_session=True)  # fmt: skip
+    guard = subprocess.Popen(
+      [*keep, *words],
+      cwd=source,
+      env=variables,
+      stdin=subprocess.DEVNULL,
+      stdout=output,
+      stderr=subprocess.STDOUT,
+      start_new_session=True,
+    )
   try:
     while guard.poll() is None:  # no wait(): ray.cancel could not interrupt it
       time.sleep(0.2)

@@ -158,9 +158,11 @@ def arrays(sweep: Sweep, numbers: Sequence[int], asked: Asked, cache: str, size:
       index = str(first) if length == 1 else f'{first // length}%{len(str(length)) - 1}a' if first else '%a'
       indices = ranges(number - first for number in block)
       fields = {
-        'numbers': f'$(({first} + SLURM_ARRAY_TASK_ID))', 'output': ('logs', index), 'array': indices,
+        'numbers': f'$(({first} + SLURM_ARRAY_TASK_ID))',
+        'output': ('logs', index),
+        'array': indices,
         'where': 'The log of trial 7 is logs/7.log; a task that starts again goes on in it.',
-      }  # fmt: skip
+      }
       script = f'array-{first}.sh' if first else 'array.sh'
       found.append(Array(script, render(sweep, fields, asked, cache), '', indices, block))
     return found
@@ -171,10 +173,11 @@ def arrays(sweep: Sweep, numbers: Sequence[int], asked: Asked, cache: str, size:
     own = tasks[at : at + size]
     table = f'"$sweep/slurm/shared-{part}.txt"'
     fields = {
-      'numbers': f'$(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" {table})', 'output': ('slurm', f'shared-{part}-%a'),
+      'numbers': f'$(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" {table})',
+      'output': ('slurm', f'shared-{part}-%a'),
       'array': ranges(range(len(own))),
       'where': f'A task runs {asked.per_device} trials side by side. The log of trial 7 is logs/7.log.',
-    }  # fmt: skip
+    }
     text = ''.join(' '.join(map(str, task)) + '\n' for task in own)
     block = [number for task in own for number in task]
     found.append(Array(f'shared-{part}.sh', render(sweep, fields, asked, cache), text, ranges(range(len(own))), block))
@@ -330,14 +333,24 @@ def render(sweep: Sweep, fields: Mapping[str, Any], asked: Asked, cache: str) ->
   resume = command_line.printed('launch.py', resume=here)
   throttle, lines = f'%{asked.max_jobs}' if asked.max_jobs else '', directives(asked.sbatch)
   values = {
-    'sweep': shlex.quote(str(here)), 'name': _quote(here.name), 'array': fields['array'] + throttle,
-    'output': _quote(str(here / folder).replace('%', '%%') + f'/{log}.log'), 'where': fields['where'],
-    'warning': _warning(asked.sbatch), 'options': '\n'.join(['# From --sbatch:', *lines] if lines else []) or '#',
-    'source': shlex.quote(str(SOURCE)), 'python': shlex.quote(sys.executable), 'numbers': fields['numbers'],
-    'requeue': REQUEUE, 'restarts': _RESTARTS, 'lease_wait': LEASE_WAIT, 'resume': resume,
-    'resume_word': shlex.quote(resume), 'share': _share(asked.per_device),
+    'sweep': shlex.quote(str(here)),
+    'name': _quote(here.name),
+    'array': fields['array'] + throttle,
+    'output': _quote(str(here / folder).replace('%', '%%') + f'/{log}.log'),
+    'where': fields['where'],
+    'warning': _warning(asked.sbatch),
+    'options': '\n'.join(['# From --sbatch:', *lines] if lines else []) or '#',
+    'source': shlex.quote(str(SOURCE)),
+    'python': shlex.quote(sys.executable),
+    'numbers': fields['numbers'],
+    'requeue': REQUEUE,
+    'restarts': _RESTARTS,
+    'lease_wait': LEASE_WAIT,
+    'resume': resume,
+    'resume_word': shlex.quote(resume),
+    'share': _share(asked.per_device),
     'cache': shlex.quote(cache if cache[:1] in ('', '~') else str(Path(cache).resolve())),
-  }  # fmt: skip
+  }
   return re.sub(r'{{(\w+)}}', lambda found: str(values[found[1]]), TEMPLATE.read_text())
 
 
@@ -346,14 +359,16 @@ def _share(per_device: int) -> str:
   if per_device == 1:
     return '#'
   memory = ' '.join(f'{name}={value}' for name, value in memory_share(per_device).items())
-  return '\n'.join([
-    f'# {per_device} trials share the GPU, or the cores, of the task.',
-    '[ "$processes" -le 1 ] || { echo "a run of several processes shares no GPU: leave --per_device out"; exit 1; }',
-    f'if [ -n "${{CUDA_VISIBLE_DEVICES:-}}" ]; then export {memory}; else',
-    f'  cores=$(($(nproc) / {per_device}))',
-    '  export NPROC=$((cores > 0 ? cores : 1)); export OMP_NUM_THREADS=$NPROC',
-    'fi',
-  ])  # fmt: skip
+  return '\n'.join(
+    [
+      f'# {per_device} trials share the GPU, or the cores, of the task.',
+      '[ "$processes" -le 1 ] || { echo "a run of several processes shares no GPU: leave --per_device out"; exit 1; }',
+      f'if [ -n "${{CUDA_VISIBLE_DEVICES:-}}" ]; then export {memory}; else',
+      f'  cores=$(($(nproc) / {per_device}))',
+      '  export NPROC=$((cores > 0 ? cores : 1)); export OMP_NUM_THREADS=$NPROC',
+      'fi',
+    ]
+  )
 
 
 def directives(given: Iterable[str]) -> list[str]:
@@ -415,14 +430,17 @@ def _check(asked: Asked) -> None:
     raise UserError(f'--{name}={getattr(asked, name)} must be at least 1.')
   several = [option for option in asked.sbatch if _parse(option)[0] in _SEVERAL and _parse(option)[1] != '1']
   if asked.per_device > 1 and several:
-    raise UserError(f'--per_device={asked.per_device} puts runs of one process each on one GPU, and --sbatch='
-                    f'{several[0]} makes a run of several: leave one of them out.')  # fmt: skip
+    raise UserError(
+      f'--per_device={asked.per_device} puts runs of one process each on one GPU, and --sbatch='
+      f'{several[0]} makes a run of several: leave one of them out.'
+    )
 
 
 def _asked(options: Options, before: Asked) -> Asked:
   """What the command line says, and where it says nothing, what was asked `before`."""
-  return Asked(options.sbatch or before.sbatch, options.per_device or before.per_device,
-               options.max_jobs or before.max_jobs)  # fmt: skip
+  return Asked(
+    options.sbatch or before.sbatch, options.per_device or before.per_device, options.max_jobs or before.max_jobs
+  )
 
 
 def _remembered(here: Path) -> Asked:
@@ -434,8 +452,14 @@ def _remembered(here: Path) -> Asked:
 
 def _record(here: Path, job: str, script: Path, array: Array, asked: Asked) -> None:
   """A line of slurm/jobs.jsonl: what was submitted, when and how."""
-  row = {'job': job, 'time': datetime.now(UTC).isoformat(timespec='seconds'), 'script': script,
-         'array': array.indices, 'trials': array.numbers, **asked._asdict()}  # fmt: skip
+  row = {
+    'job': job,
+    'time': datetime.now(UTC).isoformat(timespec='seconds'),
+    'script': script,
+    'array': array.indices,
+    'trials': array.numbers,
+    **asked._asdict(),
+  }
   file = here / 'slurm' / 'jobs.jsonl'
   with files.disk_errors(file, here), file.open('a') as out:
     out.write(files.dumps(row) + '\n')
