@@ -12,7 +12,8 @@ from gen_ai import config as config_lib
 from gen_ai.data.dataset import Dataset
 from gen_ai.data.feed import make_feed
 from gen_ai.nets import conv
-from gen_ai.parallel.layouts import JitLayout, LaneLayout
+from gen_ai.parallel.jit import JitLayout
+from gen_ai.parallel.lanes import LaneLayout
 from gen_ai.parallel.program import Program
 
 LOWERINGS = tuple(name for name in conv.LOWERINGS if name != 'auto')

@@ -41,7 +41,7 @@ class RealData(NamedTuple):
   """What a benchmark of metrics works on.
 
   Attributes:
-    config: as for samples made elsewhere.
+    config: as for external samples.
     dataset: the images.
     extractor: as `--extractor` names it.
   """

@@ -74,6 +74,7 @@ def networks(config: ConfigDict, spec: Spec, reduce: Reduce) -> Networks:
         **says,
       ),
     )
+  assert model.network == 'resnet', f'a branch for {model.network}'  # the config knows no other
   return Networks(
     Generator(ResNetGenerator(shape, model.width, attention=model.attention, spectral=model.g_spectral, **g), classes),
     Discriminator(ResNetTrunk(model.width, attention=model.attention, **d), spectral=model.d_spectral, **says),

@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 from experiments._gan_networks import Networks, networks
 from gen_ai.core import random
 from gen_ai.core.errors import UserError
-from gen_ai.core.lowering import gathered
+from gen_ai.core.lowering import gather_params
 from gen_ai.core.method import (
   CLASSES,
   EXAMPLE,
@@ -57,7 +57,8 @@ KINDS = ('image',)  # of data
 PENALTIES = ('gradient_penalty', 'dragan', 'r1', 'r1_r2')
 # No loss here has a better way: what one network gains the other loses.
 LEADING = {'loss_d': '', 'loss_g': '', 'spread': '', 'pairs_won_d': '', 'logit_gap': ''}
-SIGNED = ('minimax', 'non_saturating', 'hinge')  # losses under which 0 parts the logits of reals and fakes
+# Losses under which 0 parts the logits of reals and fakes.
+SIGNED = ('minimax', 'non_saturating', 'hinge')
 
 
 class Updates(NamedTuple):
@@ -320,7 +321,7 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
 
     def d_update(state: State, part: tuple[Batch, Array]):
       micro, number = part
-      return update.discriminator(gathered(state), micro, random.stream(key, 'd', number), number)
+      return update.discriminator(gather_params(state), micro, random.stream(key, 'd', number), number)
 
     if n_critic == 1:
       state, metrics = d_update(state, (every, jnp.int32(0)))

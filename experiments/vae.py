@@ -73,6 +73,7 @@ def coders(config: ConfigDict, spec: Spec) -> tuple[Module, Module]:
     )
   if model.network == 'conv':
     return ConvEncoder(first, model.width, **shared), ConvDecoder(spec.image_shape, width=model.width, **shared)
+  assert model.network == 'resnet', f'a branch for {model.network}'  # the config knows no other
   return ResidualEncoder(first, model.width, **shared), ResidualDecoder(spec.image_shape, width=model.width, **shared)
 
 

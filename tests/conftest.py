@@ -1,15 +1,21 @@
 """Eight fake devices, one shared compilation cache and one shared data folder."""
 
+import contextlib
+import ctypes
 import gc
 import os
 import signal
+import sys
 import threading
 from importlib import metadata
 from pathlib import Path
 
-# A suite that is started in the background ignores Ctrl-C, and so would all the commands that its tests interrupt.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
-  signal.signal(signal.SIGINT, signal.default_int_handler)
+# A suite that is started in the background ignores Ctrl-C, one under nohup ignores SIGHUP; and so would all the
+# commands that its tests interrupt.
+if threading.current_thread() is threading.main_thread():
+  for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+      signal.signal(number, usual)
 
 # Before JAX is imported anywhere in this process. Compiling is most of what the suite does, and takes half the time
 # without LLVM's optimiser, and half of that without the fusion emitters, which later XLAs cannot do without. The
@@ -37,6 +43,32 @@ import jax  # noqa: E402
 
 jax.config.update('jax_compilation_cache_dir', os.environ['GEN_AI_TEST_XLA'])
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
+
+
+_MOST_MEMORY = 2 * 2**30  # bytes of one worker; several share the machine with all the commands that they start
+
+
+def _memory():
+  """Bytes of this process in main memory; 0 where /proc does not tell."""
+  with contextlib.suppress(OSError):
+    return int(Path('/proc/self/statm').read_text().split()[1]) * os.sysconf('SC_PAGE_SIZE')
+  return 0
+
+
+def _give_back():
+  gc.collect()
+  with contextlib.suppress(OSError, AttributeError):  # glibc keeps what is freed: compilations leave a GB an hour
+    ctypes.CDLL('libc.so.6').malloc_trim(0)
+
+
+def pytest_runtest_logfinish(nodeid, location):
+  """Gives memory back after a test, and forgets compiled programs where that is not enough."""
+  if _memory() > _MOST_MEMORY and 'PYTEST_XDIST_WORKER' in os.environ:
+    _give_back()
+    if _memory() > _MOST_MEMORY:
+      sys.modules['tiny'].forget()
+      jax.clear_caches()
+      _give_back()
 
 
 def pytest_xdist_auto_num_workers(config):

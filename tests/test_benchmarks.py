@@ -251,7 +251,7 @@ def test_the_sweep_benchmark_finds_the_metric_that_differs_most():
 
 def test_lanes_one_after_the_other_are_lanes_side_by_side():
   from gen_ai import config as config_lib
-  from gen_ai.parallel.layouts import LaneLayout
+  from gen_ai.parallel.lanes import LaneLayout
   from gen_ai.parallel.program import Program
 
   configs = [tiny.config('gan', run__seed=seed, optim__lr=lr) for seed, lr in ((0, 1e-3), (1, 1e-2))]

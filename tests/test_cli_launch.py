@@ -249,7 +249,7 @@ def test_a_bar_on_a_terminal_ctrl_c_saves_and_the_command_it_prints_resumes(tmp_
 
 
 def test_ctrl_c_before_training_is_no_traceback(tmp_path):
-  code = 'import sys; sys.argv = ["launch.py"]; from gen_ai import command; command.run(main)'
+  code = 'import sys; sys.argv = ["launch.py"]; from gen_ai.core import command_line; command_line.run(main)'
   main = 'import os, signal\ndef main(arguments, overrides): os.kill(os.getpid(), signal.SIGINT); return 0\n'
   done = tiny.command('-c', main + code)
   assert done.returncode == 128 + signal.SIGINT

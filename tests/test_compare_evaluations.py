@@ -318,7 +318,7 @@ def test_notes_of_many_evaluations_are_told_once_and_not_all():
 
 
 def test_runs_with_nothing_but_evaluations_are_compared_and_reported():
-  for name, fd in (('a', 3.0), ('b', 4.0)):  # samples made elsewhere: no metrics.jsonl, no summary.json
+  for name, fd in (('a', 3.0), ('b', 4.0)):  # external samples: no metrics.jsonl, no summary.json
     made_runs.start(f'runs/{name}', made_runs.config(optim__lr=fd)).status('done', 100, 100)
     made_runs.evaluate(f'runs/{name}', {'fd': fd})
   text = shown('runs', '--metric=test/fd', '--html=out.html')

@@ -422,7 +422,7 @@ def test_choices_are_what_the_code_knows():
   gan, vae_gan, inpaint = (config_lib.declared(name) for name in ('gan', 'vae_gan', 'inpaint_gan'))
   assert gan['loss.kind'].choices == adversarial.KINDS
   plain = tuple(kind for kind in adversarial.KINDS if kind not in adversarial.RELATIVISTIC)
-  assert vae_gan['loss.kind'].choices == inpaint['loss.kind'].choices == plain
+  assert vae_gan['loss.kind'].choices == inpaint['loss.kind'].choices == plain, 'LOSSES of config/families/gan.py'
   assert gan['model.condition'].choices == gan_nets.CONDITIONS
   assert gan['model.g_norm'].choices == gan['model.d_norm'].choices == norms.NORMS
   assert gan['model.weight_init'].choices == pyramid.INITS

@@ -39,7 +39,7 @@ def run_prepare(*arguments):
   environment = {k: v for k, v in os.environ.items() if k.lower() != 'no_proxy'} | dead
   started = time.perf_counter()
   command = [sys.executable, '-m', 'gen_ai.data.prepare', *map(str, arguments)]
-  done = subprocess.run(command, cwd=REPO, env=environment, capture_output=True, text=True, timeout=300)
+  done = subprocess.run(command, cwd=REPO, env=environment, capture_output=True, text=True, timeout=900)
   return done, time.perf_counter() - started
 
 
@@ -152,7 +152,7 @@ from test_data_prepare import check_prepared
 check_prepared({str(tmp_path)!r})
 assert 'tensorflow' not in sys.modules
 """
-  subprocess.run([sys.executable, '-c', code], cwd=REPO, check=True, timeout=300)
+  subprocess.run([sys.executable, '-c', code], cwd=REPO, check=True, timeout=900)
 
 
 def check_prepared(data_dir):

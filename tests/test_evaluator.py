@@ -17,7 +17,8 @@ from gen_ai.evaluate import evaluator, metrics, references
 from gen_ai.evaluate import protocol as protocol_lib
 from gen_ai.evaluate.generation import Generation
 from gen_ai.evaluate.metrics import features, quality
-from gen_ai.parallel.layouts import LaneLayout, make_layout
+from gen_ai.parallel.lanes import LaneLayout
+from gen_ai.parallel.layouts import make_layout
 from gen_ai.parallel.program import Program
 from gen_ai.run import directory
 
@@ -255,7 +256,7 @@ def test_samples_made_elsewhere_are_judged_as_ours(tmp_path, alone):
     (np.linspace(0, 1, 300 * 784, dtype=np.float32).reshape(300, 28, 28, 1), 'not clearly in [-1, 1]'),
     (np.full((300, 28, 28, 1), np.nan, np.float32), '235,200 NaN, first at [0,0,0,0]'),
     (np.zeros(5, np.uint8), 'this data has'),
-    (np.zeros((0, 28, 28, 1), np.float32), 'holds no samples'),
+    (np.zeros((0, 28, 28, 1), np.float32), 'holds nothing'),
   ],
   ids=['size', 'integers', 'unit range', 'nan', 'flat', 'empty'],
 )

@@ -16,7 +16,8 @@ from gen_ai.evaluate.generation import Generation, SplitInputs
 from gen_ai.evaluate.metrics import quality
 from gen_ai.maths import masks
 from gen_ai.maths.pixels import to_signed
-from gen_ai.parallel.layouts import LaneLayout, make_layout
+from gen_ai.parallel.lanes import LaneLayout
+from gen_ai.parallel.layouts import make_layout
 from gen_ai.parallel.program import Program
 
 N = 300
@@ -322,9 +323,9 @@ def test_images_of_ones_own_are_completed(run_dir, files):
   [
     (['--mask={}/small.npy'], ['small.npy has the shape [14, 28]', 'for images of 28x28 it must be [28, 28]']),
     (['--mask={}/few.npy'], ["the input 'mask' has 3 rows and 'image' has 10", 'give one for all, or as many']),
-    (['--mask={}/two.npz'], ['two.npz holds no samples', 'one NumPy array']),
-    (['--mask={}/torn.npz'], ['torn.npz holds no samples', 'one NumPy array, saved by np.save']),
-    (['--images={}/torn.npz'], ['torn.npz holds no samples', 'one NumPy array, saved by np.save']),
+    (['--mask={}/two.npz'], ['two.npz holds nothing', 'one NumPy array']),
+    (['--mask={}/torn.npz'], ['torn.npz holds nothing', 'one NumPy array, saved by np.save']),
+    (['--images={}/torn.npz'], ['torn.npz holds nothing', 'one NumPy array, saved by np.save']),
     (['--mask={}/point.npy'], ['point.npy has the shape []', '[28, 28]']),
     (['--mask=star'], ['--mask=star', 'It is none of box, half, centre either']),
     (['--images={}/m.npy'], ['--image=', 'm.npy holds bool [28, 28]']),
@@ -340,4 +341,4 @@ def test_what_cannot_be_completed_is_refused(run_dir, files, words, says):
 def test_only_completing_methods_complete(tmp_path, files):
   assert tiny.run(tiny.config('vae'), tmp_path / 'vae')[0] == DONE
   done = cli.command('gen_ai.complete', tmp_path / 'vae', f'--images={files[0]}/x.npy')
-  cli.refused(done, f"{tmp_path}/vae does not 'complete': it can generate, reconstruct, encode")
+  cli.refused(done, f"{tmp_path}/vae has no task 'complete'. It can generate, reconstruct, encode")

@@ -86,14 +86,17 @@ def test_a_sweep_whose_launcher_is_killed_goes_on_and_its_runs_equal_runs_alone(
   resumed = tiny.launch(f'--resume={sweep.path}', '--per_device=2')  # at once: the workers have yet to notice
   assert resumed.returncode == DONE, resumed.stdout + resumed.stderr
   assert states(sweep) == ['done', 'done']
+  stopped = []
   for trial in sweep.trials:
     exits = [row['exit'] for row in directory.read_attempts(sweep.run_dir(trial)) if row['event'] == 'end']
-    assert exits == [REQUEUE, DONE], 'a worker saves when its launcher dies'
-  trial, alone = sweep.trials[1], tmp_path / 'alone'
+    if exits != [DONE]:  # a busy machine may let one trial end before the other begins
+      assert exits == [REQUEUE, DONE], 'a worker saves when its launcher dies'
+      stopped.append(trial)
+  trial, alone = stopped[-1], tmp_path / 'alone'
   tiny.run(config_lib.override(tiny.config('gan'), {**LONG, **trial.overrides}), alone)
   path = sweep.run_dir(trial)
   assert tiny.rows(path) == tiny.rows(alone)
-  assert directory.read_run(path)['overrides'] == {'run.seed': 1, 'run.trackers': ''} | OVERRIDES
+  assert directory.read_run(path)['overrides'] == {**trial.overrides, 'run.trackers': ''} | OVERRIDES
   [picture] = (path / 'samples').glob(f'step_{LONG["run.steps"]:08d}.png')
   assert picture.read_bytes() == (alone / 'samples' / picture.name).read_bytes()
 

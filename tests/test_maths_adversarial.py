@@ -27,6 +27,7 @@ HAND = {
 
 @pytest.mark.parametrize('kind', adversarial.KINDS)
 def test_losses_against_hand_formulas(kind):
+  assert kind in HAND, 'write the formulas of this loss by hand into HAND'
   discriminator, generator = HAND[kind]
   real, fake = jnp.asarray(REAL), jnp.asarray(FAKE)
   np.testing.assert_allclose(adversarial.discriminator_loss(kind, real, fake), discriminator.mean(), rtol=1e-5)

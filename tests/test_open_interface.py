@@ -221,7 +221,7 @@ def test_it_generates_and_does_what_nobody_foresaw(run, tmp_path):
   assert done.returncode == DONE, done.stderr
   mean = final_state(run)[1].params['mean']
   np.testing.assert_allclose(np.load(tmp_path / 'y.npy'), [mean, mean], rtol=1e-5)
-  cli.refused(cli.command('gen_ai.generate', run, '--task=fold'), "does not 'fold'", 'generate, mirror')
+  cli.refused(cli.command('gen_ai.generate', run, '--task=fold'), "has no task 'fold'", 'generate, mirror')
   cli.refused(cli.command('gen_ai.generate', run, *words, '--label=3'), "takes no input 'label'")
   trained = gen_ai.load(run)
   np.testing.assert_allclose(trained.run('mirror', point=np.zeros(DIMS))['sample'], [2 * mean], rtol=1e-5)

@@ -1,6 +1,7 @@
 """The package: what it requires, what a wheel holds and does in any folder, and gen-ai, one name for all commands."""
 
 import importlib.metadata
+import importlib.util
 import os
 import re
 import shlex
@@ -142,8 +143,8 @@ def test_help_is_one_screen_that_names_every_command():
   assert done.returncode == 0 and len(lines) <= 24 and max(map(len, lines)) <= 120
   for name, told in commands.COMMANDS.items():
     assert any(line.startswith(f'  gen-ai {name} ') and line.endswith(told.about) for line in lines)
-    file = told.target if told.target.endswith('.py') else told.target.replace('.', '/')
-    assert any((tiny.ROOT / path).is_file() for path in (file, f'{file}.py', f'{file}/__main__.py')), told.target
+    script = told.target.endswith('.py')
+    assert (tiny.ROOT / told.target).is_file() if script else importlib.util.find_spec(told.target), told.target
 
 
 def test_a_command_by_name_does_what_it_does_by_itself():

@@ -72,7 +72,7 @@ def test_runs_that_are_stopped_or_killed_and_resumed_equal_an_undisturbed_one(na
   whole, halved, killed = (tmp_path / name for name in ('whole', 'halved', 'killed'))
   assert tiny.run(config, whole)[0] == DONE
   assert len(directory.read_metrics(whole)) == config.run.steps // config.run.log_every + 2
-  if name not in tiny.STRUCTURES:
+  if name not in tiny.held_to('resumed'):
     return
   code, trainer = tiny.run(config, halved, stop=tiny.StopAt(3))
   assert (code, trainer.step) == (REQUEUE, 3 * config.run.log_every)

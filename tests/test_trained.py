@@ -72,7 +72,7 @@ def test_a_class_by_name_and_by_number(runs, tmp_path):
     ('vae', ['--input=latent=1,2,3'], ["the input 'latent' has the shape [3]; it must be [N, 4]"]),
     ('vae', ['--input=zoom=1'], ["takes no input 'zoom'"]),
     ('vae', ['--input=latent=1,2,3,4', '--latent=z.npy'], ["'latent' is given twice"]),
-    ('vae', ['--task=paint'], ["does not 'paint': it can generate, reconstruct, encode"]),
+    ('vae', ['--task=paint'], ["has no task 'paint'. It can generate, reconstruct, encode"]),
     ('vae', ['--task=encode', '--out=z.png'], ['--out=z.png must end in .npz or .npy']),
     ('vae', ['--task=encode', '--latent=z.npy'], ["'encode' takes no input 'latent'; it takes image (example, "]),
     ('vae', ['--config.optim.lr=1.0'], ['config.optim.lr', 'fixed']),
@@ -191,7 +191,7 @@ def test_a_curve_over_a_setting_is_measured_by_one_program(runs, tmp_path, monke
     ('lm', ['--axis=sample.temprature=0.5,1'], ["'sample.temprature'", 'sample.temperature']),
     ('lm', ['--axis=sample.temperature=-1,1', '--metrics=memorisation'], ['sample.temperature=-1', 'at least 0']),
     ('vae', ['--task=generate'], ['--task is for figures of samples (--metrics)']),
-    ('vae', ['--metrics=fd', '--task=paint'], ["does not 'paint': it can generate"]),
+    ('vae', ['--metrics=fd', '--task=paint'], ["has no task 'paint'. It can generate"]),
     ('vae', ['--metrics=fd', '--task=encode'], ["the task 'encode' draws no samples, so fd cannot be measured"]),
     ('vae', ['--metrics=fd', '--task=generate', '--config.eval.task=generate'], ['say the same thing twice']),
   ],
@@ -254,7 +254,7 @@ def test_settings_of_tasks_are_given_when_a_run_is_opened(runs):
 @pytest.mark.parametrize(
   ('task', 'inputs', 'says'),
   [
-    ('paint', {}, "does not 'paint': it can generate, reconstruct, encode"),
+    ('paint', {}, "has no task 'paint'. It can generate, reconstruct, encode"),
     ('generate', {'zoom': 1}, "the task 'generate' takes no input 'zoom'"),
     ('reconstruct', {}, "the task 'reconstruct' needs the input 'image'"),
     ('generate', {'latent': np.zeros((2, 3))}, r"'latent' has the shape \[2, 3\]; it must be \[N, 4\]"),

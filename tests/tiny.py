@@ -17,6 +17,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from gen_ai import config as config_lib
 from gen_ai.config import idle
@@ -112,6 +113,24 @@ def _structures():
 
 
 STRUCTURES = _structures()
+FAMILIES = {path.stem for path in (ROOT / 'experiments').glob('[a-z]*.py')}
+# Equalities that cost a compilation or three trainings each, and rest on what a family shares: the config of its own
+# name is held to all of them, its variants take turns. Those named have norms or deviations over a batch, which pmap
+# splits; StyleGAN2 has the state with the most parts, DCGAN the plainest convolutions.
+_TURNS = ('pmap', 'accumulated', 'bf16', 'resumed')
+_CHOSEN = {'dcgan': {'pmap', 'bf16'}, 'stylegan2': {'pmap', 'resumed'}}
+
+
+def held_to(equality):
+  """The structures that are held to `equality`, one of _TURNS."""
+  variants = [name for name in STRUCTURES if name not in FAMILIES and name not in _CHOSEN]
+  turns = {name: {_TURNS[number % len(_TURNS)]} for number, name in enumerate(variants)} | _CHOSEN
+  return [name for name in STRUCTURES if equality in turns.get(name, _TURNS)]
+
+
+def by_turns(equality):
+  """Parametrises a test over those structures."""
+  return pytest.mark.parametrize('name', held_to(equality))
 
 
 def dataset(config):
@@ -283,6 +302,13 @@ class _Training:
 @functools.lru_cache(maxsize=8)
 def _training(text, devices):
   return _Training(config_lib.from_json(json.loads(text)), devices)
+
+
+def forget():
+  """Forgets all programs and trainings that were kept for later tests."""
+  _SHARED.clear()
+  for kept in (_training, _known):
+    kept.cache_clear()
 
 
 class StopAt:

@@ -1,4 +1,4 @@
-"""Figures of a trained run, or of samples made elsewhere, on a whole split, under one stated protocol.
+"""Figures of a trained run, or of external samples, on a whole split, under one stated protocol.
 
 python -m gen_ai.evaluate RUN_DIR [--metrics=fd,kid,prdc,nll,memorisation] [--split=test] [--samples=10000]
     [--extractor=classifier:RUN_DIR|inception:FILE|random] [--task=NAME] [--out=report.json]
@@ -251,7 +251,7 @@ def evaluate_run(run_dir: str, overrides: Mapping[str, Any]) -> list[dict[str, A
 
 
 def evaluate_file(overrides: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-  """Judges samples made elsewhere; returns the run directory that holds the evaluation, and the evaluation."""
+  """Measures external samples; returns the run directory that holds the evaluation, and the evaluation."""
   started = time.perf_counter()
   run_dir = FLAGS.run_dir or f'runs/external/{Path(FLAGS.samples_file).stem}'
   at = place(run_dir)

@@ -16,6 +16,7 @@ from gen_ai.config import LARGEST_SEED
 from gen_ai.core import command_line, files
 from gen_ai.core.errors import UserError
 from gen_ai.core.method import EXAMPLE, GENERATE, MASK, PROMPT, SAMPLE, Task
+from gen_ai.core.text import did_you_mean
 from gen_ai.data import kinds
 from gen_ai.evaluate import restored
 from gen_ai.evaluate.generation import check_inputs
@@ -165,7 +166,8 @@ def _chosen(run_dir: str, tasks: Mapping[str, Task], task: str, drawing: bool) -
   if not name:
     raise UserError(f'{run_dir} draws no samples: {has} (python -m gen_ai.generate --task=NAME).')
   if name not in tasks:
-    raise UserError(f"{run_dir} does not '{name}': {has}.")
+    near = did_you_mean(name, tasks, cutoff=0.6)
+    raise UserError(f"{run_dir} has no task '{name}'.{near} {has[0].upper()}{has[1:]}.")
   return name
 
 

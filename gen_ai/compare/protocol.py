@@ -27,7 +27,7 @@ PROTOCOL = {
 # What also holds for figures with a stamp of their own.
 TRAINED = ('data_hash', 'split_rule', 'data_spec', 'steps', 'arithmetic')
 # Of a stamp: a run without it is not held against one that has it. Another family's sampler has other settings, and
-# of samples made elsewhere neither the seed nor the averaging need be known.
+# of external samples neither the seed nor the averaging need be known.
 IF_KNOWN = ('sampler.', 'sample_seed', 'ema')
 CIRCUMSTANCES = {'devices': 'devices', 'versions': 'versions', 'compiler': 'flags of the compiler', 'commit': 'code'}
 NOT_RECORDED = 'not recorded'

@@ -26,7 +26,7 @@ from gen_ai.config.load import (
   split_reference,
   tiny,
 )
-from gen_ai.config.traced import TRACED, averages, substitute, traced
+from gen_ai.config.traced import TRACED, substitute, traced
 from gen_ai.config.tree import difference, flatten, from_json, to_json
 
 __all__ = [
@@ -39,7 +39,6 @@ __all__ = [
   'Field',
   'as_flags',
   'assign',
-  'averages',
   'builder',
   'call',
   'common',

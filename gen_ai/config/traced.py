@@ -29,8 +29,3 @@ def substitute(config: ConfigDict, values: Mapping[str, Any]) -> ConfigDict:
       node = node[section]
     node[name] = value
   return ConfigDict(tree)
-
-
-def averages(config: ConfigDict) -> bool:
-  """Whether the run samples and evaluates by averaged parameters, however the average's pace is given."""
-  return any(config.optim[name] != 0 for name in ('ema_decay', 'ema_halflife') if name in config.optim)

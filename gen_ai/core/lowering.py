@@ -34,7 +34,7 @@ def under_mesh(gather: Callable[[Any], Any]) -> Iterator[None]:
     _GATHER.reset(token)
 
 
-def gathered(state: Any) -> Any:
+def gather_params(state: Any) -> Any:
   """The state as an update uses it. A train_step that scans over updates calls this at the start of each.
 
   The trainer does so once a step. Inside a scan, the compiler may split the new parameters over fsdp again, and with

@@ -202,6 +202,12 @@ def ema_update(average: PyTree, new: PyTree, decay: float | Array, step: Array) 
   return jax.tree.map(lambda a, n: a + (1 - rate) * (n.astype(a.dtype) - a), average, new)
 
 
+def is_averaged(config: ConfigDict) -> bool:
+  """Whether a run of `config` keeps an average of its parameters (EMA), by which it is evaluated then."""
+  optim = config.optim
+  return not is_off(optim.ema_decay) or ('ema_halflife' in optim and not is_off(optim.ema_halflife))
+
+
 class Pace(NamedTuple):
   """How fast one part of the parameters learns, where several have an optimiser each."""
 
@@ -238,7 +244,7 @@ class Updater:
     self._decay = optim.ema_decay
     if 'ema_halflife' in optim and not is_off(optim.ema_halflife):
       self._decay = 0.5 ** (config.data.batch_size * batches_per_step / optim.ema_halflife)
-    self.averaged = not is_off(self._decay)
+    self.averaged = is_averaged(config)
 
   def init(self, params: PyTree, stats: PyTree = ()) -> State:
     """The state before the first update."""

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from gen_ai.config import averages
 from gen_ai.core.errors import UserError
 from gen_ai.core.method import GENERATE, SAMPLE, State
+from gen_ai.core.optim import is_averaged
 from gen_ai.data.dataset import Dataset
 from gen_ai.evaluate.examples import ExamplePass, eval_step
 from gen_ai.evaluate.generation import Generation, Inputs, SplitInputs
@@ -170,7 +170,7 @@ class Evaluator:
     stamp = {
       'observation': self._program.observation,
       'eval_seed': self._config.eval.seed,
-      'ema': averages(self._config),
+      'ema': is_averaged(self._config),
     } | ({'importance_samples': draws} if draws else {})
     told = totals.finish()
     figures = {name: with_error(*figure, stamp) for name, figure in told.items()}

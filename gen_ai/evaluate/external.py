@@ -1,4 +1,4 @@
-"""Samples made elsewhere, judged under the same protocol: any codebase's model can be put among the runs."""
+"""External samples, measured under the same protocol: any codebase's model can be put among the runs."""
 
 import dataclasses
 import hashlib
@@ -55,7 +55,7 @@ def evaluate(samples: np.ndarray, config: ConfigDict, dataset: Dataset, protocol
 
 
 def run_directory(path: str, config: ConfigDict, dataset: Dataset, file: str, content: str) -> Path:
-  """The run directory of samples made elsewhere, made where it is new.
+  """The run directory of external samples, made where it is new.
 
   Raises:
     UserError: it holds another run, or the evaluation of other samples.

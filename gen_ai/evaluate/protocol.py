@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from gen_ai.config import averages
 from gen_ai.core import surroundings
+from gen_ai.core.optim import is_averaged
 from gen_ai.data import kinds
 from gen_ai.data.dataset import Dataset
 from gen_ai.evaluate import metrics as metrics_lib
@@ -119,4 +119,4 @@ def sampler_stamp(config: ConfigDict, sections: Sequence[str] = ('sample',)) -> 
     for name, value in config[section].items()
     if (section, name) != ('sample', 'n')
   }
-  return {'ema': averages(config)} | settings
+  return {'ema': is_averaged(config)} | settings

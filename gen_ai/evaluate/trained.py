@@ -8,10 +8,10 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from gen_ai import config as config_lib
 from gen_ai.core import random
 from gen_ai.core.errors import UserError
 from gen_ai.core.method import EXAMPLE, GENERATE, LABEL, LATENT, MASK, NUMBER, PROMPT, SAMPLE, Field, PyTree, Spec, Task
+from gen_ai.core.optim import is_averaged
 from gen_ai.core.text import did_you_mean
 from gen_ai.data import dataset as dataset_lib
 from gen_ai.data import kinds
@@ -63,7 +63,7 @@ class Trained:
   @property
   def averaged(self) -> bool:
     """Whether tasks run by averaged parameters."""
-    return config_lib.averages(self.config)
+    return is_averaged(self.config)
 
   @property
   def params(self) -> PyTree:
@@ -173,6 +173,8 @@ class Trained:
     if not fits or not len(array):
       wanted = ', '.join(['N', *('any' if size is None else str(size) for size in field.shape)])
       raise UserError(f"the input '{name}' has the shape {list(np.shape(given))}; it must be [{wanted}].")
+    if field.what != EXAMPLE and not np.isfinite(array).all():
+      raise UserError(f"the input '{name}' holds {np.count_nonzero(~np.isfinite(array)):,} NaN or infinite numbers.")
     return self._kind.levels(f"the input '{name}'", array) if field.what == EXAMPLE else array
 
 

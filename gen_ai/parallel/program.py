@@ -17,8 +17,10 @@ from gen_ai import config as config_lib
 from gen_ai.core import random
 from gen_ai.core.errors import UserError
 from gen_ai.core.method import Array, Key, Method, PyTree, Reduce, Spec, State, Task, identity
+from gen_ai.core.text import did_you_mean
 from gen_ai.parallel import memory
-from gen_ai.parallel.layouts import Compiled, CompileStats, Layout, check_batch
+from gen_ai.parallel.compiled import Compiled, CompileStats
+from gen_ai.parallel.layouts import Layout, check_batch
 
 Build = Callable[..., Method]
 RowFn = Callable[[Method, State, Any, Any, Key], PyTree]  # (method, state, resident, row, key) -> arrays [B, ...]
@@ -46,7 +48,7 @@ def chunk(make: Callable[[Any], Method], feed: Feed, layout: Layout):
 
     def body(state: State, row: PyTree):
       batch = layout.constrain(feed.gather(resident, row))
-      return method.train_step(layout.whole(state), batch, random.stream(key, 'train', state.step))
+      return method.train_step(layout.gather_params(state), batch, random.stream(key, 'train', state.step))
 
     return jax.lax.scan(body, state, rows)
 
@@ -57,7 +59,7 @@ def rowwise(make: Callable[[Any], Method], layout: Layout, fn: RowFn):
   """`fn` of rows [n, B]: what it returns for each, [n, B, ...], whole on every device."""
 
   def run(floats: PyTree, state: State, key: Key, resident: PyTree, rows: PyTree):
-    method, state = make(floats), layout.whole(state)
+    method, state = make(floats), layout.gather_params(state)
 
     def body(_: None, row: PyTree):
       return None, layout.gathered(fn(method, state, resident, row, key))
@@ -72,7 +74,7 @@ def viewing(make: Callable[[Any], Method], layout: Layout, name: str):
 
   def run(floats: PyTree, state: State, key: Key, resident: PyTree, rows: PyTree):
     del rows
-    return make(floats).visualizations[name](layout.whole(state), resident, key)
+    return make(floats).visualizations[name](layout.gather_params(state), resident, key)
 
   return run
 
@@ -134,7 +136,8 @@ class Program:
     """The task of that name. Raises UserError where the method has none, and says which it has."""
     if name not in self.tasks:
       has = f'it can {", ".join(self.tasks)}' if self.tasks else 'it has no tasks'
-      raise UserError(f"config.experiment='{self._experiment}' does not '{name}': {has}.")
+      near = did_you_mean(name, self.tasks, cutoff=0.6)
+      raise UserError(f"config.experiment='{self._experiment}' has no task '{name}'.{near} {has[0].upper()}{has[1:]}.")
     return self.tasks[name]
 
   def drawing_task(self) -> str:

@@ -99,7 +99,7 @@ class RunDir:
     with files.disk_errors(run.path, run.path):
       try:
         run.path.parent.mkdir(parents=True, exist_ok=True)
-        run.path.mkdir(exist_ok=adopt and run._is_stillborn())
+        run.path.mkdir(exist_ok=adopt and run._is_unused())
         for folder in (run.samples, run.checkpoints, run.logs):
           folder.mkdir(exist_ok=adopt)
       except (FileExistsError, NotADirectoryError) as error:
@@ -111,13 +111,14 @@ class RunDir:
     """An existing run directory. Raises UserError, naming what is missing, when `path` is none."""
     path = Path(path)
     if not path.is_dir():
-      raise UserError(f'{path} is not a run directory: there is no such directory')
+      where = '' if path.is_absolute() else f' in {Path.cwd()}'
+      raise UserError(f'{path} is not a run directory: there is no such directory{where}')
     missing = [name for name in ('run.json', CONFIG_FILE) if not (path / name).is_file()]
     if missing:
       raise UserError(f'{path} is not a run directory: it has no {" and no ".join(missing)}')
     return cls(path)
 
-  def _is_stillborn(self) -> bool:
+  def _is_unused(self) -> bool:
     """Whether the directory holds nothing but what is made before config.json, the first thing worth keeping."""
     before = {'samples', 'checkpoints', 'logs', 'run.json', 'uncommitted.patch', 'lease.json', '.lease.lock'}
     return self.path.is_dir() and {entry.name for entry in self.path.iterdir()} <= before

@@ -130,7 +130,7 @@ class RunInfo:
     leading: 'metric:way that is better' of those that tell most.
     tasks: what it can do, by name.
     parent: of a run that began from the weights of another (`--init_from`): what was taken and what was not.
-    samples_file, samples_sha256: of samples made elsewhere.
+    samples_file, samples_sha256: of external samples.
   """
 
   argv: Sequence[str] = ()

@@ -17,7 +17,7 @@ from gen_ai.core.errors import UserError
 from gen_ai.core.text import did_you_mean
 
 
-class Writer(Protocol):
+class Tracker(Protocol):
   """One tracker. `step` counts completed updates; any method may raise."""
 
   def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -119,7 +119,7 @@ class WandB:
     self._run.finish()
 
 
-_TRACKERS: dict[str, tuple[Callable[[Path, str, int], Writer], str]] = {
+_TRACKERS: dict[str, tuple[Callable[[Path, str, int], Tracker], str]] = {
   'tensorboard': (TensorBoard, 'tensorboardX'),
   'wandb': (WandB, 'wandb'),
 }
@@ -128,36 +128,36 @@ _TRACKERS: dict[str, tuple[Callable[[Path, str, int], Writer], str]] = {
 class Trackers:
   """Several trackers as one; see `open_trackers`. No method raises."""
 
-  def __init__(self, makers: Mapping[str, Callable[[], Writer]]):
-    self._writers: dict[str, Writer] = {}
+  def __init__(self, makers: Mapping[str, Callable[[], Tracker]]):
+    self._trackers: dict[str, Tracker] = {}
     for name, make in makers.items():
       try:
-        self._writers[name] = make()
+        self._trackers[name] = make()
       except Exception as error:  # whatever ails a tracker, training goes on
         self._warn(name, error)
 
   def scalars(self, step: int, values: Mapping[str, float]) -> None:
     """Mirrors metrics by name at `step`."""
-    self._each(lambda writer: writer.scalars(step, values))
+    self._each(lambda tracker: tracker.scalars(step, values))
 
   def picture(self, step: int, name: str, path: Path) -> None:
     """Mirrors a sample file that the run has written: a PNG file as a picture, any other as UTF-8 text."""
     if path.suffix == '.png':
-      self._each(lambda writer: writer.picture(step, name, path))
+      self._each(lambda tracker: tracker.picture(step, name, path))
     else:
-      self._each(lambda writer: writer.text(step, name, path.read_text(encoding='utf-8')))
+      self._each(lambda tracker: tracker.text(step, name, path.read_text(encoding='utf-8')))
 
   def close(self) -> None:
     """Writes what is pending."""
-    self._each(lambda writer: writer.close())
-    self._writers.clear()
+    self._each(lambda tracker: tracker.close())
+    self._trackers.clear()
 
-  def _each(self, call: Callable[[Writer], None]) -> None:
-    for name, writer in list(self._writers.items()):
+  def _each(self, call: Callable[[Tracker], None]) -> None:
+    for name, writer in list(self._trackers.items()):
       try:
         call(writer)
       except Exception as error:
-        del self._writers[name]
+        del self._trackers[name]
         self._warn(name, error)
 
   def _warn(self, name: str, error: Exception) -> None:

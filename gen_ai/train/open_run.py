@@ -15,6 +15,7 @@ from gen_ai import config as config_lib
 from gen_ai.core import command_line, files, surroundings, terminal
 from gen_ai.core.errors import DONE, REQUEUE, UserError
 from gen_ai.core.method import GENERATE
+from gen_ai.core.optim import is_averaged
 from gen_ai.core.text import duration, number
 from gen_ai.data import dataset as dataset_lib
 from gen_ai.data import kinds
@@ -236,7 +237,7 @@ def _protocol(
     examples=len(dataset.splits['validation']),
     split_rule=dataset.split_rule,
     data=dataset.fingerprint,
-    averaged=config_lib.averages(config),
+    averaged=is_averaged(config),
     seed=config.eval.seed,
     observation=program.observation,
     extractor=protocol_fields.get('extractor', ''),

@@ -122,7 +122,7 @@ class RunLogger:
 
   # Ending.
 
-  def first_bad(self, step: int, values: Mapping[str, np.ndarray]) -> tuple[int, list[str]] | None:
+  def diverged_at(self, step: int, values: Mapping[str, np.ndarray]) -> tuple[int, list[str]] | None:
     """(update, names) where metrics [K] of the chunk that ended with update `step` are first not finite; recorded."""
     bad = {name: ~np.isfinite(value) for name, value in values.items()}
     steps = np.flatnonzero(np.any(list(bad.values()), axis=0))

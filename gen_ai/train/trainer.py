@@ -268,7 +268,7 @@ class Trainer:
     speed = chunk * self.program.batch_size / seconds
     extra = {'examples_per_second': speed, 'input_stall_percent': 100 * (stalled - waited) / seconds}
     for lane in self.live():
-      bad = lane.first_bad(step, values[self._slot[lane]])
+      bad = lane.diverged_at(step, values[self._slot[lane]])
       if bad:
         self._diverged(lane, *bad)
       else:
@@ -374,7 +374,7 @@ class Trainer:
       if bool(good[self._slot[lane]]):
         lane.save(own)
       else:
-        lane.diverged(self.step, [], _where(first_bad(own)))
+        lane.diverged(self.step, [], _bad_tensor(first_bad(own)))
         self.close(lane)
 
   # Lanes that have ended make room.
@@ -408,7 +408,7 @@ class Trainer:
 
   def _diverged(self, lane: RunLogger, step: int, names: list[str]) -> None:
     if self.pack is None:
-      where = _where(self._replay(step))
+      where = _bad_tensor(self._replay(step))
     else:  # the other lanes are not held up
       where = f'`{command_line.printed("launch.py", resume=lane.record.path)}` finds the first bad tensor'
     lane.diverged(step, names, where)
@@ -466,7 +466,7 @@ class Trainer:
       logging.error('the end of the run could not be recorded: %s', error)
 
 
-def _where(tensor: str) -> str:
+def _bad_tensor(tensor: str) -> str:
   return f'first bad tensor: {tensor}' if tensor else 'all tensors are finite after it: the loss alone overflowed'
 
 

@@ -7,7 +7,10 @@ _PLAIN = ('mlp', 'dcgan', 'resnet')
 _NORMS = ('none', 'batch', 'group')
 _ADA = {'augment.kind': one_of('ada')}
 _PENALISED = {'loss.constraint': one_of('gradient_penalty', 'dragan', 'r1', 'r1_r2')}
-_KINDS = ('minimax', 'non_saturating', 'least_squares', 'hinge', 'wasserstein', 'relativistic')
+# The losses of gen_ai.maths.adversarial, in its order; a relativistic one compares pairs of reals and fakes.
+LOSSES = ('minimax', 'non_saturating', 'least_squares', 'hinge', 'wasserstein', 'relativistic')
+RELATIVISTIC = ('relativistic',)
+PLAIN_LOSSES = tuple(loss for loss in LOSSES if loss not in RELATIVISTIC)
 
 FIELDS: dict[str, Field] = {
   'model.network': Field('mlp', choices=('mlp', 'dcgan', 'resnet', 'stylegan2')),
@@ -35,7 +38,7 @@ FIELDS: dict[str, Field] = {
   'model.mapping_lr': Field(0.01, above=0.0, networks=_STYLE),  # learning rate of these, as a factor
   'model.mixing': weight(0.9, max=1.0, networks=_STYLE),  # share of training images whose styles come from two latents
   'model.group': size(4, networks=_STYLE),  # images among which the discriminator measures a deviation; 1: off
-  'loss.kind': Field('non_saturating', choices=_KINDS),
+  'loss.kind': Field('non_saturating', choices=LOSSES),
   # of the discriminator; wasserstein has no finite optimum without one or d_spectral
   'loss.constraint': Field('none', choices=('none', 'clip', 'gradient_penalty', 'dragan', 'r1', 'r1_r2')),
   'loss.penalty': weight(10.0, used_with=_PENALISED),  # weight of gradient_penalty, dragan, r1 or r1_r2

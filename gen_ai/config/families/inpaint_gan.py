@@ -1,9 +1,8 @@
 """The fields of the configs of experiments/inpaint_gan.py."""
 
 from gen_ai.config.defaults import COMMON
+from gen_ai.config.families.gan import PLAIN_LOSSES
 from gen_ai.config.field import Field, size
-
-_KINDS = ('minimax', 'non_saturating', 'least_squares', 'hinge', 'wasserstein')
 
 FIELDS: dict[str, Field] = {
   # 'box' (anywhere, a quarter to three quarters of each side) | 'half' | 'centre'
@@ -12,7 +11,7 @@ FIELDS: dict[str, Field] = {
   'model.width': size(24, tiny=4),  # channels at half resolution, doubled at each halving
   'model.activation': Field('silu'),  # of the generator
   'model.d_spectral': Field(True),  # spectral normalisation of the discriminator
-  'loss.kind': Field('hinge', choices=_KINDS),
+  'loss.kind': Field('hinge', choices=PLAIN_LOSSES),
   'loss.adversarial': Field(0.1),  # weight of the generator's adversarial loss
   'loss.reconstruction': Field(10.0),  # weight of its mean absolute error
   'loss.penalty': Field(0.0),  # weight of R1 on the discriminator; 0: off

@@ -1,8 +1,7 @@
 """The fields of the configs of experiments/vae_gan.py."""
 
+from gen_ai.config.families.gan import PLAIN_LOSSES
 from gen_ai.config.field import Field, size, weight
-
-_KINDS = ('minimax', 'non_saturating', 'least_squares', 'hinge', 'wasserstein')
 
 FIELDS: dict[str, Field] = {
   'model.latent': size(32, tiny=4),  # dimensions of z
@@ -11,7 +10,7 @@ FIELDS: dict[str, Field] = {
   'model.activation': Field('silu'),  # of encoder and decoder
   'model.decoder_norm': Field('group', choices=('group', 'none')),  # of the decoder
   'model.d_norm': Field('group', choices=('group', 'none')),  # of the discriminator
-  'loss.kind': Field('non_saturating', choices=_KINDS),
+  'loss.kind': Field('non_saturating', choices=PLAIN_LOSSES),
   'loss.kl_weight': weight(5.0),  # of the prior term, in the encoder's loss
   'loss.gamma': weight(0.01),  # weight of the feature error in the decoder's loss
   'loss.penalty': weight(5.0),  # weight of R1 on the discriminator; 0: off

@@ -155,7 +155,7 @@ def read_array(file: str, flag: str) -> np.ndarray:
   except (OSError, ValueError, EOFError) as error:
     raise UserError(f'--{flag}={file} cannot be read as a NumPy array (.npy): {error}') from error
   if not isinstance(found, np.ndarray) or not found.size:
-    raise UserError(f'--{flag}={file} holds no samples: it must be one NumPy array, saved by np.save (.npy).')
+    raise UserError(f'--{flag}={file} holds nothing: it must be one NumPy array, saved by np.save (.npy).')
   return found
 
 

@@ -175,8 +175,8 @@ def _classifier(run_dir: str, spec: Spec) -> Extractor:
   params = jax.tree.map(np.asarray, params)
 
   def apply(params: PyTree, image: Array) -> tuple[Array, Array]:
-    settled = params['params']
-    state = State(jnp.int32(0), settled, (), settled if averaged else (), params['stats'])
+    weights = params['params']
+    state = State(jnp.int32(0), weights, (), weights if averaged else (), params['stats'])
     found = task.run(state, {'image': image}, jax.random.split(jax.random.key(0), image.shape[0]))
     return found['features'], found['logits']
 

@@ -26,7 +26,7 @@ from gen_ai.data.dataset import Dataset
 from gen_ai.data.feed import make_feed
 from gen_ai.evaluate.examples import ExamplePass
 from gen_ai.parallel import compilation_cache, memory
-from gen_ai.parallel.layouts import LaneLayout
+from gen_ai.parallel.lanes import LaneLayout
 from gen_ai.parallel.program import Program
 from gen_ai.run import data_identity, directory, info
 from gen_ai.sweep.directory import ENDED, Sweep

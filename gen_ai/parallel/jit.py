@@ -1,0 +1,121 @@
+"""One global program over a device mesh (`config.parallel=jit`)."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from gen_ai.core.lowering import under_mesh
+from gen_ai.core.method import Array, Key, PyTree, Reduce, State, identity
+from gen_ai.parallel import flops
+from gen_ai.parallel import mesh as mesh_lib
+from gen_ai.parallel.compiled import LANE_AXES, Compiled, CompileStats, stats
+
+
+class JitLayout:
+  """One global program over a mesh; arrays are global and the compiler inserts the communication."""
+
+  reduce: Reduce = staticmethod(identity)
+
+  def __init__(self, config: ConfigDict, devices: list[jax.Device]):
+    self.mesh = mesh_lib.make_mesh(config.mesh, devices)
+    self.min_shard = config.mesh.min_shard
+    self.batch_parts = mesh_lib.batch_devices(self.mesh)
+    self.everywhere = mesh_lib.replicated(self.mesh)
+    self.rows_sharding = NamedSharding(self.mesh, PartitionSpec(None, *mesh_lib.BATCH))
+
+  def constrain(self, batch: PyTree) -> PyTree:
+    """Keeps gathered batches split over the mesh, where the compiler might gather them whole."""
+    return jax.lax.with_sharding_constraint(batch, NamedSharding(self.mesh, mesh_lib.BATCH))
+
+  def gather_params(self, state: State) -> State:
+    """The parameters and averages gathered over fsdp, as a step uses them; between steps they stay split.
+
+    Left to itself the compiler may split activations by features over fsdp, which splits the batch already: slow, and
+    in jax 0.10 and 0.12 wrong on a mesh with data, fsdp and tensor (the contract tests caught it).
+    """
+    if self.mesh.shape['fsdp'] == 1:
+      return state
+
+    def gather(leaf: Array) -> Array:
+      spec = mesh_lib.partition(leaf.shape, self.mesh, self.min_shard)
+      used = PartitionSpec(*(None if axis == 'fsdp' else axis for axis in spec))
+      return jax.lax.with_sharding_constraint(leaf, NamedSharding(self.mesh, used))
+
+    return state._replace(params=jax.tree.map(gather, state.params), ema=jax.tree.map(gather, state.ema))
+
+  gathered = staticmethod(identity)
+
+  def local_rows(self, batch_size: int) -> slice:
+    """The rows of a global batch that this process loads."""
+    index = NamedSharding(self.mesh, mesh_lib.BATCH).addressable_devices_indices_map((batch_size,))
+    bounds = [i[0].indices(batch_size) for i in index.values() if i is not None]
+    return slice(min(b[0] for b in bounds), max(b[1] for b in bounds))
+
+  def abstract(self, shapes: PyTree) -> PyTree:
+    """Shapes of a state with the shardings it has under this layout: what a checkpoint is restored into."""
+    shardings = mesh_lib.state_shardings(shapes, self.mesh, self.min_shard)
+    return jax.tree.map(lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), shapes, shardings)
+
+  def init(self, fn: Callable[..., State], floats: PyTree, key: Key) -> State:
+    """The initial state, made where it will live."""
+    abstract = self.abstract(jax.eval_shape(fn, floats, key))
+    return jax.jit(fn, out_shardings=jax.tree.map(lambda s: s.sharding, abstract))(floats, key)
+
+  def join(self, states: Sequence[State]) -> State:
+    """The one restored state, as the programs take it."""
+    (state,) = states
+    return state
+
+  def split(self, state: State, lanes: Sequence[int]) -> Iterator[State]:
+    """A state as checkpoints hold it, of the one run there is."""
+    return iter([state for _ in lanes])
+
+  def per_lane(self, tree: PyTree) -> list[PyTree]:
+    """What a program returned, on the host, for the one run there is; waits for it."""
+    return [jax.tree.map(np.asarray, tree)]
+
+  over_lanes = staticmethod(identity)
+
+  def put_resident(self, arrays: Mapping[str, np.ndarray]) -> PyTree:
+    """The data set, whole on every device."""
+    return {
+      k: jax.make_array_from_callback(v.shape, self.everywhere, partial(np.asarray(v).__getitem__))
+      for k, v in arrays.items()
+    }
+
+  def put_rows(self, rows: PyTree, by_lane: bool = False) -> PyTree:
+    """This process's share of rows [K, B, ...] as global arrays. There are no lanes."""
+    del by_lane
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(self.rows_sharding, x), rows)
+
+  def compile(
+    self,
+    fn: Callable[..., Any],
+    floats: PyTree,
+    state: State,
+    key: Key,
+    resident: PyTree,
+    rows: PyTree,
+    returns_state: bool,
+    axes: Sequence[Any] = LANE_AXES,
+  ) -> tuple[Compiled, CompileStats]:
+    """Compiles `fn` ahead of time for these arguments; with `returns_state` the state is donated. No lanes, no axes."""
+    del axes
+    where = jax.tree.map(lambda x: x.sharding, state)
+    jitted = jax.jit(
+      fn,
+      in_shardings=(self.everywhere, where, self.everywhere, self.everywhere, self.rows_sharding),
+      out_shardings=(where, self.everywhere) if returns_state else self.everywhere,
+      donate_argnums=(1,) if returns_state else (),
+    )
+    start = time.perf_counter()
+    with under_mesh(self.gather_params):
+      traced = jitted.trace(floats, state, key, resident, rows)  # once, for the program and for the count of its work
+    compiled = traced.lower().compile()
+    return compiled, stats(compiled, time.perf_counter() - start, flops.of(traced))
