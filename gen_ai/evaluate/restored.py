@@ -90,7 +90,10 @@ def restore(run_dir: str, config: ConfigDict, spec: Spec, which: str) -> tuple[P
   if which == 'best':
     step = checkpoints.best_step()
     if step is None:
-      raise UserError(f"{run_dir} has no best checkpoint: config.eval.best='{config.eval.best}'. Take 'latest'.")
+      raise UserError(
+        f"{run_dir} has no best checkpoint: config.eval.best='{config.eval.best}'. Take the latest: --step=latest, in "
+        "Python step='latest'."
+      )
   elif which != 'latest':
     if not which.isdigit():
       raise UserError(f"--step={which} is neither 'latest', 'best' nor the number of a step.")
