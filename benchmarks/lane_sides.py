@@ -1,4 +1,4 @@
-"""The ways to compute lanes that `benchmarks.lanes` compares, compiled: the training chunk without the engine."""
+"""The ways to compute lanes that `benchmarks.lanes` compares, compiled: the training chunk without the trainer."""
 
 import time
 from typing import NamedTuple

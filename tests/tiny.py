@@ -272,7 +272,7 @@ def feed(config, program):
 
 
 def train(config, devices=1, steps=None):
-  """(state as NumPy, metrics {name: [steps]}) after `steps` updates, in chunks, without an engine.
+  """(state as NumPy, metrics {name: [steps]}) after `steps` updates, in chunks, without a trainer.
 
   What several tests compare with is compiled and trained once a process.
   """
@@ -324,7 +324,7 @@ class StopAt:
 
 
 def run(config, path, devices=1, stop=None):
-  """Trains `config` in run directory `path` with the real engine, new or resumed; returns (exit code, trainer)."""
+  """Trains `config` in run directory `path` with the real trainer, new or resumed; returns (exit code, trainer)."""
   path = Path(path)
   resumed = directory.is_run(path)
   rec = directory.RunDir(path) if resumed else directory.RunDir.make(path)

@@ -14,7 +14,7 @@ from gen_ai.run import directory, older_runs
 from gen_ai.run.info import RunInfo
 from gen_ai.sweep.directory import is_sweep
 
-IDENTICAL, WITHIN, DIFFERENT = VERDICTS = ('identical', 'within tolerance', 'different')
+IDENTICAL, WITHIN, DIFFERENT = ('identical', 'within tolerance', 'different')
 ABSENT = '(absent)'
 _LINES = 20  # of the table on the terminal; --report has all rows
 

@@ -32,7 +32,7 @@ def validate(config: ConfigDict) -> None:
     value = run[name]
     _check(
       value % run.log_every == 0,
-      f'config.run.{name}={value} is not a multiple of config.run.log_every={run.log_every}: the engine logs, '
+      f'config.run.{name}={value} is not a multiple of config.run.log_every={run.log_every}: the trainer logs, '
       f'evaluates, samples and saves between compiled chunks of log_every updates. '
       f'Try {name}={max(1, round(value / run.log_every)) * run.log_every}.',
     )

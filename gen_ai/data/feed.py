@@ -21,7 +21,7 @@ class DeviceFeed:
   """The split lives on the device as uint8; a chunk is its index plan only, int32 [K, B].
 
   Attributes:
-    resident: arrays that the engine puts on the device and hands back to `gather`.
+    resident: arrays that the program puts on the device and hands back to `gather`.
     stall_seconds: time spent waiting inside `chunk` so far.
   """
 

@@ -1,4 +1,4 @@
-"""Stopping: a signal or a file only sets a flag; the engine ends its chunk, saves and leaves."""
+"""Stopping: a signal or a file only sets a flag; the trainer ends its chunk, saves and leaves."""
 
 import contextlib
 import os

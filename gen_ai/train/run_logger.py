@@ -1,4 +1,4 @@
-"""One run as the engine sees it, alone or a lane of a packed program: what is recorded of it, and how it ends."""
+"""One run as the trainer sees it, alone or a lane of a packed program: what is recorded of it, and how it ends."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
