@@ -110,6 +110,10 @@ def test_auto_split_is_disjoint(sizes, rule):
   assert splits.resolve('auto', sizes) == rule
   taken = [(r.name, i) for ranges in splits.cut(rule, sizes).values() for r in ranges for i in range(r.start, r.stop)]
   assert len(taken) == len(set(taken))
+  fifth = splits.cut(splits.resolve('auto[:20%]', sizes), sizes)
+  for part, (whole,) in splits.cut(rule, sizes).items():
+    assert fifth[part] == [(whole.name, whole.start, whole.start + (whole.stop - whole.start) // 5)]
+  assert splits.resolve('auto[:7]', sizes).startswith('train[0:7]|')
   assert sum(len(range(r.start, r.stop)) for rs in splits.cut(rule, sizes).values() for r in rs) == len(taken)
 
 
@@ -123,12 +127,15 @@ def test_auto_split_is_disjoint(sizes, rule):
     ('train|valid|test', "no split 'valid'.*train, test"),
     ('train[50|test|test', 'cannot read'),
     ('train[:0]|test|test', 'empty'),
+    ('[:20%]', 'three parts'),
+    ('auto[:20%', 'three parts'),
+    ('auto[:0]', 'leaves nothing of train'),
     ('train[200:]|test|test', 'empty'),
   ],
 )
 def test_bad_split_rules(rule, says):
   with pytest.raises(UserError, match=says):
-    splits.cut(rule, SIZES)
+    splits.cut(splits.resolve(rule, SIZES), SIZES)
 
 
 def test_validation_may_overlap_test():

@@ -36,7 +36,8 @@ COMMON: dict[str, Field] = {
   'run.keep': size(2),  # newest checkpoints kept, besides the best
   'run.trackers': Field('tensorboard'),  # copies of the record: '' | 'tensorboard' | 'wandb' | 'tensorboard,wandb'
   'data.name': Field(''),  # 'mnist_5k' | 'python_stdlib' | a TFDS name | 'folder:PATH' | 'text:GLOB'
-  'data.split': Field('auto'),  # 'auto' | 'TRAIN|VALIDATION|TEST' in TFDS slices: 'train[:90%]|train[90%:]|test'
+  # 'auto' | 'auto[:20%]' (of each part) | 'TRAIN|VALIDATION|TEST' in TFDS slices: 'train[:90%]|train[90%:]|test'
+  'data.split': Field('auto', tiny='auto[:20%]'),
   'data.batch_size': size(64, tiny=16),  # examples in one batch over all devices; n_critic batches make a step of a GAN
   'data.seed': Field(0, max=LARGEST_SEED),  # order of the examples
   # 'device' (whole set on the device) | 'host' (read ahead by Grain) | 'auto' (by size)

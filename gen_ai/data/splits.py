@@ -2,6 +2,7 @@
 
 A rule is three parts joined by '|', each a sum of slices: 'train[:90%]|train[90%:]|test'. A boundary is a number of
 examples (characters for text), negative from the end, or a percentage, rounded to the closest example as TFDS rounds.
+'auto' is the rule that the source's own splits suggest, and 'auto[:20%]' the first fifth of each of its parts.
 """
 
 import re
@@ -11,6 +12,7 @@ from typing import NamedTuple
 from gen_ai.core.errors import UserError
 
 NAMES = ('train', 'validation', 'test')
+_AUTO = re.compile(r'(?:auto(?:\[:(?P<stop>\d+%?)\])?)?')
 _SLICE = re.compile(r'(?P<name>[^\[\]|+]+?)(\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?')
 
 
@@ -23,13 +25,27 @@ class Range(NamedTuple):
 
 
 def resolve(rule: str, sizes: Mapping[str, int]) -> str:
-  """The rule that 'auto' (or '') stands for, given {own split: size}; any other rule is returned as it is.
+  """The rule that 'auto' (or '') and 'auto[:STOP]' stand for, given {own split: size}; another is returned as it is.
 
   Raises:
-    UserError: the source's own splits do not suggest a rule.
+    UserError: the source's own splits do not suggest a rule, or nothing is left of a part.
   """
-  if rule not in ('auto', ''):
+  auto = _AUTO.fullmatch(rule)
+  if not auto:
     return rule
+  whole = _suggested(sizes)
+  if auto['stop'] is None:
+    return whole
+  parts = []
+  for (own,) in cut(whole, sizes).values():
+    count = _boundary(auto['stop'], own.stop - own.start, 0)
+    if not count:
+      raise UserError(f'data.split={rule!r} leaves nothing of {own.name}[{own.start}:{own.stop}].')
+    parts.append(f'{own.name}[{own.start}:{own.start + count}]')
+  return '|'.join(parts)
+
+
+def _suggested(sizes: Mapping[str, int]) -> str:
   if all(name in sizes for name in NAMES):
     return 'train|validation|test'
   if 'train' in sizes and 'test' in sizes:
