@@ -16,18 +16,10 @@ def get_config(data: str = 'mnist_5k'):
   return make_config(
     'vae',
     data,
-    {
-      'run.name': 'beta_vae',
-      'run.steps': 3000,
-      'model.latents': (10,),
-      'loss.kl_weight': 4.0,  # beta
-      'loss.kl_warmup_steps': 500,
-      'optim.lr': 1e-3,
-      'optim.schedule': 'cosine',
-      'optim.warmup_steps': 100,
-      'optim.end_factor': 0.05,
-      'optim.ema_decay': 0.999,
-    },
+    run=dict(name='beta_vae', steps=3000),
+    model=dict(latents=(10,)),
+    loss=dict(kl_weight=4.0, kl_warmup_steps=500),  # the weight is beta
+    optim=dict(lr=1e-3, schedule='cosine', warmup_steps=100, end_factor=0.05, ema_decay=0.999),
   )
 
 

@@ -17,24 +17,18 @@ def get_config(data: str = 'mnist_5k'):
   return make_config(
     'gan',
     data,
-    {
-      'run.name': 'cgan',
-      'run.steps': 4000,
-      'run.log_every': 50,
-      'model.network': 'dcgan',
-      'model.condition': 'projection',
-      'model.latent': 64,
-      'model.d_activation': 'leaky_relu',
-      'model.g_norm': 'batch',
-      'model.d_spectral': True,
-      'model.weight_init': 'lecun',
-      'loss.kind': 'hinge',
-      'optim.lr': 5e-4,
-      'optim.schedule': 'linear',
-      'optim.b1': 0.0,
-      'optim.b2': 0.9,
-      'optim.ema_decay': 0.995,
-    },
+    run=dict(name='cgan', steps=4000, log_every=50),
+    model=dict(
+      network='dcgan',
+      condition='projection',
+      latent=64,
+      d_activation='leaky_relu',
+      g_norm='batch',
+      d_spectral=True,
+      weight_init='lecun',
+    ),
+    loss=dict(kind='hinge'),
+    optim=dict(lr=5e-4, schedule='linear', b1=0.0, b2=0.9, ema_decay=0.995),
   )
 
 

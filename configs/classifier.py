@@ -16,16 +16,10 @@ def get_config(data: str = 'mnist_5k'):
   return make_config(
     'classifier',
     data,
-    {
-      'run.steps': 1500,
-      'optim.name': 'adamw',
-      'optim.lr': 2e-3,
-      'optim.weight_decay': 0.01,
-      'optim.schedule': 'cosine',
-      'optim.warmup_steps': 100,
-      'optim.end_factor': 0.01,
-      'optim.ema_decay': 0.99,
-    },
+    run=dict(steps=1500),
+    optim=dict(
+      name='adamw', lr=2e-3, weight_decay=0.01, schedule='cosine', warmup_steps=100, end_factor=0.01, ema_decay=0.99
+    ),
   )
 
 

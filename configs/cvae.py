@@ -8,7 +8,6 @@ Cost: 3.8 minutes of training on 2 CPU cores, by the speed that `benchmarks.fami
 """
 
 from gen_ai.config import make_config
-from gen_ai.sweep.space import log_uniform
 
 
 def get_config(data: str = 'mnist_5k'):
@@ -16,18 +15,9 @@ def get_config(data: str = 'mnist_5k'):
   return make_config(
     'vae',
     data,
-    {
-      'run.name': 'cvae',
-      'run.steps': 3000,
-      'model.network': 'resnet',
-      'model.conditional': True,
-      'model.width': 16,  # channels at half resolution
-      'optim.lr': 1e-3,
-      'optim.schedule': 'cosine',
-      'optim.warmup_steps': 100,
-      'optim.end_factor': 0.05,
-      'optim.ema_decay': 0.999,
-    },
+    run=dict(name='cvae', steps=3000),
+    model=dict(network='resnet', conditional=True, width=16),  # channels at half resolution
+    optim=dict(lr=1e-3, schedule='cosine', warmup_steps=100, end_factor=0.05, ema_decay=0.999),
   )
 
 
@@ -35,8 +25,3 @@ def sweep_conditional():
   """With labels and without."""
   for conditional in (True, False):
     yield {'model.conditional': conditional}
-
-
-def space():
-  """Where a random search looks."""
-  return {'optim.lr': log_uniform(1e-4, 1e-2)}

@@ -16,17 +16,9 @@ def get_config(data: str = 'mnist_5k'):
   return make_config(
     'gan',
     data,
-    {
-      'run.name': 'dcgan',
-      'run.steps': 3000,
-      'model.network': 'dcgan',
-      'model.d_activation': 'leaky_relu',
-      'model.g_norm': 'batch',
-      'model.d_norm': 'batch',
-      'optim.lr': 2e-4,
-      'optim.b1': 0.5,
-      'optim.ema_decay': 0.995,
-    },
+    run=dict(name='dcgan', steps=3000),
+    model=dict(network='dcgan', d_activation='leaky_relu', g_norm='batch', d_norm='batch'),
+    optim=dict(lr=2e-4, b1=0.5, ema_decay=0.995),
   )
 
 

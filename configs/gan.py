@@ -25,15 +25,10 @@ def get_config(data: str = 'mnist_5k'):
   return make_config(
     'gan',
     data,
-    {
-      'run.steps': 4000,
-      'model.d_activation': 'leaky_relu',
-      'loss.constraint': 'r1',
-      'optim.lr': 5e-4,
-      'optim.schedule': 'linear',
-      'optim.b1': 0.5,
-      'optim.ema_decay': 0.995,
-    },
+    run=dict(steps=4000),
+    model=dict(d_activation='leaky_relu'),
+    loss=dict(constraint='r1'),
+    optim=dict(lr=5e-4, schedule='linear', b1=0.5, ema_decay=0.995),
   )
 
 

@@ -17,13 +17,8 @@ def get_config(data: str = 'mnist_5k'):
   return make_config(
     'inpaint_gan',
     data,
-    {
-      'run.steps': 3000,
-      'optim.lr': 5e-4,
-      'optim.schedule': 'linear',
-      'optim.b1': 0.5,
-      'optim.ema_decay': 0.995,
-    },
+    run=dict(steps=3000),
+    optim=dict(lr=5e-4, schedule='linear', b1=0.5, ema_decay=0.995),
   )
 
 

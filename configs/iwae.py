@@ -16,23 +16,11 @@ def get_config(data: str = 'mnist_5k'):
   return make_config(
     'vae',
     data,
-    {
-      'run.name': 'iwae',
-      'run.steps': 5000,
-      'model.network': 'mlp',
-      'model.latents': (50,),
-      'model.widths': (200, 200),
-      'model.activation': 'tanh',
-      'loss.kl_warmup_steps': 2500,  # updates: half of the run
-      'loss.bound': 'iwae',
-      'loss.importance_samples': 5,  # k
-      'loss.gradient': 'dreg',
-      'optim.lr': 3e-3,
-      'optim.schedule': 'cosine',
-      'optim.warmup_steps': 100,
-      'optim.end_factor': 0.05,
-      'optim.ema_decay': 0.999,
-    },
+    run=dict(name='iwae', steps=5000),
+    model=dict(network='mlp', latents=(50,), widths=(200, 200), activation='tanh'),
+    # KL warms up during half of the run; the samples are the paper's k.
+    loss=dict(kl_warmup_steps=2500, bound='iwae', importance_samples=5, gradient='dreg'),
+    optim=dict(lr=3e-3, schedule='cosine', warmup_steps=100, end_factor=0.05, ema_decay=0.999),
   )
 
 

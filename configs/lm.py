@@ -15,20 +15,19 @@ def get_config(data: str = 'python_stdlib'):
   return make_config(
     'lm',
     data,
-    {
-      'run.steps': 2000,
-      'data.batch_size': 16,
-      'data.block_size': 128,
-      'optim.name': 'adamw',
-      'optim.lr': 2e-3,
-      'optim.b2': 0.99,
-      'optim.weight_decay': 0.1,
-      'optim.clip_norm': 1.0,
-      'optim.schedule': 'cosine',
-      'optim.warmup_steps': 100,
-      'optim.end_factor': 0.1,
-      'sample.prompt': 'def ',
-    },
+    run=dict(steps=2000),
+    data=dict(batch_size=16, block_size=128),
+    optim=dict(
+      name='adamw',
+      lr=2e-3,
+      b2=0.99,
+      weight_decay=0.1,
+      clip_norm=1.0,
+      schedule='cosine',
+      warmup_steps=100,
+      end_factor=0.1,
+    ),
+    sample=dict(prompt='def '),
   )
 
 

@@ -16,36 +16,25 @@ def get_config(setting: str = 'cpu'):
   """The run in nanoGPT's 'cpu' or 'gpu' setting."""
   if setting not in ('cpu', 'gpu'):
     raise UserError(f"configs/lm_shakespeare.py:{setting} is none of its settings: 'cpu' or 'gpu'.")
-  larger = {
-    'run.steps': 5000,
-    'data.batch_size': 64,
-    'data.block_size': 256,
-    'model.layers': 6,
-    'model.heads': 6,
-    'model.width': 384,
-    'model.dropout': 0.2,
-  }
+  gpu = setting == 'gpu'
+  size = dict(batch_size=64, block_size=256) if gpu else dict(batch_size=12, block_size=64)
   return make_config(
     'lm',
     'tiny_shakespeare',
-    {
-      'run.name': 'lm_shakespeare',
-      'run.steps': 2000,
-      'data.split': 'train|validation+test|test',  # 90/10, as nanoGPT cuts it
-      'data.tokens': 'char',
-      'data.batch_size': 12,
-      'optim.name': 'adamw',
-      'optim.lr': 1e-3,
-      'optim.b2': 0.99,
-      'optim.weight_decay': 0.1,
-      'optim.clip_norm': 1.0,
-      'optim.schedule': 'cosine',
-      'optim.warmup_steps': 100,
-      'optim.end_factor': 0.1,
-      'sample.length': 500,
-      'sample.top_k': 200,
-    }
-    | (larger if setting == 'gpu' else {}),
+    run=dict(name='lm_shakespeare', steps=5000 if gpu else 2000),
+    data=size | dict(split='train|validation+test|test', tokens='char'),  # 90/10, as nanoGPT cuts it
+    model=dict(layers=6, heads=6, width=384, dropout=0.2) if gpu else {},
+    optim=dict(
+      name='adamw',
+      lr=1e-3,
+      b2=0.99,
+      weight_decay=0.1,
+      clip_norm=1.0,
+      schedule='cosine',
+      warmup_steps=100,
+      end_factor=0.1,
+    ),
+    sample=dict(length=500, top_k=200),
   )
 
 

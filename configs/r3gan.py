@@ -16,25 +16,13 @@ def get_config(data: str = 'mnist_5k'):
   return make_config(
     'gan',
     data,
-    {
-      'run.name': 'r3gan',
-      'run.steps': 3000,
-      'run.log_every': 50,
-      'data.batch_size': 32,
-      'model.network': 'resnet',
-      'model.latent': 64,
-      'model.width': 12,  # channels at full resolution
-      'model.g_activation': 'leaky_relu',
-      'model.d_activation': 'leaky_relu',
-      'loss.kind': 'relativistic',
-      'loss.constraint': 'r1_r2',
-      'loss.penalty': 1.0,  # gamma of the paper, whose penalties are gamma / 2 E ||grad||^2 as ours are
-      'optim.lr': 1e-3,
-      'optim.schedule': 'linear',
-      'optim.b1': 0.0,
-      'optim.b2': 0.99,
-      'optim.ema_decay': 0.995,
-    },
+    run=dict(name='r3gan', steps=3000, log_every=50),
+    data=dict(batch_size=32),
+    # The width is channels at full resolution.
+    model=dict(network='resnet', latent=64, width=12, g_activation='leaky_relu', d_activation='leaky_relu'),
+    # The penalty is gamma of the paper, whose penalties are gamma / 2 E ||grad||^2 as ours are.
+    loss=dict(kind='relativistic', constraint='r1_r2', penalty=1.0),
+    optim=dict(lr=1e-3, schedule='linear', b1=0.0, b2=0.99, ema_decay=0.995),
   )
 
 

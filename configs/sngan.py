@@ -17,23 +17,11 @@ def get_config(data: str = 'mnist_5k'):
   return make_config(
     'gan',
     data,
-    {
-      'run.name': 'sngan',
-      'run.steps': 3000,
-      'run.log_every': 50,
-      'data.batch_size': 32,
-      'model.network': 'resnet',
-      'model.latent': 64,
-      'model.width': 16,  # channels at full resolution
-      'model.g_norm': 'batch',
-      'model.d_spectral': True,
-      'loss.kind': 'hinge',
-      'optim.lr': 5e-4,
-      'optim.schedule': 'linear',
-      'optim.b1': 0.0,
-      'optim.b2': 0.9,
-      'optim.ema_decay': 0.995,
-    },
+    run=dict(name='sngan', steps=3000, log_every=50),
+    data=dict(batch_size=32),
+    model=dict(network='resnet', latent=64, width=16, g_norm='batch', d_spectral=True),  # channels at full resolution
+    loss=dict(kind='hinge'),
+    optim=dict(lr=5e-4, schedule='linear', b1=0.0, b2=0.9, ema_decay=0.995),
   )
 
 

@@ -28,27 +28,15 @@ def get_config(data: str = 'mnist_5k'):
   return make_config(
     'gan',
     data,
-    {
-      'run.name': 'stylegan2',
-      'run.log_every': 48,  # a multiple of penalty_every: every row holds as many penalties
-      'run.steps': 6240,
-      'data.batch_size': 32,
-      'model.network': 'stylegan2',
-      'model.latent': 64,
-      'model.width': 16,  # channels at full resolution
-      'model.max_width': 64,
-      'loss.constraint': 'r1',
-      'loss.penalty': 1.0,  # gamma: the paper's is 10 for large images
-      'loss.penalty_every': 16,
-      'loss.path_length': 2.0,
-      'augment.speed': 50_000,  # ada: of 199,680 images
-      'optim.lr': 8e-3,
-      'optim.schedule': 'linear',
-      'optim.b1': 0.0,
-      'optim.b2': 0.99,
-      'optim.ema_halflife': 10_000.0,  # images
-    },
     every=480,
+    # log_every is a multiple of penalty_every: every row holds as many penalties.
+    run=dict(name='stylegan2', steps=6240, log_every=48),
+    data=dict(batch_size=32),
+    model=dict(network='stylegan2', latent=64, width=16, max_width=64),  # channels at full resolution
+    # The penalty is gamma: the paper's is 10 for large images.
+    loss=dict(constraint='r1', penalty=1.0, penalty_every=16, path_length=2.0),
+    augment=dict(speed=50_000),  # ada: of 199,680 images
+    optim=dict(lr=8e-3, schedule='linear', b1=0.0, b2=0.99, ema_halflife=10_000.0),  # images
   )
 
 

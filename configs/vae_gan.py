@@ -21,14 +21,9 @@ def get_config(data: str = 'mnist_5k'):
   return make_config(
     'vae_gan',
     data,
-    {
-      'run.steps': 3000,
-      'data.batch_size': 32,
-      'optim.lr': 1e-3,
-      'optim.schedule': 'linear',
-      'optim.b1': 0.5,
-      'optim.ema_decay': 0.995,
-    },
+    run=dict(steps=3000),
+    data=dict(batch_size=32),
+    optim=dict(lr=1e-3, schedule='linear', b1=0.5, ema_decay=0.995),
   )
 
 

@@ -16,14 +16,8 @@ def get_config(data: str = 'mnist_5k'):
   return make_config(
     'vqvae',
     data,
-    {
-      'run.steps': 3000,
-      'optim.lr': 1e-3,
-      'optim.schedule': 'cosine',
-      'optim.warmup_steps': 100,
-      'optim.end_factor': 0.05,
-      'optim.ema_decay': 0.995,
-    },
+    run=dict(steps=3000),
+    optim=dict(lr=1e-3, schedule='cosine', warmup_steps=100, end_factor=0.05, ema_decay=0.995),
   )
 
 

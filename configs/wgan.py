@@ -21,23 +21,10 @@ def get_config(data: str = 'mnist_5k'):
   return make_config(
     'gan',
     data,
-    {
-      'run.name': 'wgan',
-      'run.steps': 4000,
-      'run.log_every': 50,
-      'model.latent': 64,
-      'model.g_widths': (128, 256, 512, 1024),
-      'model.d_widths': (512, 256),
-      'model.d_activation': 'leaky_relu',
-      'loss.kind': 'wasserstein',
-      'loss.constraint': 'gradient_penalty',
-      'loss.n_critic': 5,
-      'optim.lr': 1e-3,
-      'optim.schedule': 'linear',
-      'optim.b1': 0.5,
-      'optim.b2': 0.9,
-      'optim.ema_decay': 0.995,
-    },
+    run=dict(name='wgan', steps=4000, log_every=50),
+    model=dict(latent=64, g_widths=(128, 256, 512, 1024), d_widths=(512, 256), d_activation='leaky_relu'),
+    loss=dict(kind='wasserstein', constraint='gradient_penalty', n_critic=5),
+    optim=dict(lr=1e-3, schedule='linear', b1=0.5, b2=0.9, ema_decay=0.995),
   )
 
 

@@ -15,20 +15,13 @@ def get_config(data: str = 'mnist_5k'):
   return make_config(
     'gan',
     data,
-    {
-      'run.name': 'wgan_gp',
-      'run.steps': 4000,
-      'model.g_widths': (128, 256, 512, 1024),
-      'model.d_widths': (512, 256),
-      'model.g_activation': 'leaky_relu',
-      'model.d_activation': 'leaky_relu',
-      'loss.kind': 'wasserstein',
-      'loss.constraint': 'gradient_penalty',
-      'loss.n_critic': 5,
-      'optim.lr': 2e-4,
-      'optim.b1': 0.5,
-    },
     every=1000,
+    run=dict(name='wgan_gp', steps=4000),
+    model=dict(
+      g_widths=(128, 256, 512, 1024), d_widths=(512, 256), g_activation='leaky_relu', d_activation='leaky_relu'
+    ),
+    loss=dict(kind='wasserstein', constraint='gradient_penalty', n_critic=5),
+    optim=dict(lr=2e-4, b1=0.5),
   )
 
 

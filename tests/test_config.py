@@ -125,8 +125,7 @@ def test_sweeps_and_a_tiny_run_come_with_every_config_and_a_file_may_have_its_ow
   path = tmp_path / 'mine.py'
   path.write_text(
     'from gen_ai.config import make_config\n'
-    'def get_config(network="mlp"): return make_config("gan", "x", {"optim.lr": 5e-4, '
-    '"model.network": network})\n'
+    'def get_config(network="mlp"): return make_config("gan", "x", optim=dict(lr=5e-4), model=dict(network=network))\n'
   )
   assert [point['optim.lr'] for point in trials.declared(str(path), 'lr')] == [1.67e-4, 5e-4, 1.5e-3]
   assert [point['run.seed'] for point in trials.declared(str(path), 'seed')] == [0, 1, 2, 3, 4]
@@ -140,14 +139,14 @@ def test_sweeps_and_a_tiny_run_come_with_every_config_and_a_file_may_have_its_ow
   assert config_lib.tiny(str(path)) == small | {'model.latent': 2}
   path.write_text(
     'from gen_ai.config import make_config\n'
-    'def get_config(lr): return make_config("gan", "x", {"optim.lr": float(lr)})\n'
+    'def get_config(lr): return make_config("gan", "x", optim=dict(lr=float(lr)))\n'
   )
   assert [point['optim.lr'] for point in trials.declared(f'{path}:0.3', 'lr')] == [0.1, 0.3, 0.9]
 
 
 def test_a_config_is_made_of_its_familys_fields():
   config = config_lib.make_config(
-    'gan', 'cifar10', {'model.network': 'dcgan', 'optim.lr': 1, 'run.save_every': 50}, 250
+    'gan', 'cifar10', model={'network': 'dcgan'}, optim={'lr': 1}, run={'save_every': 50}, every=250
   )
   assert (config.experiment, config.run.name, config.data.name, config.optim.lr) == ('gan', 'gan', 'cifar10', 1.0)
   assert (config.run.eval_every, config.run.sample_every, config.run.save_every) == (250, 250, 50)
@@ -155,7 +154,9 @@ def test_a_config_is_made_of_its_familys_fields():
   assert config_lib.make_config('vae', 'mnist_5k').loss.likelihood == 'bernoulli'
   assert config_lib.make_config('vae', 'cifar10').loss.likelihood == 'discretised_logistic'
   with says("no field 'optim.rl'", "'optim.lr'"):
-    config_lib.make_config('gan', 'cifar10', {'optim.rl': 1.0})
+    config_lib.make_config('gan', 'cifar10', optim={'rl': 1.0})
+  with says('config.optim is a section'):
+    config_lib.make_config('gan', 'cifar10', optim=1.0)
 
 
 def test_a_file_may_set_fields_by_hand_too(tmp_path):

@@ -223,11 +223,14 @@ def test_a_bad_space_is_refused(make, says):
     make()
 
 
-def test_a_config_without_a_space_says_what_to_write(tmp_path):
+def test_a_config_without_a_space_searches_the_learning_rate_around_the_files(tmp_path):
   path = tmp_path / 'bare.py'
   path.write_text('from configs.gan import get_config')
-  with pytest.raises(UserError, match=r'bare.py does not define: `def space\(\)'):
-    plan(str(path), sample=3)
+  lr = config_lib.load(str(path)).optim.lr
+  trials = plan(str(path), sample=40)
+  assert {*map(tuple, trials)} == {('optim.lr',)}
+  rates = [trial['optim.lr'] for trial in trials]
+  assert lr / 10 <= min(rates) < lr / 5 and 5 * lr < max(rates) <= 10 * lr
 
 
 # What may share a program.

@@ -24,20 +24,26 @@ from gen_ai.core.installation import LAUNCH, SOURCE
 from gen_ai.core.text import did_you_mean, near
 
 
-def make_config(experiment: str, data: str, fields: Mapping[str, Any] | None = None, every: int = 0) -> ConfigDict:
+def make_config(experiment: str, data: str, /, *, every: int = 0, **sections: Any) -> ConfigDict:
   """A config of a family, locked: what get_config() of a config file returns.
 
   Args:
     experiment: module in experiments/, whose fields gen_ai/config/families/ declares.
     data: name of the data set.
-    fields: {'section.field': value} other than usual; `model.network` says which fields there are.
     every: updates between two evaluations, grids of samples and checkpoints; 0: as usual (500).
+    sections: the fields of each section that are other than usual, as in optim=dict(lr=1e-3); `model.network` says
+      which fields there are.
 
   Raises:
     UserError: see `assign`.
   """
-  cadences = {f'run.{name}_every': every for name in ('eval', 'sample', 'save')} if every else {}
-  changes = {**cadences, **(fields or {})}
+  changes: dict[str, Any] = {f'run.{name}_every': every for name in ('eval', 'sample', 'save')} if every else {}
+  for section, fields in sections.items():
+    changes |= (
+      {f'{section}.{name}': value for name, value in fields.items()}
+      if isinstance(fields, Mapping)
+      else {section: fields}
+    )
   config = usual(experiment, data, changes.get(NETWORK, ''))
   for path, value in changes.items():
     assign(config, path, value)
@@ -84,8 +90,8 @@ def call(path: str, name: str, fn: Callable[..., Any], *args: Any) -> Any:
     file = str(find_file(path))
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
     where = f' in line {lines[-1]}' if lines else ''
-    said = ' '.join(str(error).split())
-    raise UserError(f'{path}: {name} fails{where} with {type(error).__name__}: {said}') from error
+    message = ' '.join(str(error).split())
+    raise UserError(f'{path}: {name} fails{where} with {type(error).__name__}: {message}') from error
 
 
 def load_module(path: str, argument: str | None = None) -> ModuleType:

@@ -99,17 +99,15 @@ def axis(text: str) -> list[dict[str, Any]]:
 
 
 def drawn(reference: str, n: int, seed: int) -> list[dict[str, Any]]:
-  """`n` trials from the space() of the config file."""
+  """`n` trials from space() of the config file; without one, learning rates from a tenth of the file's to ten times."""
   path, _ = config_lib.split_reference(reference)
   module = config_lib.load_module(path)
-  if not hasattr(module, 'space'):
-    raise UserError(
-      f'--sample={n} draws from space(), which {path} does not define: `def space(): return '
-      '{"optim.lr": log_uniform(1e-5, 1e-2)}` with gen_ai.sweep.space.'
-    )
   if not 1 <= n <= MOST_DRAWN:
     raise UserError(f'--sample={n} must be from 1 to {MOST_DRAWN:,}.')
-  return space.draw(config_lib.call(path, 'space()', module.space), n, seed)
+  if hasattr(module, 'space'):
+    return space.draw(config_lib.call(path, 'space()', module.space), n, seed)
+  lr = config_lib.load(reference).optim.lr
+  return space.draw({'optim.lr': space.log_uniform(lr / 10, lr * 10)}, n, seed)
 
 
 def product(parts: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
