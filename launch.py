@@ -147,20 +147,22 @@ def _numbers(words: list[str]) -> list[int]:
 
 def use() -> str:
   """What the command line asks for, as `READERS` calls it; flags that go with nothing of it are refused."""
-  asked = next((f'--{name}' for name in ('list', 'status', 'stop') if FLAGS[name].value), '')
-  if not asked and FLAGS.resume:
-    asked = GO_ON if is_sweep(FLAGS.resume) else RESUME
-  elif not asked:
-    asked = SWEEP if _sweeps() else RUN
-  if asked in (SWEEP, GO_ON):
+  command = next((f'--{name}' for name in ('list', 'status', 'stop') if FLAGS[name].value), '')
+  if not command and FLAGS.resume:
+    command = GO_ON if is_sweep(FLAGS.resume) else RESUME
+  elif not command:
+    command = SWEEP if _sweeps() else RUN
+  if command in (SWEEP, GO_ON):
     _alone()
-  more = {CONFIG: FLAGS.config, DRAWN: FLAGS.sample, NEW: asked == RUN and not FLAGS.run_dir}
+  more = {CONFIG: FLAGS.config, DRAWN: FLAGS.sample, NEW: command == RUN and not FLAGS.run_dir}
   here = {
     RUN: f'{RUN} (--sweep=NAME, --axis=FIELD=V1,V2 or --sample=N makes a sweep)',
     GO_ON: f'{GO_ON}, which keeps what it was started with',
   }
-  command_line.refuse_idle(READERS, [asked, *(word for word, holds in more.items() if holds)], here.get(asked, asked))
-  return asked
+  command_line.refuse_idle(
+    READERS, [command, *(word for word, holds in more.items() if holds)], here.get(command, command)
+  )
+  return command
 
 
 def _alone() -> None:
@@ -206,20 +208,20 @@ def run(arguments: list[str], overrides: dict[str, str]) -> int:
   """Flags to config to run."""
   if arguments:
     raise UserError(f"'{arguments[0]}' is no flag: did you mean --config={arguments[0]}?")
-  asked = use()
-  if overrides and asked not in (RUN, RESUME, SWEEP, GO_ON):
-    raise UserError(f'{asked} starts no run: leave --config.{next(iter(overrides))} out.')
-  if asked == '--list':
+  command = use()
+  if overrides and command not in (RUN, RESUME, SWEEP, GO_ON):
+    raise UserError(f'{command} starts no run: leave --config.{next(iter(overrides))} out.')
+  if command == '--list':
     list_configs()
     return 0
-  if asked == '--status':
+  if command == '--status':
     return sweep_command.show(FLAGS.status)
-  if asked == '--stop':
+  if command == '--stop':
     return sweep_command.stop(FLAGS.stop, _numbers(FLAGS.trial))
-  if asked == GO_ON:
+  if command == GO_ON:
     return sweep_command.resume(FLAGS.resume, FLAGS.launcher, FLAGS.retry_failed, _options(), overrides)
   config = resolve(overrides)
-  if asked == SWEEP:
+  if command == SWEEP:
     return sweep(config, overrides)
   run_dir = FLAGS.resume or FLAGS.run_dir
   if config is None and not run_dir:

@@ -88,7 +88,7 @@ def run(arguments: list[str], overrides: dict[str, str]) -> int:
   missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
   if missing:
     raise UserError(f'{missing[0]} is not installed: pip install -r requirements.txt -r requirements/benchmark.txt')
-  asked = real_data.Asked(*(getattr(FLAGS, name) for name in real_data.Asked._fields))
+  asked = real_data.Request(*(getattr(FLAGS, name) for name in real_data.Request._fields))
   about = machine.facts()
   print(machine.describe(about))
   data = real_data.open_data(asked, overrides)

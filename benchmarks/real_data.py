@@ -17,7 +17,7 @@ from gen_ai.evaluate.metrics.extractors import Extractor
 from gen_ai.evaluate.protocol import protocol
 
 
-class Asked(NamedTuple):
+class Request(NamedTuple):
   """What the flags of a benchmark say.
 
   Attributes:
@@ -66,7 +66,7 @@ class RealData(NamedTuple):
     return extractor
 
 
-def open_data(asked: Asked, overrides: Mapping[str, str]) -> RealData:
+def open_data(asked: Request, overrides: Mapping[str, str]) -> RealData:
   """What the flags name; trains the classifier where there is none, its command's output shown.
 
   Args:
@@ -87,7 +87,7 @@ def open_data(asked: Asked, overrides: Mapping[str, str]) -> RealData:
   return RealData(config, dataset, extractor)
 
 
-def _classifier(asked: Asked, overrides: Mapping[str, str]) -> Path:
+def _classifier(asked: Request, overrides: Mapping[str, str]) -> Path:
   """Run directory of configs/classifier.py on the data: launch.py leaves a run that is done as it is."""
   run_dir = Path(asked.runs_dir).resolve() / 'classifier' / f'{asked.data}-benchmark'
   if asked.data_dir:

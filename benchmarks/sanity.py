@@ -107,7 +107,7 @@ def run(arguments: list[str], overrides: dict[str, str]) -> int:
   """Flags to table; 1 where an order did not hold."""
   if arguments:
     raise UserError(f"'{arguments[0]}' is no flag: did you mean --data={arguments[0]}?")
-  asked = real_data.Asked(*(getattr(FLAGS, name) for name in real_data.Asked._fields))
+  asked = real_data.Request(*(getattr(FLAGS, name) for name in real_data.Request._fields))
   about = machine.facts()
   begun = time.perf_counter()
   data = real_data.open_data(asked, overrides)

@@ -41,8 +41,8 @@ def main() -> None:
     sys.exit(DONE)
   command = COMMANDS.get(ALIASES.get(name, name))
   if command is None:
-    said = f"'{name}' is no command.{did_you_mean(name, [*COMMANDS, *ALIASES])}" if name else 'no command is given.'
-    print(f'error: {said} There are {", ".join(COMMANDS)}: `gen-ai --help`.', file=sys.stderr)
+    message = f"'{name}' is no command.{did_you_mean(name, [*COMMANDS, *ALIASES])}" if name else 'no command is given.'
+    print(f'error: {message} There are {", ".join(COMMANDS)}: `gen-ai --help`.', file=sys.stderr)
     sys.exit(FAILED)
   if command.target.endswith('.py'):
     script = str(installation.SOURCE / command.target)

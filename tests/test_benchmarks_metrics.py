@@ -313,6 +313,6 @@ def test_the_sanity_table_trains_its_classifier_once_and_judges_every_set(tmp_pa
     assert ('c_t' in row['figures']) == (not row['set'].startswith(('test', 'uniform')))
   (run_dir,) = (tmp_path / 'classifier').iterdir()
   attempts = directory.read_attempts(run_dir)
-  again = real_data.open_data(real_data.Asked('mnist_5k', '', '', str(tmp_path), 100, 0), small)
+  again = real_data.open_data(real_data.Request('mnist_5k', '', '', str(tmp_path), 100, 0), small)
   assert again.extractor == f'classifier:{run_dir}' == report['settings']['extractor']
   assert directory.read_attempts(run_dir) == attempts and directory.read_status(run_dir)['step'] == 8

@@ -577,7 +577,7 @@ def test_what_is_left_out_of_a_folder_is_counted(folder, tmp_path, data_dir, mon
   assert data.notes[1] == (
     'left out: other endings (.json, .txt, none) 4, hidden 3, folders that cannot be read 1, bad images 1'
   )
-  assert data_identity.told(data).startswith(f'sha256 {data.fingerprint[:12]}; 2 classes: cat, dog; left out: other')
+  assert data_identity.summary(data).startswith(f'sha256 {data.fingerprint[:12]}; 2 classes: cat, dog; left out: other')
   described = data_identity.describe(data)
   assert described.class_names == ['cat', 'dog'] and described.notes == list(data.notes)
 

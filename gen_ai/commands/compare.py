@@ -64,11 +64,13 @@ READERS = {
 
 def _use() -> None:
   """Refuses flags that nothing would read."""
-  asked = DIFF if FLAGS.diff else SQL if FLAGS.sql else TERMINAL if FLAGS.csv == '-' else COMPARISON
-  now = [asked]
-  if asked == COMPARISON:
+  command = DIFF if FLAGS.diff else SQL if FLAGS.sql else TERMINAL if FLAGS.csv == '-' else COMPARISON
+  now = [command]
+  if command == COMPARISON:
     now += [*([] if FLAGS.runs else [GROUPS]), *([BUDGET] if FLAGS.budget else [])]
-  command_line.refuse_idle(READERS, now, f'{COMPARISON} run by run' if asked == COMPARISON and FLAGS.runs else asked)
+  command_line.refuse_idle(
+    READERS, now, f'{COMPARISON} run by run' if command == COMPARISON and FLAGS.runs else command
+  )
 
 
 def main(arguments: list[str], overrides: dict[str, str]) -> int:
@@ -99,8 +101,8 @@ def main(arguments: list[str], overrides: dict[str, str]) -> int:
 
 def _compare(console: Console, runs: Runs) -> None:
   frame = runs.runs
-  asked = {word.partition(':')[0] for words in FLAGS.metric for word in words.split(',')}
-  stamped = bool(asked) and asked <= set(evaluations.names(frame))
+  named = {word.partition(':')[0] for words in FLAGS.metric for word in words.split(',')}
+  stamped = bool(named) and named <= set(evaluations.names(frame))
   unlike = protocol.unlike(frame, protocol.TRAINED if stamped else tuple(protocol.PROTOCOL))
   if not FLAGS.force:
     protocol.refuse(unlike)

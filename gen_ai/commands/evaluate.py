@@ -63,12 +63,12 @@ def _overrides(given: Mapping[str, Any]) -> dict[str, Any]:
   return {**given, **{path: value for path, value in named.items() if value is not None}}
 
 
-def _refuse_idle(asked: Sequence[Metric], given: Mapping[str, Any]) -> None:
+def _refuse_idle(requested: Sequence[Metric], given: Mapping[str, Any]) -> None:
   """Refuses what the metrics `asked` would not read, and what is said twice."""
   samples, features = 'figures of samples (--metrics)', 'figures of images (--metrics)'
-  drawn = any(metric.of in (FEATURES, SAMPLES) for metric in asked)
-  now = [*([samples] if drawn else []), *([features] if any(metric.of == FEATURES for metric in asked) else [])]
-  here = f'an evaluation of {", ".join(metric.name for metric in asked) or "the own figures of the method"}'
+  drawn = any(metric.of in (FEATURES, SAMPLES) for metric in requested)
+  now = [*([samples] if drawn else []), *([features] if any(metric.of == FEATURES for metric in requested) else [])]
+  here = f'an evaluation of {", ".join(metric.name for metric in requested) or "the own figures of the method"}'
   command_line.refuse_idle({'samples': (samples,), 'extractor': (features,), 'task': (samples,)}, now, here)
   for path in given:
     name = path.removeprefix('eval.')
@@ -76,7 +76,7 @@ def _refuse_idle(asked: Sequence[Metric], given: Mapping[str, Any]) -> None:
       raise UserError(f'--{name} and config.{path} say the same thing twice: leave one of them out.')
     idle = {
       'metrics_every': 'training',
-      'importance_samples': '' if any(m.draws for m in asked) else "the figure 'nll'",
+      'importance_samples': '' if any(m.draws for m in requested) else "the figure 'nll'",
       'samples': '' if drawn else samples,
       'extractor': '' if features in now else features,
       'task': '' if drawn else samples,
@@ -151,10 +151,10 @@ def show(title: str, row: Mapping[str, Any]) -> None:
   """Prints the figures with their intervals, the pictures, and what there is to say."""
   print(title)
   for name, figure in row['figures'].items():
-    told = f'  [{figure["low"]:.6g}, {figure["high"]:.6g}]' if 'low' in figure else ''
+    detail = f'  [{figure["low"]:.6g}, {figure["high"]:.6g}]' if 'low' in figure else ''
     if BESIDE + name in figure.get('stamp', {}):
-      told += f'  ({figure["stamp"][BESIDE + name]:.6g} in the training data)'
-    print(f'  {name:24} {figure["value"]:<12.6g}{told}')
+      detail += f'  ({figure["stamp"][BESIDE + name]:.6g} in the training data)'
+    print(f'  {name:24} {figure["value"]:<12.6g}{detail}')
   if any('low' in figure for figure in row['figures'].values()):
     print('  in brackets: 95 % intervals over examples or samples; other seeds of training vary more')
   for note in row['notes']:
@@ -185,8 +185,8 @@ def _quick(samples: np.ndarray, dataset: Dataset, stamp: Mapping[str, Any]) -> d
     return {}
   # To digits that no machine changes.
   beside = {f'{BESIDE}{name}': round(value, 4) for name, value in kind.data_measured(dataset.splits['train']).items()}
-  told = kind.measured(samples)
-  return {name: Figure(value, stamp={**beside, **stamp}, better=kind.quick[name]) for name, value in told.items()}
+  measured = kind.measured(samples)
+  return {name: Figure(value, stamp={**beside, **stamp}, better=kind.quick[name]) for name, value in measured.items()}
 
 
 def _of_shown(evaluator: Evaluator, state: State, config: ConfigDict, dataset: Dataset) -> dict[str, Figure]:
@@ -224,15 +224,15 @@ def evaluate_run(run_dir: str, overrides: Mapping[str, Any]) -> list[dict[str, A
   dataset = load_data(run_dir, config)
   data_identity.check(dataset, info.trained_on(run_dir).fingerprint, run_dir)
   names = config.eval.metrics if FLAGS.metrics is None else FLAGS.metrics
-  asked = metrics.parse(names, dataset.spec.kind)
-  _refuse_idle(asked, overrides)
+  requested = metrics.parse(names, dataset.spec.kind)
+  _refuse_idle(requested, overrides)
   points = list(_points(config, sections))
   program, evaluator, rows, before = None, None, [], config
   for point, own in points:
     started = time.perf_counter()
     if program is None or evaluator is None or signature(own) != signature(before):
       program, state, step = restored.restore(run_dir, own, dataset.spec, FLAGS.step)
-      evaluator = Evaluator(program, own, dataset, protocol(own, dataset, FLAGS.split, asked))
+      evaluator = Evaluator(program, own, dataset, protocol(own, dataset, FLAGS.split, requested))
     else:  # the same program, with other floats
       program.use_floats(own)
       evaluator.use(own)
@@ -257,11 +257,11 @@ def evaluate_file(overrides: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
   at = place(run_dir)
   config, dataset = external.open_data(FLAGS.data, _overrides(overrides))
   kind = kinds.of(dataset.spec)
-  asked = metrics.parse(kind.metrics if FLAGS.metrics is None else FLAGS.metrics, kind.name)
-  _refuse_idle(asked, overrides)
+  requested = metrics.parse(kind.metrics if FLAGS.metrics is None else FLAGS.metrics, kind.name)
+  _refuse_idle(requested, overrides)
   samples = kind.load(FLAGS.samples_file, dataset.spec, FLAGS.samples, 'samples_file')
   config = config_lib.override(config, {'eval.samples': len(samples)})
-  found, content = external.evaluate(samples, config, dataset, protocol(config, dataset, FLAGS.split, asked))
+  found, content = external.evaluate(samples, config, dataset, protocol(config, dataset, FLAGS.split, requested))
   found = found._replace(figures={**_quick(samples, dataset, {'samples': len(samples)}), **found.figures})
   if at is not None:
     external.run_directory(run_dir, config, dataset, FLAGS.samples_file, content)

@@ -81,8 +81,8 @@ def with_fields(
     layout.grid(console, columns)
     return
   for name, row in zip(names, fields, strict=True) if not again else ():
-    told = {label(field): shown(value) for field, value in row.items() if not missing(value)}
-    text = ', '.join(f'{field}{layout.TIE}{value}' for field, value in told.items())
+    values = {label(field): shown(value) for field, value in row.items() if not missing(value)}
+    text = ', '.join(f'{field}{layout.TIE}{value}' for field, value in values.items())
     layout.paragraph(console, f'{name.rjust(first.width)}  {text}', style='dim', hanging=first.width + 2)
   layout.grid(console, [first, *rest])
 

@@ -68,9 +68,9 @@ def direction(frame: 'pd.DataFrame', name: str) -> Mode | None:
 
   None where it is unknown or neither way is.
   """
-  told = frame[name + _BETTER].dropna().tolist() if name + _BETTER in frame.columns else []
-  if told:
-    return told[-1] or None
+  recorded = frame[name + _BETTER].dropna().tolist() if name + _BETTER in frame.columns else []
+  if recorded:
+    return recorded[-1] or None
   return by_name(name)
 
 
@@ -95,12 +95,12 @@ def columns(run_dir: str | os.PathLike) -> dict[str, Any]:
   """
   found: dict[str, Any] = {}
   for row in _in_order(run_dir):
-    for figure, told in row['figures'].items():
+    for figure, recorded in row['figures'].items():
       name = f'{row["split"]}/{figure}'
-      stamp = {**(row.get('stamp') or {}), **(told.get('stamp') or {})}
-      found |= {name: _number(told.get('value')), **{f'{name}/{end}': _number(told.get(end)) for end in _ENDS}}
+      stamp = {**(row.get('stamp') or {}), **(recorded.get('stamp') or {})}
+      found |= {name: _number(recorded.get('value')), **{f'{name}/{end}': _number(recorded.get(end)) for end in _ENDS}}
       found |= {f'{name}/step': row['step'], f'{name}/time': row['time'], name + _STAMP: files.dumps(stamp)}
-      found |= {name + _BETTER: told.get('better'), f'{name}/notes': BETWEEN.join(map(str, row.get('notes') or []))}
+      found |= {name + _BETTER: recorded.get('better'), f'{name}/notes': BETWEEN.join(map(str, row.get('notes') or []))}
   return found
 
 
@@ -133,8 +133,8 @@ def names(frame: 'pd.DataFrame') -> list[str]:
 
 def stamps(frame: 'pd.DataFrame', name: str) -> dict[str, dict[str, Any]]:
   """{run: stamp} of the runs of `frame` that have the figure `name`."""
-  told = zip(frame.index, frame[name + _STAMP], strict=True)
-  return {str(run): _loaded(text) for run, text in told if isinstance(text, str)}
+  recorded = zip(frame.index, frame[name + _STAMP], strict=True)
+  return {str(run): _loaded(text) for run, text in recorded if isinstance(text, str)}
 
 
 def is_field(frame: 'pd.DataFrame', name: str) -> bool:

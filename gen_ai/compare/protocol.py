@@ -82,10 +82,10 @@ def unlike_stamps(frame: 'pd.DataFrame', figures: Sequence[str]) -> list[Unlike]
 
 def alike(frame: 'pd.DataFrame') -> tuple[list[str], dict[str, str]]:
   """(figures of evaluations whose stamps agree, {another figure: the fields in which its stamps differ})."""
-  told = {name: unlike_stamps(frame, [name]) for name in evaluations.names(frame)}
-  named = {name: [one.field.partition('/stamp.')[2] for one in found] for name, found in told.items()}
+  values_of = {name: unlike_stamps(frame, [name]) for name in evaluations.names(frame)}
+  named = {name: [one.field.partition('/stamp.')[2] for one in found] for name, found in values_of.items()}
   fields = {name: ', '.join(found) for name, found in named.items() if found}
-  return [name for name in told if name not in fields], fields
+  return [name for name in values_of if name not in fields], fields
 
 
 def _stamp_values(frame: 'pd.DataFrame', name: str) -> dict[str, dict[str, list[str]]]:
@@ -165,9 +165,11 @@ def stamp_notes(frame: 'pd.DataFrame', figures: Sequence[str]) -> list[str]:
   """Circumstances in which the stamps of `figures` differ, and what their evaluations said."""
   lines: dict[str, list[str]] = {}  # a line: the figures it is about
   for name in figures:
-    told = {field: runs for field, runs in _stamp_values(frame, name).items() if field in evaluations.CIRCUMSTANCES}
-    told.setdefault('step', _runs_by(frame, f'{name}/step'))
-    for field, runs in told.items():
+    values_of = {
+      field: runs for field, runs in _stamp_values(frame, name).items() if field in evaluations.CIRCUMSTANCES
+    }
+    values_of.setdefault('step', _runs_by(frame, f'{name}/step'))
+    for field, runs in values_of.items():
       if len(runs) > 1:
         lines.setdefault(f'{field} differ: {_circumstance(_unlike(field, runs, field))}', []).append(name)
   return [*(f'{", ".join(named)}: {line}' for line, named in lines.items()), *_said(frame, figures)]
@@ -204,5 +206,7 @@ def _circumstance(one: Unlike) -> str:
     parts = {value: value.split(', ') for value in values}
     same = set.intersection(*(set(part) for part in parts.values()))
     values = {', '.join(p for p in parts[value] if p not in same) or 'fewer packages': n for value, n in values.items()}
-  told = [f'{value} ({count(n)})' for value, n in values.items()]
-  return ' and '.join(told if len(told) <= _MANY else [*told[: _MANY - 1], f'{len(told) - _MANY + 1:,} other values'])
+  shown = [f'{value} ({count(n)})' for value, n in values.items()]
+  return ' and '.join(
+    shown if len(shown) <= _MANY else [*shown[: _MANY - 1], f'{len(shown) - _MANY + 1:,} other values']
+  )

@@ -198,7 +198,7 @@ def _identity(
 ) -> dict[str, Any]:
   """What the run is, and under which protocol it is evaluated; '' and NaN where its record does not say."""
   run = about or RunInfo()
-  protocol, told = run.evaluation or EvalProtocol(), run.evaluation is not None
+  protocol, is_recorded = run.evaluation or EvalProtocol(), run.evaluation is not None
   environments = [run.environment, *(a['environment'] for a in attempts if 'environment' in a)]
   arithmetic = dict.fromkeys(surroundings.arithmetic(each) or 'as usual' for each in environments)
   compiler = dict.fromkeys(map(surroundings.compiler, environments))
@@ -228,12 +228,12 @@ def _identity(
     'split_rule': run.data.split_rule,
     'lanes': run.lanes,
     'eval_split': protocol.split,
-    'eval_examples': protocol.examples if told else np.nan,
+    'eval_examples': protocol.examples if is_recorded else np.nan,
     'eval_seed': np.nan if protocol.seed is None else protocol.seed,
     'ema': protocol.averaged,
     'observation': protocol.observation,
     'extractor': protocol.extractor,
-    'eval_samples': protocol.samples if told else np.nan,
+    'eval_samples': protocol.samples if is_recorded else np.nan,
     'data_spread': protocol.data_figures.get('spread', np.nan),
     'leading': ' '.join(run.leading),
   }

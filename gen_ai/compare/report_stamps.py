@@ -30,7 +30,7 @@ _TRAINED = {
 _CLOCK = {name: name for name in ('step', 'devices', 'lanes', 'host', 'versions', 'code')}
 _MOST = 3  # values of a field that are named where rows differ
 
-_Told = dict[str, dict[str, Any]]  # {run: stamp}
+_Stamps = dict[str, dict[str, Any]]  # {run: stamp}
 
 
 class Stamps:
@@ -45,12 +45,12 @@ class Stamps:
   def of(self, runs: Iterable[str]) -> dict[str, Any]:
     """{'stamps': {metric: place in `listed`}, 'clock': that of the costs}; None where no run of `runs` has it."""
     runs = list(runs)
-    places = {name: self._place(told, runs) for name, told in self._figures.items()}
+    places = {name: self._place(stamps_by_run, runs) for name, stamps_by_run in self._figures.items()}
     return {'stamps': places, 'clock': self._place(self._clock, runs)}
 
-  def _place(self, told: _Told, runs: Sequence[str]) -> int | None:
+  def _place(self, stamps_by_run: _Stamps, runs: Sequence[str]) -> int | None:
     """Place of the stamp that `runs` share; a field in which they differ names its values."""
-    stamps = [told[run] for run in runs if run in told]
+    stamps = [stamps_by_run[run] for run in runs if run in stamps_by_run]
     pairs = []
     for name in dict.fromkeys(name for stamp in stamps for name in stamp):
       texts = list(dict.fromkeys(_text(stamp.get(name)) for stamp in stamps))
@@ -66,7 +66,7 @@ class Stamps:
     return place
 
 
-def _figure(frame: 'pd.DataFrame', metric: Metric) -> _Told:
+def _figure(frame: 'pd.DataFrame', metric: Metric) -> _Stamps:
   """Stamps of the runs that have the figure; of a metric of the training, the protocol in the run's own record."""
   if not metric.evaluated(frame):
     rows = frame[frame[[f'final/{metric.name}', f'best_min/{metric.name}']].notna().any(axis=1)]
@@ -78,7 +78,7 @@ def _figure(frame: 'pd.DataFrame', metric: Metric) -> _Told:
   return {run: {**stamp, **about[run]} for run, stamp in evaluations.stamps(frame, metric.name).items()}
 
 
-def _columns(frame: 'pd.DataFrame', columns: Mapping[str, str]) -> _Told:
+def _columns(frame: 'pd.DataFrame', columns: Mapping[str, str]) -> _Stamps:
   values = zip(*(cells(frame, column) for column in columns), strict=True)
   return {str(run): dict(zip(columns.values(), row, strict=True)) for run, row in zip(frame.index, values, strict=True)}
 

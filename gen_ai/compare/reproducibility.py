@@ -177,8 +177,8 @@ def verdict_of(rows: Sequence[Row], diverged: tuple[int, int]) -> tuple[str, str
   if changed:
     same = f'identical before step {changed.step:,}' if changed.step > rows[0].step else 'not identical from the start'
   if there != here:
-    told = [f'diverged at step {step:,}' if step else 'did not diverge' for step in diverged]
-    return DIFFERENT, f'the recorded run {told[0]}, this one {told[1]}; {same}'
+    ends = [f'diverged at step {step:,}' if step else 'did not diverge' for step in diverged]
+    return DIFFERENT, f'the recorded run {ends[0]}, this one {ends[1]}; {same}'
   both = f'; both diverged at step {there:,}' if there else ''
   if outside:
     return DIFFERENT, f'{same}; out of tolerance from {_tell(outside)}{both}'

@@ -78,8 +78,8 @@ def show(console: Console, curves: Sequence[Curve], names: Sequence[str], metric
     xs = sorted({x for curve in members for x in curve.x}, key=lambda x: (isinstance(x, str), x))
     columns = [Column(setting.rpartition('.')[2], [str(x) for x in xs])]
     for curve in members:
-      told = dict(zip(curve.x, curve.y, strict=True))
-      columns.append(Column(Path(names[curve.run]).name, [f'{told[x]:.4g}' if x in told else '' for x in xs]))
+      values = dict(zip(curve.x, curve.y, strict=True))
+      columns.append(Column(Path(names[curve.run]).name, [f'{values[x]:.4g}' if x in values else '' for x in xs]))
     layout.grid(console, columns)
   if len(shown) < len(groups):
     layout.paragraph(console, f'{len(groups) - len(shown)} more curves over settings: --html=report.html shows all')

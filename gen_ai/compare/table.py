@@ -128,13 +128,13 @@ def _not_counted(console: Console, found: Sequence[Group]) -> None:
 
 
 def _left_out(console: Console, name: str, run: str, row: 'pd.Series') -> None:
-  state, said = _state(row), row['message'].removeprefix(f'{run}: ')
+  state, message = _state(row), row['message'].removeprefix(f'{run}: ')
   where = f' at step {row["step"]:,} of {shown(row["steps"])}'
   layout.line(console, f'{name:<3}', (state, blocks.STYLES.get(state, '')), where)
   layout.line(console, ' ' * 3, (run, 'dim'))
   if state == 'repeated':
-    said = 'a later run has the same config, seeds and code: one seed counts once'
-  layout.paragraph(console, said, indent=3, style='dim')
+    message = 'a later run has the same config, seeds and code: one seed counts once'
+  layout.paragraph(console, message, indent=3, style='dim')
 
 
 def _method_notes(view: View, found: Sequence[Group], baseline: Group | None) -> list[str]:

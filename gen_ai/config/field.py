@@ -56,8 +56,8 @@ class Field:
       parts = value.split(',') if self.listed else [value]
       wrong = [part for part in parts if part not in self.choices]
       names = ', '.join(map(str, self.choices))
-      said = f' has {wrong[0]!r}, which' if wrong and self.listed else ''
-      return f'{said} is none of {names}'.strip() if wrong else ''
+      detail = f' has {wrong[0]!r}, which' if wrong and self.listed else ''
+      return f'{detail} is none of {names}'.strip() if wrong else ''
     numbers = [item for item in (value if isinstance(value, list | tuple) else [value]) if type(item) in (int, float)]
     if not all(math.isfinite(number) for number in numbers):
       return 'is not a finite number'

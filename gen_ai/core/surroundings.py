@@ -88,15 +88,15 @@ def start() -> None:
   try:
     jax.devices()
   except Exception as error:  # JAX raises whatever it met, an AssertionError too
-    asked = [f'{name}={os.environ[name]}' for name in ('JAX_PLATFORMS', 'JAX_PLATFORM_NAME') if os.environ.get(name)]
-    said = ' '.join(str(error).split())
-    if asked:
-      why = f' ({said})' if said else ''
+    settings = [f'{name}={os.environ[name]}' for name in ('JAX_PLATFORMS', 'JAX_PLATFORM_NAME') if os.environ.get(name)]
+    message = ' '.join(str(error).split())
+    if settings:
+      why = f' ({message})' if message else ''
       raise UserError(
-        f'{asked[0]} is set in the environment, but JAX finds no such device here{why}. Unset it, or set '
-        f'{asked[0].partition("=")[0]}=cpu.'
+        f'{settings[0]} is set in the environment, but JAX finds no such device here{why}. Unset it, or set '
+        f'{settings[0].partition("=")[0]}=cpu.'
       ) from error
-    raise UserError(f'JAX finds no device: {said or type(error).__name__}.') from error
+    raise UserError(f'JAX finds no device: {message or type(error).__name__}.') from error
 
 
 def arithmetic(environment: Mapping[str, str]) -> str:
@@ -110,11 +110,11 @@ def compiler(environment: Mapping[str, str]) -> str:
   """What else of `environment` may change the rounding: variables of JAX, flags of XLA; '' without any."""
   known = {*_PRECISION, *REFUSED}
   names = [name for name in sorted(environment) if name.startswith('JAX_') or name in _ROUNDING]
-  told = [f'{name}={environment[name]}' for name in names if name not in known and not _HARMLESS.match(name)]
+  variables = [f'{name}={environment[name]}' for name in names if name not in known and not _HARMLESS.match(name)]
   flags = [
     word for name, word in sorted(_flags(environment.get('XLA_FLAGS', '')).items()) if not _HARMLESS_FLAG.match(name)
   ]
-  return ' '.join([*told, *flags])
+  return ' '.join([*variables, *flags])
 
 
 def numerics(environment: Mapping[str, Any] = os.environ) -> str:

@@ -178,8 +178,8 @@ def _scan(root: Path, what: str) -> _Scan:
     raise UserError(f'{what}: {root.absolute()} is {"not a folder" if root.exists() else "not there"}.')
   found, left_out = _walk(root)
   if not found:
-    told = ''.join(f'; {name} {count:,}' for name, count in left_out.items() if count)
-    raise UserError(f'{what}: no image file under {root.absolute()} (looked for {" ".join(_SUFFIXES)}{told}).')
+    others = ''.join(f'; {name} {count:,}' for name, count in left_out.items() if count)
+    raise UserError(f'{what}: no image file under {root.absolute()} (looked for {" ".join(_SUFFIXES)}{others}).')
   classes = sorted({p.parts[0] for p in found if len(p.parts) > 1})
   loose = [p.as_posix() for p in found if len(p.parts) == 1] if classes else []
   kept = [p for p in found if len(p.parts) > 1] if classes else found

@@ -172,10 +172,10 @@ class Evaluator:
       'eval_seed': self._config.eval.seed,
       'ema': is_averaged(self._config),
     } | ({'importance_samples': draws} if draws else {})
-    told = totals.finish()
-    figures = {name: with_error(*figure, stamp) for name, figure in told.items()}
+    results = totals.finish()
+    figures = {name: with_error(*figure, stamp) for name, figure in results.items()}
     if metric is not None and metric.finish is not None:
-      figures.update(metric.finish(told, stamp))
+      figures.update(metric.finish(results, stamp))
     return {name: figure._replace(better=better.get(name)) for name, figure in figures.items()}
 
 

@@ -88,8 +88,8 @@ class CallInputs:
 
 def check_inputs(name: str, task: Task, given: Mapping[str, Any]) -> None:
   """Raises UserError where a call gives what the task `name` does not take, or leaves out what it needs."""
-  told = {one: f'{field.what}{", required" if field.required else ""}' for one, field in task.inputs.items()}
-  takes = ', '.join(f'{one} ({what})' for one, what in told.items())
+  described = {one: f'{field.what}{", required" if field.required else ""}' for one, field in task.inputs.items()}
+  takes = ', '.join(f'{one} ({what})' for one, what in described.items())
   for one in given:
     if one not in task.inputs:
       raise UserError(f"the task '{name}' takes no input '{one}'; it takes {takes or 'none'}.")

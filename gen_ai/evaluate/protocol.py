@@ -16,8 +16,8 @@ from gen_ai.evaluate.metrics import extractors
 from gen_ai.evaluate.metrics.extractors import Extractor
 from gen_ai.evaluate.metrics.metric import (
   FEATURES,
-  Asked,
   Metric,
+  Request,
 )
 from gen_ai.evaluate.references import split_hash
 from gen_ai.run import provenance
@@ -63,9 +63,9 @@ def protocol(config: ConfigDict, dataset: Dataset, split: str, metrics: Sequence
   extractor = None
   if any(metric.of == FEATURES for metric in metrics):
     extractor = extractors.make(config.eval.extractor, dataset.spec)
-  asked = Asked(config.eval.samples, len(dataset.splits[split]), split, extractor)
+  request = Request(config.eval.samples, len(dataset.splits[split]), split, extractor)
   for metric in metrics:
-    metric.check(asked)
+    metric.check(request)
   own = config.eval
   return Protocol(tuple(metrics), split, own.samples, own.seed, extractor, own.importance_samples, own.task)
 
@@ -79,9 +79,9 @@ def training_protocol(config: ConfigDict, dataset: Dataset) -> Protocol | None:
 def describe(protocol: Protocol) -> dict[str, Any]:
   """What run.json holds of the figures that are measured in training."""
   extractor = protocol.extractor
-  told = extractor.describe() if extractor else {}
+  identity = extractor.describe() if extractor else {}
   # Hashes are cut: the stamps of evaluations have them whole.
-  settings = [f'{name} {value[:12] if len(str(value)) == 64 else value}' for name, value in told.items()]
+  settings = [f'{name} {value[:12] if len(str(value)) == 64 else value}' for name, value in identity.items()]
   draws = (
     [f'importance_samples {protocol.importance_samples}'] if any(metric.draws for metric in protocol.metrics) else []
   )

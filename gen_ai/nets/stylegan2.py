@@ -51,8 +51,8 @@ class Mapping(nn.Module):
     """z [B, Z], label int [B] -> w float32 [B, D]."""
     x = _normalised(z.astype(jnp.float32))
     if self.num_classes:
-      told = EqualisedDense(self.latent, name='label')(jax.nn.one_hot(label, self.num_classes))
-      x = jnp.concatenate([x, _normalised(told)], -1)
+      condition = EqualisedDense(self.latent, name='label')(jax.nn.one_hot(label, self.num_classes))
+      x = jnp.concatenate([x, _normalised(condition)], -1)
     for _ in range(self.layers):
       x = leaky(EqualisedDense(self.width, self.lr_multiplier)(x))
     return x

@@ -25,7 +25,7 @@ def describe(dataset: Dataset) -> DataInfo:
   )
 
 
-def told(dataset: Dataset) -> str:
+def summary(dataset: Dataset) -> str:
   """How the line that describes a data set ends: its content hash, how it was read, what was left out."""
   return '; '.join([f'sha256 {dataset.fingerprint[:12]}', *dataset.notes])
 

@@ -130,11 +130,11 @@ def trial_config(base: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
 
 def note(run_dir: str | Path, added: Mapping[str, Any]) -> str:
   """One line about the fields that are newer than the run."""
-  told = ', '.join(f'config.{path}={value!r}' for path, value in list(added.items())[:3])
+  shown = ', '.join(f'config.{path}={value!r}' for path, value in list(added.items())[:3])
   more = f' and {len(added) - 3} more' if len(added) > 3 else ''
   return (
     f'{run_dir} was recorded by {directory.writer(run_dir)}, before some fields, which are taken to be as it was '
-    f'then: {told}{more}'
+    f'then: {shown}{more}'
   )
 
 

@@ -162,11 +162,11 @@ def show(sweep: Sweep) -> int:
   out.print(_widest(out, table, len(names)))
   states = [row.status.state for row in rows]
   out.print(f'\n{len(rows)} trials: {summary(states)}', soft_wrap=True)
-  said: set[str] = set()
+  messages: set[str] = set()
   for row in rows:
     if row.status.state in BAD:  # many trials may fail in one way: its log is shown once
-      lines = 0 if row.status.message in said else _LOG_LINES
-      said.add(row.status.message)
+      lines = 0 if row.status.message in messages else _LOG_LINES
+      messages.add(row.status.message)
       out.print('\n' + problem(sweep, row.trial, row.status, lines), soft_wrap=True)
   if command := next_command(sweep, states):
     out.print('\n' + command, soft_wrap=True)
@@ -182,14 +182,14 @@ def _steps(status: TrialStatus) -> str:
 def problem(sweep: Sweep, trial: Trial, status: TrialStatus, lines: int = 0) -> str:
   """What is to be said of a trial that went wrong: overrides, message, path of its log and its last `lines` lines."""
   changes = ' '.join(f'{path}={text.value(value)}' for path, value in trial.overrides.items())
-  said = [f'trial {trial.number} {status.state}: {changes or "the config as it is"}']
-  said += [f'  {status.message}'] if status.message else []
+  text_lines = [f'trial {trial.number} {status.state}: {changes or "the config as it is"}']
+  text_lines += [f'  {status.message}'] if status.message else []
   log = sweep.log(trial)
   if log.is_file():
-    said.append(f'  log: {log}')
+    text_lines.append(f'  log: {log}')
     if lines and status.state != 'diverged':  # its message says all
-      said += [f'    | {line}' for line in log_tail(log, lines)]
-  return '\n'.join(said)
+      text_lines += [f'    | {line}' for line in log_tail(log, lines)]
+  return '\n'.join(text_lines)
 
 
 def log_tail(log: Path, lines: int) -> list[str]:

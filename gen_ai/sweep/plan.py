@@ -128,12 +128,12 @@ def _check_group(group: Sequence[Trial], dataset: Any, judges: Mapping[str, str]
   if config.eval.metrics:
     from gen_ai.evaluate.protocol import training_protocol
 
-    asked = training_protocol(config, dataset)
-    figures = asked.figures if asked else []
+    protocol = training_protocol(config, dataset)
+    figures = protocol.figures if protocol else []
   for trial in group:
-    told = {path: value for path, value in config_lib.traced(trial.config).items() if path in effective}
+    floats = {path: value for path, value in config_lib.traced(trial.config).items() if path in effective}
     flat = config_lib.flatten(trial.config)
-    other = seen.setdefault(repr((told, [flat[seed] for seed in SEEDS])), trial)
+    other = seen.setdefault(repr((floats, [flat[seed] for seed in SEEDS])), trial)
     if other is not trial:
       idle = ', '.join(f'config.{path}' for path in config_lib.difference(other.config, trial.config))
       raise UserError(

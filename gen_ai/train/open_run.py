@@ -220,10 +220,10 @@ def describe(
 def data_lines(config: ConfigDict, path: Path) -> list[str]:
   """What the header of the run at `path` says of its data; nothing of what is not on its record."""
   protocol = info.read(path).evaluation
-  told = protocol.data_figures if protocol is not None else {}
+  figures = protocol.data_figures if protocol is not None else {}
   return [
     f'{name:<10} {value:.3f} in the training data; evaluations tell that of {config.sample.n} samples'
-    for name, value in told.items()
+    for name, value in figures.items()
   ]
 
 
@@ -256,14 +256,14 @@ def _header(
   kind = devices[0].device_kind if devices[0].platform != 'cpu' else f'cpu, {os.cpu_count()} cores'
   display.say(f'run        {path}')
   display.say(f'device     {len(devices)} x {kind}, layout {config.parallel}, {config.precision}')
-  display.say(f'data       {dataset.name} {dataset.version}: {sizes} ({unit}), {data_identity.told(dataset)}')
+  display.say(f'data       {dataset.name} {dataset.version}: {sizes} ({unit}), {data_identity.summary(dataset)}')
   for line in data_lines(config, path):
     display.say(line)
   display.say(f'parameters {program.parameter_count():,}')
   for note in program.notes:
     display.say(f'note       {note}')
   if parent := info.read(path).parent:
-    display.say(f'parent     {warm_start.told(parent)}')
+    display.say(f'parent     {warm_start.summary(parent)}')
   tell_numerics(display, path)
   display.say(f'cache      {cache or "off"} (compiled programs; --compilation_cache)')
 

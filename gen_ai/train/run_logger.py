@@ -79,8 +79,8 @@ class RunLogger:
     """An attempt that goes on after update `step`; `found` is what there is to say about that (see `lost`)."""
     self.step, self.saved_step = step, step if restored else -1
     self.trackers = self._open_trackers(step)
-    told = {'found': found} if found else {}
-    self.record.begin_attempt(step, environment=provenance.environment(), **told)
+    notes = {'found': found} if found else {}
+    self.record.begin_attempt(step, environment=provenance.environment(), **notes)
     self.record.status('running', step, self.config.run.steps)
 
   # What one update leaves behind.

@@ -325,8 +325,8 @@ class Trainer:
     metrics, live, samples = self.evaluate.lanes(state), self.live(), self._samples(state) if self._quick() else []
     every, last = self.config.eval.metrics_every, self.step == self.config.run.steps
     for lane in live if self._quick() else ():
-      told = kinds.of(self.dataset.spec).measured(samples[self._slot[lane]])
-      metrics[self._slot[lane]] = self.program.ordered({**metrics[self._slot[lane]], **told})
+      quick = kinds.of(self.dataset.spec).measured(samples[self._slot[lane]])
+      metrics[self._slot[lane]] = self.program.ordered({**metrics[self._slot[lane]], **quick})
     if self._evaluator is not None and (last or (every and self.step % every == 0)):
       measured_lanes = self._evaluator.measured(state, [self._slot[lane] for lane in live])
       for lane, (measured, problem) in zip(live, measured_lanes, strict=True):

@@ -101,7 +101,7 @@ def _twin(path: str, own: Mapping[str, Any]) -> str:
   return ''
 
 
-def told(report: Mapping[str, Any]) -> str:
+def summary(report: Mapping[str, Any]) -> str:
   """One line on what was taken."""
   words = {'new': 'new', 'skipped': 'of it skipped'}
   rest = [f'{len(report[name])} {word}' for name, word in words.items() if report[name]]

@@ -36,9 +36,9 @@ class Figure(NamedTuple):
   def record(self) -> dict[str, Any]:
     """What is written: fields that are not known are left out."""
     numbers = {name: getattr(self, name) for name in ('value', 'error', 'low', 'high')}
-    told: dict[str, Any] = {name: float(value) for name, value in numbers.items() if value is not None}
-    told |= {} if self.better is None else {'better': self.better}
-    return told | ({'stamp': dict(self.stamp)} if self.stamp else {})
+    row: dict[str, Any] = {name: float(value) for name, value in numbers.items() if value is not None}
+    row |= {} if self.better is None else {'better': self.better}
+    return row | ({'stamp': dict(self.stamp)} if self.stamp else {})
 
 
 class Evidence(NamedTuple):
@@ -83,7 +83,7 @@ class Found(NamedTuple):
   texts: dict[str, list[str]]
 
 
-class Asked(NamedTuple):
+class Request(NamedTuple):
   """What is about to be measured, for a metric to refuse before anything is drawn.
 
   Attributes:
@@ -124,7 +124,7 @@ class Metric(NamedTuple):
   per_example: Callable[[Method, State, Batch, Key, int], SumCount] | None = None
   finish: Callable[[Mapping[str, likelihood.Figure], Mapping[str, Any]], Mapping[str, Figure]] | None = None
   train: bool = False
-  check: Callable[[Asked], None] = lambda asked: None
+  check: Callable[[Request], None] = lambda request: None
   draws: bool = False  # whether the number of latent draws matters
 
 

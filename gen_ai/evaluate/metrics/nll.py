@@ -30,8 +30,8 @@ def of_eval_step(method: Method, state: State, batch: Batch, key: Key, k: int) -
   return likelihood.per_example(method.eval_step, state, batch, key)
 
 
-def _perplexity(told: Mapping[str, likelihood.Figure], stamp: Mapping[str, Any]) -> dict[str, Figure]:
-  found = likelihood.perplexity(told['loss_nats'])
+def _perplexity(figures: Mapping[str, likelihood.Figure], stamp: Mapping[str, Any]) -> dict[str, Figure]:
+  found = likelihood.perplexity(figures['loss_nats'])
   return {'perplexity': Figure(found.value, found.error, found.low, found.high, stamp)}
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from gen_ai.core.errors import UserError
 from gen_ai.evaluate.metrics.memorisation import rank_z
-from gen_ai.evaluate.metrics.metric import SAMPLES, Asked, Evidence, Figure, Found, Metric
+from gen_ai.evaluate.metrics.metric import SAMPLES, Evidence, Figure, Found, Metric, Request
 
 SHOWN = 5  # longest overlaps that are shown as text
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
@@ -167,14 +167,14 @@ class _Lookup:
   def __call__(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(which of int64 [p] `keys` are there, their numbers int32)."""
     if self.table is not None:
-      asked = np.flatnonzero((keys >= 0) & (keys < len(self.table)))
-      numbers = self.table[keys[asked]]
+      positions = np.flatnonzero((keys >= 0) & (keys < len(self.table)))
+      numbers = self.table[keys[positions]]
       there = numbers != _NONE
-      return asked[there], numbers[there]
-    asked = np.flatnonzero(self.marks[self._mark(keys)])
-    numbers = np.searchsorted(self.keys, keys[asked])
-    there = self.keys[np.minimum(numbers, len(self.keys) - 1)] == keys[asked]
-    return asked[there], numbers[there].astype(np.int32)
+      return positions[there], numbers[there]
+    positions = np.flatnonzero(self.marks[self._mark(keys)])
+    numbers = np.searchsorted(self.keys, keys[positions])
+    there = self.keys[np.minimum(numbers, len(self.keys) - 1)] == keys[positions]
+    return positions[there], numbers[there].astype(np.int32)
 
 
 class _Runs(NamedTuple):
@@ -211,8 +211,8 @@ def _shared(
   first = np.full(len(kinds), size, index)
   places, numbers = [np.empty(0, index)], [np.empty(0, np.int32)]
   lookup = _Lookup(kinds)
-  for where, asked in chunks:
-    there, found = lookup(asked)
+  for where, positions in chunks:
+    there, found = lookup(positions)
     place = where[there].astype(index)
     new = first[found] == size
     first[found[new][::-1]] = place[new][::-1]  # backwards, so that the first place is the one that stays
@@ -287,8 +287,8 @@ def _note(best: Best, runs: _Runs) -> None:
   place[runs.rows] = runs.first[runs.names[np.arange(len(at)), at]]
 
 
-def _needs_fresh(asked: Asked) -> None:
-  if asked.split == 'train':
+def _needs_fresh(request: Request) -> None:
+  if request.split == 'train':
     raise UserError('memorisation compares samples with data that was not trained on: use --split=test or validation.')
 
 

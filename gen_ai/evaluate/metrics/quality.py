@@ -10,7 +10,7 @@ import numpy as np
 from gen_ai.core.errors import UserError
 from gen_ai.evaluate.metrics import frechet, inception_score, kernel, memorisation, modes, ms_ssim, prdc, sliced
 from gen_ai.evaluate.metrics.features import Spread
-from gen_ai.evaluate.metrics.metric import FEATURES, Asked, Evidence, Figure, Found, Metric, share, with_error
+from gen_ai.evaluate.metrics.metric import FEATURES, Evidence, Figure, Found, Metric, Request, share, with_error
 
 NEIGHBOURS = 5  # k of precision, recall, density and coverage
 REPLICATES = 100  # of the bootstrap
@@ -98,26 +98,26 @@ def _add_with_note(compute: Compute, e: Evidence, found: Found) -> None:
   found.notes.extend([note] if note and note not in found.notes else [])
 
 
-def check(asked: Asked) -> None:
+def check(request: Request) -> None:
   """Refuses too few samples or images for the moments of features. Raises UserError."""
-  assert asked.extractor is not None
-  for what, n in (('samples', asked.samples), ('real images', asked.reference)):
-    frechet.check_counts(n, asked.extractor.dim, what)
+  assert request.extractor is not None
+  for what, n in (('samples', request.samples), ('real images', request.reference)):
+    frechet.check_counts(n, request.extractor.dim, what)
 
 
-def _needs_logits(name: str, what: str, asked: Asked) -> None:
-  assert asked.extractor is not None
-  if not asked.extractor.has_logits:
+def _needs_logits(name: str, what: str, request: Request) -> None:
+  assert request.extractor is not None
+  if not request.extractor.has_logits:
     raise UserError(
-      f"{what} needs class probabilities, and the extractor '{asked.extractor.name}' has none: use "
+      f"{what} needs class probabilities, and the extractor '{request.extractor.name}' has none: use "
       f"--extractor=classifier:RUN_DIR or inception:FILE, or leave '{name}' out."
     )
-  check(asked)
+  check(request)
 
 
-def _needs_neighbours(asked: Asked) -> None:
-  check(asked)
-  for what, n in (('samples', asked.samples), ('real images', asked.reference)):
+def _needs_neighbours(request: Request) -> None:
+  check(request)
+  for what, n in (('samples', request.samples), ('real images', request.reference)):
     if n <= NEIGHBOURS:
       raise UserError(
         f'precision and recall look at the {NEIGHBOURS}th nearest neighbour: {n} {what} are too few. '
@@ -125,10 +125,10 @@ def _needs_neighbours(asked: Asked) -> None:
       )
 
 
-def _needs_fresh(asked: Asked) -> None:
-  if asked.split == 'train':
+def _needs_fresh(request: Request) -> None:
+  if request.split == 'train':
     raise UserError('memorisation compares samples with data that was not trained on: use --split=test or validation.')
-  check(asked)
+  check(request)
 
 
 def _memorisation(e: Evidence, found: Found) -> None:

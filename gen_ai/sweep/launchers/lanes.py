@@ -93,11 +93,11 @@ def most_open() -> int:
 
 def most_lanes(trial: Trial) -> int:
   """Lanes that one program takes: config.sweep.lanes, or what memory allows; no more than files may be open."""
-  asked, files = trial.config.sweep.lanes, most_open()
-  if asked:
-    if asked > files:
-      logging.warning('config.sweep.lanes=%d: `ulimit -n` lets no more than %d lanes have files open', asked, files)
-    return min(asked, files)
+  limit, files = trial.config.sweep.lanes, most_open()
+  if limit:
+    if limit > files:
+      logging.warning('config.sweep.lanes=%d: `ulimit -n` lets no more than %d lanes have files open', limit, files)
+    return min(limit, files)
   devices = jax.devices()
   room = min(memory.available(device) for device in devices) - _resident(trial)
   return min(max(1, room // lane_bytes(trial)) * len(devices), files)
@@ -324,7 +324,7 @@ def _header(
   display.say(
     f'packed     {trials} trials as {program.lanes} lanes of one program on {len(devices)} x {devices[0].device_kind}'
   )
-  display.say(f'data       {dataset.name} {dataset.version}, {data_identity.told(dataset)}')
+  display.say(f'data       {dataset.name} {dataset.version}, {data_identity.summary(dataset)}')
   for line in open_run.data_lines(trial.config, path):
     display.say(line)
   display.say(f'parameters {program.parameter_count():,} a trial')

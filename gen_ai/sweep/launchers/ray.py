@@ -230,7 +230,7 @@ class Tasks:
       self._environment |= {'NPROC': '1', 'OMP_NUM_THREADS': '1'}  # threads of XLA; a trial has one core
     self._task = ray.remote(max_retries=0, num_cpus=1, num_gpus=int(gpu))(_work)
     self._cancelled: dict[Task, End] = {}  # what their end is, as Ray will not say
-    self._asked = False  # the files that ask workers to stop are there
+    self._stopping = False  # the files that ask workers to stop are there
     self.described = f'ray        {_described(resources)}; a trial takes 1 {"GPU" if gpu else "CPU"}'
 
   def start(self, trial: Trial) -> Task:
@@ -264,9 +264,9 @@ class Tasks:
 
   def cancel(self, workers: Sequence[Task], now: bool) -> None:
     """Files stop workers, wherever they are; Ray takes back what waits, and with `now` everything."""
-    if not self._asked:
+    if not self._stopping:
       self._sweep.request_stop()
-      self._asked = True
+      self._stopping = True
     for task in workers:
       begun = self.where(task)
       if now or not begun:

@@ -52,7 +52,7 @@ _SHORT = {
 }
 
 
-class Asked(NamedTuple):
+class Request(NamedTuple):
   """What the command line asks of Slurm; kept with the sweep, for --resume."""
 
   sbatch: tuple[str, ...] = ()  # further #SBATCH options
@@ -78,7 +78,7 @@ class Slurm(Launcher):
 
   def check(self, options: Options, dry_run: bool) -> None:
     """Raises UserError, before anything is made, for options that cannot be, or where Slurm is not."""
-    _check(_asked(options, Asked()))
+    _check(_request(options, Request()))
     for name in () if dry_run else ('sbatch', 'squeue', 'scontrol'):
       if not shutil.which(name):
         raise UserError(
@@ -92,7 +92,7 @@ class Slurm(Launcher):
       size = _max_array_size()
     except UserError:  # a dry run needs no Slurm
       size = _MAX_ARRAY_SIZE
-    found = arrays(sweep, [trial.number for trial in sweep.trials], _asked(options, Asked()), options.cache, size)
+    found = arrays(sweep, [trial.number for trial in sweep.trials], _request(options, Request()), options.cache, size)
     first, *others = found
     more = [f'and {len(others)} more like it, up to trial {others[-1].numbers[-1]}'] if others else []
     tasks = [f'{Path(first.script).stem}.txt, a line a task:', *first.tasks.splitlines()] if first.tasks else []
@@ -107,20 +107,20 @@ class Slurm(Launcher):
     """
     self.check(options, dry_run=False)
     here = sweep.path.resolve()
-    asked = _asked(options, _remembered(here))
-    _check(asked)
+    request = _request(options, _remembered(here))
+    _check(request)
     busy = live(sweep)
     held = [trial.number for trial in trials if trial.number in busy]
     if held:
       print(f'slurm      still has trial(s) {ranges(held)} in hand, which are not submitted again', flush=True)
     todo = [trial for trial in trials if trial.number not in busy]
     jobs: list[str] = []
-    for array in arrays(sweep, [p.number for p in todo], asked, options.cache, _max_array_size()) if todo else ():
+    for array in arrays(sweep, [p.number for p in todo], request, options.cache, _max_array_size()) if todo else ():
       script = _write(sweep, array)
       for trial in todo:
         if trial.number in array.numbers:
           sweep.clear_failure(trial)
-      after = [f'--dependency=afterany:{jobs[-1]}'] if jobs and asked.max_jobs else []  # the limit is that of all
+      after = [f'--dependency=afterany:{jobs[-1]}'] if jobs and request.max_jobs else []  # the limit is that of all
       try:
         jobs.append(_ask('sbatch', '--parsable', *after, str(script)).strip().partition(';')[0])
       except UserError as error:
@@ -132,7 +132,7 @@ class Slurm(Launcher):
           f'{error} {before}The sweep stays: `{way}` submits the rest, with other options where --sbatch names them '
           'anew.'
         ) from error
-      _record(here, jobs[-1], script, array, asked)
+      _record(here, jobs[-1], script, array, request)
       print(f'slurm      job {jobs[-1]}: {len(array.numbers)} trial(s), --array={array.indices}, {script}', flush=True)
     _next_steps(sweep, jobs)
 
@@ -141,18 +141,18 @@ class Slurm(Launcher):
     cancel_waiting(sweep, numbers)
 
 
-def arrays(sweep: Sweep, numbers: Sequence[int], asked: Asked, cache: str, size: int) -> list[Array]:
+def arrays(sweep: Sweep, numbers: Sequence[int], request: Request, cache: str, size: int) -> list[Array]:
   """The job arrays of the trials `numbers`: where a task is one trial, its index is the end of the trial's number.
 
   Args:
     sweep: the sweep.
     numbers: of trials.
-    asked: how they are to run.
+    request: how they are to run.
     cache: folder of compiled programs.
     size: most tasks of one array.
   """
   found: list[Array] = []
-  if asked.per_device == 1:
+  if request.per_device == 1:
     length = _power_of_ten(size)
     for first, block in blocks(numbers, length).items():
       index = str(first) if length == 1 else f'{first // length}%{len(str(length)) - 1}a' if first else '%a'
@@ -164,10 +164,10 @@ def arrays(sweep: Sweep, numbers: Sequence[int], asked: Asked, cache: str, size:
         'where': 'The log of trial 7 is logs/7.log; a task that starts again goes on in it.',
       }
       script = f'array-{first}.sh' if first else 'array.sh'
-      found.append(Array(script, render(sweep, fields, asked, cache), '', indices, block))
+      found.append(Array(script, render(sweep, fields, request, cache), '', indices, block))
     return found
   order = sorted(numbers)
-  tasks = [order[at : at + asked.per_device] for at in range(0, len(order), asked.per_device)]
+  tasks = [order[at : at + request.per_device] for at in range(0, len(order), request.per_device)]
   earlier = len(list((sweep.path / 'slurm').glob('shared-*.sh')))  # a task in the queue may still need its own
   for part, at in enumerate(range(0, len(tasks), size), earlier):
     own = tasks[at : at + size]
@@ -176,11 +176,13 @@ def arrays(sweep: Sweep, numbers: Sequence[int], asked: Asked, cache: str, size:
       'numbers': f'$(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" {table})',
       'output': ('slurm', f'shared-{part}-%a'),
       'array': ranges(range(len(own))),
-      'where': f'A task runs {asked.per_device} trials side by side. The log of trial 7 is logs/7.log.',
+      'where': f'A task runs {request.per_device} trials side by side. The log of trial 7 is logs/7.log.',
     }
     text = ''.join(' '.join(map(str, task)) + '\n' for task in own)
     block = [number for task in own for number in task]
-    found.append(Array(f'shared-{part}.sh', render(sweep, fields, asked, cache), text, ranges(range(len(own))), block))
+    found.append(
+      Array(f'shared-{part}.sh', render(sweep, fields, request, cache), text, ranges(range(len(own))), block)
+    )
   return found
 
 
@@ -272,8 +274,8 @@ def _ask(*words: str) -> str:
   except subprocess.TimeoutExpired as error:
     raise UserError(f'{words[0]} has not answered for {_PATIENCE} s.') from error
   if done.returncode:
-    said = ' '.join((done.stderr or done.stdout).split()) or f'exit code {done.returncode}'
-    raise UserError(f'{words[0]} refused: {said}.')
+    message = ' '.join((done.stderr or done.stdout).split()) or f'exit code {done.returncode}'
+    raise UserError(f'{words[0]} refused: {message}.')
   return done.stdout
 
 
@@ -318,27 +320,27 @@ def ranges(numbers: Iterable[int]) -> str:
   return ','.join(str(a) if a == b else f'{a}-{b}' for a, b in runs)
 
 
-def render(sweep: Sweep, fields: Mapping[str, Any], asked: Asked, cache: str) -> str:
+def render(sweep: Sweep, fields: Mapping[str, Any], request: Request, cache: str) -> str:
   """Text of the script of one array.
 
   Args:
     sweep: the sweep.
     fields: `array` (the indices), `numbers` (shell: the trials of a task), `output` (folder and name of Slurm's own
       log, before .log) and `where` (the logs are).
-    asked: how the trials are to run.
+    request: how the trials are to run.
     cache: folder of compiled programs.
   """
   here = sweep.path.resolve()
   folder, log = fields['output']
   resume = command_line.printed('launch.py', resume=here)
-  throttle, lines = f'%{asked.max_jobs}' if asked.max_jobs else '', directives(asked.sbatch)
+  throttle, lines = f'%{request.max_jobs}' if request.max_jobs else '', directives(request.sbatch)
   values = {
     'sweep': shlex.quote(str(here)),
     'name': _quote(here.name),
     'array': fields['array'] + throttle,
     'output': _quote(str(here / folder).replace('%', '%%') + f'/{log}.log'),
     'where': fields['where'],
-    'warning': _warning(asked.sbatch),
+    'warning': _warning(request.sbatch),
     'options': '\n'.join(['# From --sbatch:', *lines] if lines else []) or '#',
     'source': shlex.quote(str(SOURCE)),
     'python': shlex.quote(sys.executable),
@@ -348,7 +350,7 @@ def render(sweep: Sweep, fields: Mapping[str, Any], asked: Asked, cache: str) ->
     'lease_wait': LEASE_WAIT,
     'resume': resume,
     'resume_word': shlex.quote(resume),
-    'share': _share(asked.per_device),
+    'share': _share(request.per_device),
     'cache': shlex.quote(cache if cache[:1] in ('', '~') else str(Path(cache).resolve())),
   }
   return re.sub(r'{{(\w+)}}', lambda found: str(values[found[1]]), TEMPLATE.read_text())
@@ -422,35 +424,35 @@ def _seconds(text: str) -> int:
 # What is kept beside the script.
 
 
-def _check(asked: Asked) -> None:
+def _check(request: Request) -> None:
   """Raises UserError for options that cannot be."""
-  directives(asked.sbatch)
-  if asked.per_device < 1 or asked.max_jobs < 0:
-    name = 'per_device' if asked.per_device < 1 else 'max_jobs'
-    raise UserError(f'--{name}={getattr(asked, name)} must be at least 1.')
-  several = [option for option in asked.sbatch if _parse(option)[0] in _SEVERAL and _parse(option)[1] != '1']
-  if asked.per_device > 1 and several:
+  directives(request.sbatch)
+  if request.per_device < 1 or request.max_jobs < 0:
+    name = 'per_device' if request.per_device < 1 else 'max_jobs'
+    raise UserError(f'--{name}={getattr(request, name)} must be at least 1.')
+  several = [option for option in request.sbatch if _parse(option)[0] in _SEVERAL and _parse(option)[1] != '1']
+  if request.per_device > 1 and several:
     raise UserError(
-      f'--per_device={asked.per_device} puts runs of one process each on one GPU, and --sbatch='
+      f'--per_device={request.per_device} puts runs of one process each on one GPU, and --sbatch='
       f'{several[0]} makes a run of several: leave one of them out.'
     )
 
 
-def _asked(options: Options, before: Asked) -> Asked:
+def _request(options: Options, before: Request) -> Request:
   """What the command line says, and where it says nothing, what was asked `before`."""
-  return Asked(
+  return Request(
     options.sbatch or before.sbatch, options.per_device or before.per_device, options.max_jobs or before.max_jobs
   )
 
 
-def _remembered(here: Path) -> Asked:
+def _remembered(here: Path) -> Request:
   """What was asked when trials were last submitted."""
   rows = files.read_jsonl(here / 'slurm' / 'jobs.jsonl')
   row = rows[-1] if rows else {}
-  return Asked(tuple(row.get('sbatch', ())), row.get('per_device', 1), row.get('max_jobs', 0))
+  return Request(tuple(row.get('sbatch', ())), row.get('per_device', 1), row.get('max_jobs', 0))
 
 
-def _record(here: Path, job: str, script: Path, array: Array, asked: Asked) -> None:
+def _record(here: Path, job: str, script: Path, array: Array, request: Request) -> None:
   """A line of slurm/jobs.jsonl: what was submitted, when and how."""
   row = {
     'job': job,
@@ -458,7 +460,7 @@ def _record(here: Path, job: str, script: Path, array: Array, asked: Asked) -> N
     'script': script,
     'array': array.indices,
     'trials': array.numbers,
-    **asked._asdict(),
+    **request._asdict(),
   }
   file = here / 'slurm' / 'jobs.jsonl'
   with files.disk_errors(file, here), file.open('a') as out:

@@ -81,7 +81,7 @@ class Supervisor:
     self._unplaced: list[_Worker] = []  # of which nobody knows yet where they run
     self._fruitless: dict[int, int] = {}  # {number of a trial: starts in a row that added no step}
     self._held: set[int] = set()  # numbers of trials that other processes run
-    self._asked = self._passed_on = GO_ON
+    self._request = self._passed_on = GO_ON
     self._end = 0.0  # when to give up waiting for workers that were killed
 
   def run(self) -> int:
@@ -110,7 +110,7 @@ class Supervisor:
       if len(self._workers) >= self._backend.places:
         return
       trial = self._waiting.popleft()
-      if self._asked or self._sweep.stop_requested(trial):
+      if self._request or self._sweep.stop_requested(trial):
         continue
       if self._elsewhere(trial):
         self._waiting.append(trial)
@@ -159,10 +159,10 @@ class Supervisor:
   def _settle(self, worker: _Worker, code: int, message: str) -> None:
     """Records an end that the worker could not record; a trial that left unasked is to be started again."""
     trial, status = worker.trial, self._sweep.status(worker.trial)
-    asked = self._asked or self._sweep.stop_requested(trial)
-    if code in (DONE, DIVERGED) or (asked and code in (REQUEUE, -signal.SIGTERM)):
+    stopping = self._request or self._sweep.stop_requested(trial)
+    if code in (DONE, DIVERGED) or (stopping and code in (REQUEUE, -signal.SIGTERM)):
       return
-    if code in (REQUEUE, LOST) and not asked:
+    if code in (REQUEUE, LOST) and not stopping:
       fruitless = 0 if status.step > worker.step else self._fruitless.get(trial.number, 0) + 1
       self._fruitless[trial.number] = fruitless
       if fruitless <= RESTARTS:
@@ -176,35 +176,35 @@ class Supervisor:
       self._sweep.record_failure(trial, 'lost', message or how)
     elif not (status.state == 'failed' and self._stamp(trial) != worker.stamp):  # else the run itself says why
       last = ''.join(log_tail(self._sweep.log(trial), 1))
-      said = '' if last.startswith(HEADER) else last.removeprefix('error: ')[:500]
-      self._sweep.record_failure(trial, 'failed', message or said or f'exit code {code}, and no message')
+      reason = '' if last.startswith(HEADER) else last.removeprefix('error: ')[:500]
+      self._sweep.record_failure(trial, 'failed', message or reason or f'exit code {code}, and no message')
 
   # Stopping.
 
   def _on_signal(self, number: int, frame: FrameType | None) -> None:
     del frame
-    self._asked = NOW if self._asked and number == signal.SIGINT else max(LEAVE, self._asked)
+    self._request = NOW if self._request and number == signal.SIGINT else max(LEAVE, self._request)
 
   def _pass_on_stop(self) -> None:
-    if self._asked == self._passed_on:
+    if self._request == self._passed_on:
       return
-    self._passed_on = self._asked
-    if self._asked == LEAVE:
+    self._passed_on = self._request
+    if self._request == LEAVE:
       begun = len(self._workers) - len(self._unplaced)
       self._board.say(f'stopping: {begun} trial(s) save and leave. Ctrl-C again kills them.')
     else:
       self._end = time.monotonic() + _KILL_SECONDS
-    self._backend.cancel([worker.handle for worker in self._workers], now=self._asked == NOW)
+    self._backend.cancel([worker.handle for worker in self._workers], now=self._request == NOW)
 
   def _abandon(self) -> None:
     """After an error of the launcher's own: no worker is left behind that nobody watches."""
     left, deadline = [worker.handle for worker in self._workers], time.monotonic() + _PATIENCE_SECONDS
     with contextlib.suppress(UserError):  # as the launcher's own
       self._backend.cancel(left, now=False)
-    while left and self._asked < NOW and time.monotonic() < deadline:
+    while left and self._request < NOW and time.monotonic() < deadline:
       ended = self._backend.poll(left)
       left = [handle for handle in left if handle not in ended]
-    if left and self._asked == NOW:
+    if left and self._request == NOW:
       self._backend.cancel(left, now=True)
 
 
