@@ -85,7 +85,7 @@ def test_a_run_from_its_first_line_to_its_last_and_what_follows(tmp_path):
   lines = done.stdout.splitlines()
   assert lines[0].split() == ['run', str(path)]
   assert re.search(r'^device +8 x cpu, \d+ cores, layout jit, fp32$', done.stdout, re.MULTILINE)
-  assert re.search(r'^data +mnist_5k 1.0.0: 4,000 train, 500 validation, 500 test', done.stdout, re.MULTILINE)
+  assert re.search(r'^data +mnist_5k 1.0.0: 800 train, 100 validation, 100 test', done.stdout, re.MULTILINE)
   assert re.search(r'^estimated +\d+s for 8 steps', done.stdout, re.MULTILINE)
   assert re.search(r'^step 8/8  loss_d .*examples/s  0s left$', done.stdout, re.MULTILINE)
   assert '\x1b' not in done.stdout, 'plain lines where there is no terminal'

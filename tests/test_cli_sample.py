@@ -83,7 +83,7 @@ def test_best_is_the_checkpoint_with_the_best_metric(vae):
   rows = [row for row in directory.read_metrics(vae) if row['kind'] == 'eval']
   best = max(rows, key=lambda row: row['elbo_nats'])['step']
   done = cli.command('gen_ai.evaluate', vae, '--step=best', '--split=validation')
-  assert f'{vae}, step {best}, validation split of mnist_5k: 500 images' in done.stdout
+  assert f'{vae}, step {best}, validation split of mnist_5k: 100 images' in done.stdout
 
 
 def test_text_is_printed_and_starts_with_the_prompt(lm):
@@ -139,8 +139,8 @@ def test_evaluate_prints_and_writes_a_report_with_its_protocol(vae, split, tmp_p
   own = report['figures'].pop('spread')  # of the samples of fixed latents, whatever the split
   images = to_signed(draw(vae, tmp_path / 'x.npy', '--n=8'))
   assert own['value'] == pytest.approx(images.std(0, ddof=1).mean(), rel=1e-5)
-  assert (own['stamp']['samples'], own['stamp']['data_spread']) == (8, 0.384)
-  assert f'  {"spread":24} {own["value"]:<12.6g}  (0.384 in the training data)\n' in done.stdout
+  assert (own['stamp']['samples'], own['stamp']['data_spread']) == (8, 0.3804)
+  assert f'  {"spread":24} {own["value"]:<12.6g}  (0.3804 in the training data)\n' in done.stdout
   for name, figure in report['figures'].items():
     assert figure['stamp'] == {'ema': True, 'eval_seed': 0, 'observation': 'bernoulli likelihood, binarised (dynamic)'}
     if name == 'active_units':  # of the model, not an average over examples

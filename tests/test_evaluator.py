@@ -32,7 +32,8 @@ def few_replicates(monkeypatch):
 
 
 def gan(**overrides):
-  return tiny.config('gan', **{'eval__samples': N, 'optim__ema_decay': 0.0, **overrides})
+  # All of the data, as figures need more images than features.
+  return tiny.config('gan', **{'eval__samples': N, 'optim__ema_decay': 0.0, 'data__split': 'auto', **overrides})
 
 
 def judged(config, names=NAMES, devices=1, lanes=(), layout=None):
@@ -154,6 +155,7 @@ def test_figures_in_training_are_those_of_the_checkpoint(tmp_path):
     '--config.eval.metrics=fd,kid',
     f'--config.eval.samples={N}',
     '--config.eval.best=fd:min',
+    '--config.data.split=auto',
     f'--run_dir={run}',
   ]
   done = cli.launch(*words, '--config.eval.metrics_every=4')
@@ -350,7 +352,8 @@ def test_what_cannot_be_measured_is_refused(run, words, says):
 
 def test_other_families_and_samples_made_elsewhere_stand_side_by_side(run, tmp_path):
   vae = tmp_path / 'vae'
-  assert tiny.run(tiny.config('vae', eval__samples=N, optim__ema_decay=0.0), vae)[0] == DONE
+  config = tiny.config('vae', eval__samples=N, optim__ema_decay=0.0, data__split='auto')
+  assert tiny.run(config, vae)[0] == DONE
   for path in (run, vae):
     assert cli.command('gen_ai.evaluate', path, '--metrics=fd').returncode == DONE
   np.save(tmp_path / 'x.npy', tiny.dataset(gan()).splits['train'].read(np.arange(N))['image'])

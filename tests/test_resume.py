@@ -61,7 +61,7 @@ tiny.run(tiny.config(name), path)
 
 
 def test_every_family_has_a_config_of_its_name():
-  # The one that is killed below, and that `.ci/run` trains on another Python.
+  # The one that is killed below, and that `.ci/run` traces on another Python.
   families = {path.stem for path in (tiny.ROOT / 'experiments').glob('[a-z]*.py')}
   assert families <= set(tiny.CONFIGS)
 
