@@ -236,8 +236,8 @@ def run(arguments: list[str], overrides: dict[str, str]) -> int:
     if metric.of != FEATURES:
       raise UserError(f"--metrics: '{metric.name}' is not of samples; methods that have a likelihood get it anyway.")
   names, about, begun = methods(FLAGS.methods), machine.facts(), time.perf_counter()
-  asked = real_data.Request(FLAGS.data, FLAGS.data_dir, FLAGS.extractor, FLAGS.runs_dir, FLAGS.samples, 0)
-  data = real_data.open_data(asked, {})
+  request = real_data.Request(FLAGS.data, FLAGS.data_dir, FLAGS.extractor, FLAGS.runs_dir, FLAGS.samples, 0)
+  data = real_data.open_data(request, {})
   Path(FLAGS.runs_dir).mkdir(parents=True, exist_ok=True)
   judge = data.load_extractor().describe()
   report = begin(about, judge)

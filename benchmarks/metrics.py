@@ -88,10 +88,10 @@ def run(arguments: list[str], overrides: dict[str, str]) -> int:
   missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
   if missing:
     raise UserError(f'{missing[0]} is not installed: pip install -r requirements.txt -r requirements/benchmark.txt')
-  asked = real_data.Request(*(getattr(FLAGS, name) for name in real_data.Request._fields))
+  request = real_data.Request(*(getattr(FLAGS, name) for name in real_data.Request._fields))
   about = machine.facts()
   print(machine.describe(about))
-  data = real_data.open_data(asked, overrides)
+  data = real_data.open_data(request, overrides)
   turns: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
   with tempfile.TemporaryDirectory() as folder:
     job = write_job(Path(folder), data, FLAGS.samples, FLAGS.seed)
@@ -111,7 +111,7 @@ def run(arguments: list[str], overrides: dict[str, str]) -> int:
   print('\n'.join(problems) if problems else 'the figures agree')
   print('versions: ' + ', '.join(f'{name} {v}' for row in rows for name, v in row['versions'].items()))
   if FLAGS.out:
-    settings = {**asked._asdict(), 'extractor': data.extractor, 'rounds': FLAGS.rounds}
+    settings = {**request._asdict(), 'extractor': data.extractor, 'rounds': FLAGS.rounds}
     found = {'machine': about, 'settings': settings, 'rows': rows, 'disagreements': problems}
     Path(FLAGS.out).write_text(json.dumps(found, indent=2) + '\n')
   return FAILED if problems else DONE

@@ -153,8 +153,8 @@ def run(arguments: list[str], overrides: dict[str, str]) -> int:
   if importlib.util.find_spec('torch') is None:
     raise UserError('the other side needs PyTorch: pip install -r requirements.txt -r requirements/benchmark.txt')
   reference, about = f'{FLAGS.config}:{FLAGS.data}', machine.facts()
-  asked = real_data.Request(FLAGS.data, FLAGS.data_dir, FLAGS.extractor, FLAGS.runs_dir, FLAGS.samples, 0)
-  data = real_data.open_data(asked, {})
+  request = real_data.Request(FLAGS.data, FLAGS.data_dir, FLAGS.extractor, FLAGS.runs_dir, FLAGS.samples, 0)
+  data = real_data.open_data(request, {})
   Path(FLAGS.runs_dir).mkdir(parents=True, exist_ok=True)
   images = Path(FLAGS.runs_dir).resolve() / 'images.npy'
   np.save(images, np.asarray(data.dataset.splits['train'].arrays()['image']))

@@ -66,33 +66,33 @@ class RealData(NamedTuple):
     return extractor
 
 
-def open_data(asked: Request, overrides: Mapping[str, str]) -> RealData:
+def open_data(request: Request, overrides: Mapping[str, str]) -> RealData:
   """What the flags name; trains the classifier where there is none, its command's output shown.
 
   Args:
-    asked: the flags.
+    request: the flags.
     overrides: of configs/classifier.py, for the training.
 
   Raises:
     UserError: data that is not there or has no labels, or a classifier that could not be trained.
   """
-  given = {'eval.samples': asked.samples, 'eval.seed': asked.seed, 'data.data_dir': asked.data_dir}
-  config, dataset = external.open_data(asked.data, given)
+  given = {'eval.samples': request.samples, 'eval.seed': request.seed, 'data.data_dir': request.data_dir}
+  config, dataset = external.open_data(request.data, given)
   if dataset.spec.num_classes < 2:
-    raise UserError(f'--data={asked.data} holds no labelled images: take fashion_mnist or mnist_5k.')
-  if overrides and asked.extractor:
+    raise UserError(f'--data={request.data} holds no labelled images: take fashion_mnist or mnist_5k.')
+  if overrides and request.extractor:
     raise UserError(f'--config.{next(iter(overrides))} is for the training of a classifier: leave --extractor out.')
-  extractor = asked.extractor or f'classifier:{_classifier(asked, overrides)}'
+  extractor = request.extractor or f'classifier:{_classifier(request, overrides)}'
   config = config_lib.override(config, {'eval.extractor': extractor})
   return RealData(config, dataset, extractor)
 
 
-def _classifier(asked: Request, overrides: Mapping[str, str]) -> Path:
+def _classifier(request: Request, overrides: Mapping[str, str]) -> Path:
   """Run directory of configs/classifier.py on the data: launch.py leaves a run that is done as it is."""
-  run_dir = Path(asked.runs_dir).resolve() / 'classifier' / f'{asked.data}-benchmark'
-  if asked.data_dir:
-    overrides = {**overrides, 'data.data_dir': asked.data_dir}
-  words = [f'--config=configs/classifier.py:{asked.data}', f'--run_dir={run_dir}']
+  run_dir = Path(request.runs_dir).resolve() / 'classifier' / f'{request.data}-benchmark'
+  if request.data_dir:
+    overrides = {**overrides, 'data.data_dir': request.data_dir}
+  words = [f'--config=configs/classifier.py:{request.data}', f'--run_dir={run_dir}']
   words += [f'--config.{path}={value}' for path, value in overrides.items()]
   code = subprocess.run([sys.executable, str(config_lib.SOURCE / 'launch.py'), *words], stdout=sys.stderr).returncode
   if code != DONE:

@@ -107,10 +107,10 @@ def run(arguments: list[str], overrides: dict[str, str]) -> int:
   """Flags to table; 1 where an order did not hold."""
   if arguments:
     raise UserError(f"'{arguments[0]}' is no flag: did you mean --data={arguments[0]}?")
-  asked = real_data.Request(*(getattr(FLAGS, name) for name in real_data.Request._fields))
+  request = real_data.Request(*(getattr(FLAGS, name) for name in real_data.Request._fields))
   about = machine.facts()
   begun = time.perf_counter()
-  data = real_data.open_data(asked, overrides)
+  data = real_data.open_data(request, overrides)
   sets, rows = sanity_sets.image_sets(data, FLAGS.samples, FLAGS.seed), []
   every = [metric for metric in metrics.of_kind('image').values() if metric.of == FEATURES]
   judged_by = protocol(data.config, data.dataset, 'test', every)
@@ -134,7 +134,7 @@ def run(arguments: list[str], overrides: dict[str, str]) -> int:
   elif FLAGS.out:
     report = {
       'machine': about,
-      'settings': {**asked._asdict(), 'extractor': data.extractor},
+      'settings': {**request._asdict(), 'extractor': data.extractor},
       'minutes': minutes,
       'stamp': stamp,
       'rows': rows,

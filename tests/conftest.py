@@ -32,8 +32,8 @@ os.environ['JAX_PLATFORMS'] = 'cpu'
 _CACHE = Path(__file__).resolve().parent.parent / '.pytest_cache' / 'gen_ai'
 os.environ['TFDS_DATA_DIR'] = str(_CACHE / 'data')
 os.environ['GEN_AI_TEST_XLA'] = str(_CACHE / 'xla')
-# Where the environment forbids byte code, every process compiles all of JAX's sources again: 5 s of the 12 that a tiny
-# run takes, and the suite starts hundreds. It is kept apart from the sources.
+# Where the environment forbids byte code, every process that the suite starts compiles JAX's sources again: 4 of the 12
+# CPU seconds of a tiny run. It is kept apart from the sources.
 os.environ.pop('PYTHONDONTWRITEBYTECODE', None)
 os.environ['PYTHONPYCACHEPREFIX'] = sys.pycache_prefix = str(_CACHE / 'bytecode')
 sys.dont_write_bytecode = False

@@ -33,6 +33,7 @@ def test_a_loop_needs_its_body_once():
 
 @pytest.mark.parametrize('name', ['gan', 'vae', 'lm'])
 def test_the_estimate_of_a_lane_is_no_less_than_xla_takes(name):
+  # With all of the data: of a tiny VAE alone the estimate is 15 % below what XLA takes.
   config = tiny.config(name, **({} if name == 'lm' else {'data__split': 'auto'}))
   program = tiny.program(config)
   feed = tiny.feed(config, program)

@@ -64,7 +64,7 @@ def _overrides(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_idle(requested: Sequence[Metric], given: Mapping[str, Any]) -> None:
-  """Refuses what the metrics `asked` would not read, and what is said twice."""
+  """Refuses what the `requested` metrics would not read, and what is given twice."""
   samples, features = 'figures of samples (--metrics)', 'figures of images (--metrics)'
   drawn = any(metric.of in (FEATURES, SAMPLES) for metric in requested)
   now = [*([samples] if drawn else []), *([features] if any(metric.of == FEATURES for metric in requested) else [])]

@@ -39,11 +39,10 @@ def make_config(experiment: str, data: str, /, *, every: int = 0, **sections: An
   """
   changes: dict[str, Any] = {f'run.{name}_every': every for name in ('eval', 'sample', 'save')} if every else {}
   for section, fields in sections.items():
-    changes |= (
-      {f'{section}.{name}': value for name, value in fields.items()}
-      if isinstance(fields, Mapping)
-      else {section: fields}
-    )
+    if isinstance(fields, Mapping):
+      changes |= {f'{section}.{name}': value for name, value in fields.items()}
+    else:
+      changes[section] = fields
   config = usual(experiment, data, changes.get(NETWORK, ''))
   for path, value in changes.items():
     assign(config, path, value)
