@@ -146,17 +146,18 @@ def test_it_reads_digits():
   config = config_lib.override(
     config_lib.load('configs/classifier.py'),
     {
-      'run.steps': 200,
-      'run.log_every': 50,
+      'run.steps': 120,
+      'run.log_every': 40,
       'run.eval_every': 0,
       'run.save_every': 0,
       'model.width': 16,
+      'optim.warmup_steps': 20,
     },
   )
   program, feed = tiny.program(config), tiny.feed(config, tiny.program(config))
   state, run = program.init(), None
-  for step in range(0, config.run.steps, 50):
-    rows = feed.chunk(step, 50)
+  for step in range(0, config.run.steps, config.run.log_every):
+    rows = feed.chunk(step, config.run.log_every)
     run = run or program.trainer(feed, state, rows)
     state, _ = run(state, rows)
   found = ExamplePass(program, config, tiny.dataset(config).splits['validation'])(state)

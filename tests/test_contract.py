@@ -1,7 +1,8 @@
 """What every method promises: DESIGN's contract. A new config is tested by existing.
 
-What one compiled program shows is tested of every config. That other layouts, other batches and another precision give
-the same is tested of one config for every kind of setting, see `tiny.STRUCTURES`.
+What one compiled program shows is tested of every config, that one program serves all its floats and seeds of one for
+every kind of setting, see `tiny.STRUCTURES`. That other layouts, other batches and another precision give the same is
+tested of every family, and by turns of those that differ from their family's own config.
 """
 
 import jax
@@ -15,11 +16,13 @@ from gen_ai.core.errors import UserError
 from gen_ai.data import kinds
 from gen_ai.data.plan import eval_plan
 from gen_ai.evaluate.examples import ExamplePass
+from gen_ai.evaluate.metrics import likelihood
 from gen_ai.parallel.compiled import CompileStats
 from gen_ai.parallel.layouts import make_layout
 from gen_ai.parallel.program import Program
 
 every_config = pytest.mark.parametrize('name', tiny.CONFIGS)
+every_structure = pytest.mark.parametrize('name', tiny.STRUCTURES)
 
 
 def close(a, b, tolerance=2e-5):
@@ -73,7 +76,7 @@ def test_training_learns_finite_numbers_and_counts_its_steps(name):
   assert not still, 'these parameters never move'
 
 
-@every_config
+@every_structure
 def test_one_trace_serves_all_chunks_all_floats_and_all_seeds(name):
   config = tiny.config(name)
   tiny.train(config)
@@ -115,7 +118,7 @@ def lowered(config):
   return texts
 
 
-@every_config
+@every_structure
 def test_every_traced_float_changes_what_is_computed_or_is_known_to_do_nothing(name):
   config = tiny.config(name)
   floats, known = config_lib.traced(config), tiny.floats(config)
@@ -142,23 +145,41 @@ def test_every_traced_float_changes_what_is_computed_or_is_known_to_do_nothing(n
     assert differs == (path in known), f'{path}: changes something: {differs}, known to: {path in known}'
 
 
+ON_ALL = ('lm', 'wgan')
 MESHES = {'data8': (8, 1, 1), 'data2fsdp4': (2, 4, 1), 'data2fsdp2tensor2': (2, 2, 2)}
 
 
 @pytest.mark.parametrize(
   ('name', 'mesh'),
-  [  # by turns, and the Transformer on all
-    *((name, list(MESHES)[i % len(MESHES)]) for i, name in enumerate(tiny.STRUCTURES) if name != 'lm'),
-    *(('lm', mesh) for mesh in MESHES),
+  [  # by turns, and the Transformer on all, as is WGAN, several of whose updates are one step
+    *((name, list(MESHES)[i % len(MESHES)]) for i, name in enumerate(sorted(set(tiny.held_to('mesh')) - set(ON_ALL)))),
+    *((name, mesh) for name in ON_ALL for mesh in MESHES),
   ],
 )
 def test_a_mesh_of_eight_equals_one_device(name, mesh):
-  alone, one = tiny.train(tiny.exact(name), 1, 4)
   data, fsdp, tensor = MESHES[mesh]
-  config = tiny.exact(name, mesh__data=data, mesh__fsdp=fsdp, mesh__tensor=tensor, mesh__min_shard=16)
-  spread, eight = tiny.train(config, 8, 4)
+  shape = {'mesh__data': data, 'mesh__fsdp': fsdp, 'mesh__tensor': tensor, 'mesh__min_shard': 16}
+  free = {}
+  if name not in ON_ALL:  # with accumulation, too, as one compilation shows both
+    free, shape['optim__accumulate'] = uncoupled(name), 2
+  alone, one = tiny.train(tiny.exact(name, **free), 1, 4)
+  spread, eight = tiny.train(tiny.exact(name, **free, **shape), 8, 4)
   close(alone.params, spread.params)
   close(one, eight)
+
+
+def uncoupled(name):
+  """Overrides without norms and deviations over a batch, under which micro-batches are another computation."""
+  coupled = {'model__g_norm': 'none', 'model__d_norm': 'none', 'model__group': 1}
+  return {k: v for k, v in coupled.items() if k.replace('__', '.') in config_lib.flatten(tiny.config(name))}
+
+
+@pytest.mark.parametrize('name', ['gan', 'lm'])
+def test_accumulated_gradients_equal_one_batch(name):
+  whole, one = tiny.train(tiny.exact(name), 1, 4)
+  parts, four = tiny.train(tiny.exact(name, optim__accumulate=4), 1, 4)
+  close(whole.params, parts.params)
+  close(one, four)
 
 
 def test_fsdp_and_tensor_really_split_parameters():
@@ -183,7 +204,8 @@ def test_pmap_trains_every_method_and_evaluates_exactly_as_other_layouts_do(name
   assert trained.step == 4
   assert all(np.isfinite(value).all() for value in metrics.values())
   state, results = tiny.placed(program, trained), []
-  for size, devices, parallel in ((64, 1, 'jit'), (56, 8, 'jit'), (64, 8, 'pmap')):
+  layouts = [(64, 1, 'jit'), (56, 8, 'pmap'), *([(56, 8, 'jit'), (64, 8, 'pmap')] if name == 'lm' else [])]
+  for size, devices, parallel in layouts:
     other = config_lib.override(config, {'eval.batch_size': size, 'parallel': parallel})
     source = tiny.dataset(config).splits['validation']
     assert len(source) % size, 'the last batch must be ragged'
@@ -212,11 +234,16 @@ def test_evaluation_equals_a_plain_loop_over_single_examples(name):
       total = totals.setdefault(metric, [0.0, 0.0])
       total[0] += float(value)
       total[1] += float(count)
-  together = step(state, {**source.read(index[-1]), 'mask': mask[-1]}, key)
-  assert together.keys() == totals.keys()
+  rows = source.read(index[-1])
+  together = step(state, {**rows, 'mask': mask[-1]}, key)
+  single = jax.jit(lambda *given: likelihood.per_example(step, *given))(state, {**rows, 'mask': mask[-1]}, key)
+  assert together.keys() == totals.keys() == single.keys()
   for metric, (value, count) in together.items():
-    assert float(value) == pytest.approx(totals[metric][0], rel=1e-4, abs=1e-4)
-    assert float(count) == totals[metric][1]
+    assert float(value) == pytest.approx(totals[metric][0], rel=1e-4, abs=1e-4), metric
+    assert float(count) == totals[metric][1], metric
+    for apart, sum_over_batch in zip(single[metric], (value, count), strict=True):
+      assert apart.shape == mask[-1].shape and not np.asarray(apart)[mask[-1] == 0].any(), metric
+      assert float(apart.sum()) == pytest.approx(float(sum_over_batch), rel=1e-5, abs=1e-4), metric
 
 
 @every_config
@@ -241,18 +268,6 @@ def test_samples_depend_on_the_latents_alone(name, tmp_path):
   kind, file = kinds.of(program.spec), tmp_path / 'drawn.npy'
   kind.save(file, program.spec, np.asarray(kind.stored(first)))
   np.testing.assert_array_equal(kind.load(str(file), program.spec, 4, 'samples_file'), kind.stored(first))
-
-
-@tiny.by_turns('accumulated')
-def test_accumulated_gradients_equal_one_batch(name):
-  # Where batch norm couples a batch, micro-batches are another (documented) computation.
-  coupled = {'model__g_norm': 'none', 'model__d_norm': 'none', 'model__group': 1}
-  config = tiny.config(name)
-  free = {k: v for k, v in coupled.items() if k.replace('__', '.') in config_lib.flatten(config)}
-  whole, one = tiny.train(tiny.exact(name, **free), 1, 4)
-  parts, four = tiny.train(tiny.exact(name, optim__accumulate=4, **free), 1, 4)
-  close(whole.params, parts.params)
-  close(one, four)
 
 
 @tiny.by_turns('bf16')

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -81,6 +82,8 @@ def test_every_command_runs(part, checkout):
   text = re.sub(r'python launch\.py (?=--config)', 'python launch.py --tiny ', text)
   text = text.replace('python launch.py', f'python launch.py --compilation_cache={os.environ["GEN_AI_TEST_XLA"]}')
   text = text.replace('gen_ai.reproduce', f'gen_ai.reproduce --compilation_cache={os.environ["GEN_AI_TEST_XLA"]}')
+  # By the server of forks, as most of the 4 CPU seconds of a command go into imports.
+  text = f'python() {{ {shlex.join(tiny.forked_python())} "$@"; }}\n{text}'
   variables = {
     **os.environ,
     'XLA_FLAGS': os.environ['GEN_AI_TEST_FLAGS'],

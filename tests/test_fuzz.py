@@ -11,6 +11,7 @@ import shlex
 import shutil
 import traceback
 from pathlib import Path
+from types import SimpleNamespace
 
 import cli
 import jax
@@ -27,7 +28,7 @@ from gen_ai.evaluate.metrics.metric import Found
 from gen_ai.parallel import processes
 from gen_ai.run import checkpoint, directory
 from gen_ai.sweep import plan
-from gen_ai.sweep.launchers import lanes
+from gen_ai.sweep.launchers import lanes, slurm
 from gen_ai.sweep.launchers.registry import LAUNCHERS
 from gen_ai.train import trainer as trainer_lib
 
@@ -314,6 +315,7 @@ def stubs(place, monkeypatch, tmp_path):
   monkeypatch.setattr(external, 'evaluate', lambda *arguments: (Found({}, [], {}, {}), 'ab' * 32))
   monkeypatch.setattr(plan, '_check_group', lambda *arguments: None)
   monkeypatch.setattr(lanes, 'lane_bytes', lambda trial: 1)
+  monkeypatch.setattr(slurm, 'shutil', SimpleNamespace(which=lambda name: name))  # Slurm is here, wherever this runs
   for name in ('packed', 'local', 'slurm', 'ray'):
     monkeypatch.setattr(LAUNCHERS[name], 'launch', end_all)
   monkeypatch.setattr(jax.distributed, 'initialize', no_network)

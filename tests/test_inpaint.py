@@ -225,7 +225,7 @@ def test_figures_of_completions_say_what_they_were_given(alone):
   assert not {'conditioned_on', 'task'} & found.figures['fd'].stamp.keys()  # so that the two are never compared unseen
 
 
-@pytest.mark.parametrize(('devices', 'overrides'), [(8, {}), (8, {'parallel': 'pmap'}), (1, {'eval__batch_size': 24})])
+@pytest.mark.parametrize(('devices', 'overrides'), [(8, {}), (1, {'eval__batch_size': 24})])  # as the evaluator's own
 def test_figures_of_completions_do_not_depend_on_devices(alone, devices, overrides):
   other, state = judged(devices=devices, **overrides)
   assert values(other.lanes(state)[0]) == pytest.approx(values(alone), rel=2e-3, abs=1e-4)
@@ -260,18 +260,24 @@ def test_a_completion_is_of_the_example_of_its_number():
 
 
 @pytest.fixture(scope='module')
-def run_dir(tmp_path_factory):
+def launched(tmp_path_factory):
+  """(run directory, what the command that made it printed)."""
   path = tmp_path_factory.mktemp('completion') / 'run'
-  assert tiny.run(tiny.config('inpaint_gan'), path)[0] == DONE
-  return path
-
-
-def test_a_run_tells_how_to_draw_more_and_the_command_completes_test_images(tmp_path, monkeypatch):
-  done = cli.launch('--config=configs/inpaint_gan.py', '--tiny', '--config.run.trackers=', f'--run_dir={tmp_path}/run')
+  done = cli.launch('--config=configs/inpaint_gan.py', '--tiny', '--config.run.trackers=', f'--run_dir={path}')
   assert done.returncode == DONE, done
-  assert f'  python -m gen_ai.generate {tmp_path}/run --task=complete --n=16 --out=grid.png\n' in done.stdout
+  return path, done.stdout
+
+
+@pytest.fixture
+def run_dir(launched):
+  return launched[0]
+
+
+def test_a_run_tells_how_to_draw_more_and_the_command_completes_test_images(launched, tmp_path, monkeypatch):
+  run_dir, printed = launched
+  assert f'  python -m gen_ai.generate {run_dir} --task=complete --n=16 --out=grid.png\n' in printed
   monkeypatch.chdir(tmp_path)
-  done = cli.command('gen_ai.sample', f'{tmp_path}/run', '--n=3', '--out=x.npz')
+  done = cli.command('gen_ai.sample', run_dir, '--n=3', '--out=x.npz')
   assert (done.returncode, done.stdout) == (DONE, '3 samples of step 8: x.npz\n'), done
   with np.load('x.npz') as found:
     completed, mask = found['sample'], found['mask'][..., 0]

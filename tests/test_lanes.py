@@ -1,4 +1,4 @@
-"""A lane of a packed program is the run alone: for every structure, with schedules, averages and clipping."""
+"""A lane of a packed program is the run alone, with schedules, averages and clipping."""
 
 import jax
 import numpy as np
@@ -11,8 +11,6 @@ from gen_ai.evaluate.examples import ExamplePass
 from gen_ai.nets import conv
 from gen_ai.parallel.lanes import LaneLayout
 from gen_ai.parallel.program import Program
-
-every_structure = pytest.mark.parametrize('name', tiny.STRUCTURES)
 
 VARIED = {
   'optim__lr': 0.01,
@@ -54,7 +52,7 @@ def train(configs, devices=1, steps=None, mapping='vmap'):
   return states, metrics, (program, state)
 
 
-@every_structure
+@tiny.by_turns('lanes')
 def test_a_lane_equals_the_run_alone(name):
   assert_lanes_equal_runs(name, 'vmap')
 

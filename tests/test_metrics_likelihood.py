@@ -258,25 +258,6 @@ def test_methods_without_a_latent_bound_have_no_weights():
     assert 'log_weights' not in config_lib.builder(config)(config, tiny.dataset(config).spec).tasks
 
 
-@pytest.mark.parametrize('name', tiny.CONFIGS)
-def test_single_examples_add_up_to_their_batch(name):
-  config = tiny.config(name)
-  source = tiny.dataset(config).splits['validation']
-  method = config_lib.builder(config)(config, tiny.dataset(config).spec)
-  state = jax.jit(method.init)(jax.random.key(0))
-  index, mask = eval_plan(source, 8)[0][0], np.array([1, 1, 1, 1, 1, 0, 0, 1], np.float32)
-  batch, key = {**source.read(index), 'mask': mask}, jax.random.key(0)
-  single = jax.jit(lambda s, b: likelihood.per_example(method.eval_step, s, b, key))(state, batch)
-  together = jax.jit(lambda s, b: method.eval_step(s, b, key))(state, batch)
-  assert single.keys() == together.keys()
-  for metric, (value, count) in together.items():
-    values, counts = single[metric]
-    assert values.shape == counts.shape == (8,)
-    assert not np.asarray(counts)[mask == 0].any() and not np.asarray(values)[mask == 0].any()
-    assert float(values.sum()) == pytest.approx(float(value), rel=1e-5, abs=1e-4), metric
-    assert float(counts.sum()) == float(count), metric
-
-
 def test_a_language_models_figures_are_the_evaluators_with_errors():
   config = tiny.config('lm')
   source, program = tiny.dataset(config).splits['validation'], tiny.program(config)

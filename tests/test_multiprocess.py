@@ -83,43 +83,31 @@ def assert_rows_close(a, b, tolerance):
       assert x[name] == pytest.approx(y[name], rel=tolerance, abs=tolerance), (name, x['step'])
 
 
-@pytest.fixture(scope='module')
-def reference(tmp_path_factory):
-  """configs/lm.py on one process with four devices."""
-  path = tmp_path_factory.mktemp('alone') / 'lm'
-  assert tiny.run(tiny.config('lm'), path, devices=4)[0] == DONE
-  return path
-
-
-@pytest.mark.parametrize(
-  'layout', [['parallel=jit', 'data.feed=host'], ['parallel=pmap', 'data.feed=device']], ids=['jit', 'pmap']
-)
-def test_a_language_model_in_two_processes(layout, reference, tmp_path):
-  run = tmp_path / 'run'
+def test_a_language_model_in_two_processes_that_are_stopped_and_gone_on_with_by_one(tmp_path):
+  run, alone = tmp_path / 'run', tmp_path / 'alone'
+  assert tiny.run(tiny.config('lm'), alone, devices=4)[0] == DONE
   words = [
     '--config=configs/lm.py',
     '--tiny',
     f'--run_dir={run}',
     '--config.run.trackers=',
-    *(f'--config.{override}' for override in layout),
+    '--config.data.feed=host',
   ]
-  host = 'data.feed=host' in layout
   # The second process is told to stop during its second chunk; both must.
-  ended = start(words, env={1: {'SIGTERM_AT': '2'}} if host else None, spy=tmp_path)
+  ended = start(words, env={1: {'SIGTERM_AT': '2'}}, spy=tmp_path)
   for i, (code, out, err) in enumerate(ended):
-    assert code == (REQUEUE if host else DONE), (i, out, err)
+    assert code == REQUEUE, (i, out, err)
     assert 'Traceback' not in err
     assert bool(GLOO.sub('', out)) == (i == 0), 'only the first process speaks'
   status = directory.read_status(run)
-  assert (status['state'], status['step']) == (('stopped', 4) if host else ('done', 8))
+  assert (status['state'], status['step']) == ('stopped', 4)
   assert len(directory.read_attempts(run)) == 2, 'only the first process writes'
-  if host:
-    assert_shares(tmp_path)
-    # What two processes saved one continues.
-    code, trainer = tiny.run(tiny.config('lm', data__feed='host'), run, devices=4)
-    assert (code, trainer.step) == (DONE, 8)
-    assert directory.read_attempts(run)[2]['step'] == 4
-  assert_rows_close(reference, run, 1e-4)
+  assert_shares(tmp_path)
+  # What two processes saved one continues.
+  code, trainer = tiny.run(tiny.config('lm', data__feed='host'), run, devices=4)
+  assert (code, trainer.step) == (DONE, 8)
+  assert directory.read_attempts(run)[2]['step'] == 4
+  assert_rows_close(alone, run, 1e-4)
 
 
 def assert_shares(folder):
@@ -140,8 +128,9 @@ def assert_shares(folder):
     assert first not in halves[1]
 
 
-def test_a_gan_in_two_processes_with_several_critic_batches_a_step(tmp_path):
-  code, _ = tiny.run(tiny.config('gan', loss__n_critic=3), tmp_path / 'alone', devices=4)
+def test_a_gan_in_two_processes_by_pmap_with_several_critic_batches_a_step(tmp_path):
+  config = tiny.config('gan', loss__n_critic=3, parallel='pmap', data__feed='device')
+  code, _ = tiny.run(config, tmp_path / 'alone', devices=4)
   assert code == DONE
   words = [
     '--config=configs/gan.py',
@@ -149,6 +138,8 @@ def test_a_gan_in_two_processes_with_several_critic_batches_a_step(tmp_path):
     f'--run_dir={tmp_path}/run',
     '--config.run.trackers=',
     '--config.loss.n_critic=3',
+    '--config.parallel=pmap',
+    '--config.data.feed=device',
   ]
   for code, out, err in start(words):
     assert code == DONE, (out, err)

@@ -4,16 +4,21 @@ A structure is what is the same for all configs that may be lanes of one program
 a process has traced and compiled for a structure it keeps, and every config of it is served by that.
 """
 
+import atexit
 import copy
 import functools
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
+import time
 import types
 from collections import OrderedDict
 from pathlib import Path
 
+import fork_server
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -115,16 +120,17 @@ def _structures():
 STRUCTURES = _structures()
 FAMILIES = {path.stem for path in (ROOT / 'experiments').glob('[a-z]*.py')}
 # Equalities that cost a compilation or three trainings each, and rest on what a family shares: the config of its own
-# name is held to all of them, its variants take turns. Those named have norms or deviations over a batch, which pmap
-# splits; StyleGAN2 has the state with the most parts, DCGAN the plainest convolutions.
-_TURNS = ('pmap', 'accumulated', 'bf16', 'resumed')
-_CHOSEN = {'dcgan': {'pmap', 'bf16'}, 'stylegan2': {'pmap', 'resumed'}}
+# name is held to all of them, its variants take turns at two each. DCGAN has norms over a batch, which pmap splits, and
+# the plainest convolutions; StyleGAN2 has the state with the most parts, and the most statistics that lanes keep apart.
+_TURNS = ('pmap', 'bf16', 'resumed', 'lanes', 'mesh')
+_CHOSEN = {'dcgan': {'pmap', 'bf16', 'mesh'}, 'stylegan2': {'resumed', 'lanes'}}
 
 
 def held_to(equality):
   """The structures that are held to `equality`, one of _TURNS."""
   variants = [name for name in STRUCTURES if name not in FAMILIES and name not in _CHOSEN]
-  turns = {name: {_TURNS[number % len(_TURNS)]} for number, name in enumerate(variants)} | _CHOSEN
+  count = len(_TURNS)
+  turns = {name: {_TURNS[2 * n % count], _TURNS[(2 * n + 1) % count]} for n, name in enumerate(variants)} | _CHOSEN
   return [name for name in STRUCTURES if equality in turns.get(name, _TURNS)]
 
 
@@ -340,10 +346,38 @@ def run(config, path, devices=1, stop=None):
 
 def command(*words, timeout=300, env=None, cwd=ROOT):
   """Runs a command line of the project on one CPU device; returns the completed process, text captured."""
-  variables = {**os.environ, 'XLA_FLAGS': os.environ['GEN_AI_TEST_FLAGS'], **(env or {})}
   return subprocess.run(
-    [sys.executable, *map(str, words)], cwd=cwd, env=variables, capture_output=True, text=True, timeout=timeout
+    [*forked_python(), *map(str, words)],
+    cwd=cwd,
+    env={**os.environ, 'XLA_FLAGS': os.environ['GEN_AI_TEST_FLAGS'], **(env or {})},
+    capture_output=True,
+    text=True,
+    timeout=timeout,
   )
+
+
+def forked_python():
+  """The first words of a command line that does as `python` does, without the seconds of imports."""
+  _start_fork_server()
+  return sys.executable, '-I', '-S', fork_server.__file__
+
+
+@functools.cache
+def _start_fork_server():
+  """Starts this process's server of forks, once, and waits until it answers."""
+  place = Path(tempfile.mkdtemp(), 'forks')
+  os.environ[fork_server.PLACE] = str(place)
+  server = subprocess.Popen([sys.executable, fork_server.__file__, '--serve', place])
+
+  @atexit.register
+  def end():
+    server.kill()
+    server.wait()
+    shutil.rmtree(place.parent)
+
+  while not place.exists():
+    assert server.poll() is None, 'the server of forks did not start'
+    time.sleep(0.01)
 
 
 def launch(*words, **options):

@@ -32,9 +32,10 @@ def trace(config: ConfigDict, build: Build, spec: Spec, batch: Mapping[str, np.n
   def everything(floats: PyTree, batch: PyTree, mask: Any, key: Any):
     method = build(config_lib.substitute(config, floats), spec)
     state = method.init(key)
-    trained = method.train_step(state, batch, key)
+    step = jax.jit(method.train_step)  # traced once
+    trained = step(state, batch, key)
     # Twice, as a schedule may begin at a value that does not depend on its end.
-    trained = method.train_step(trained[0], batch, key)
+    trained = step(trained[0], batch, key)
     own = jax.random.split(key, 1)
     done = {name: task.run(state, _inputs(task, batch), own) for name, task in method.tasks.items()}
     views = {name: view(state, batch, key) for name, view in method.visualizations.items()}
