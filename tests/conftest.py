@@ -77,8 +77,8 @@ def pytest_runtest_logfinish(nodeid, location):
 
 
 def pytest_xdist_auto_num_workers(config):
-  """One more than there are cores: many tests wait for a process they started, or for a clock."""
-  return (os.cpu_count() or 1) + 1
+  """Two more than there are cores: many tests wait for a process they started, or for a clock."""
+  return (os.cpu_count() or 1) + 2
 
 
 def pytest_collection_modifyitems(config, items):
