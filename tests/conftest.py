@@ -51,6 +51,7 @@ jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
 
 
 _MOST_MEMORY = 2 * 2**30  # bytes of one worker; several share the machine with all the commands that they start
+_most_memory = _MOST_MEMORY
 
 
 def _memory():
@@ -68,17 +69,19 @@ def _give_back():
 
 def pytest_runtest_logfinish(nodeid, location):
   """Gives memory back after a test, and forgets compiled programs where that is not enough."""
-  if _memory() > _MOST_MEMORY and 'PYTEST_XDIST_WORKER' in os.environ:
+  global _most_memory
+  if _memory() > _most_memory and 'PYTEST_XDIST_WORKER' in os.environ:
     _give_back()
-    if _memory() > _MOST_MEMORY:
+    if _memory() > _most_memory:
       sys.modules['tiny'].forget()
       jax.clear_caches()
       _give_back()
+      _most_memory = max(_most_memory, _memory() + _MOST_MEMORY // 4)  # not again after every test
 
 
 def pytest_xdist_auto_num_workers(config):
-  """Two more than there are cores: many tests wait for a process they started, or for a clock."""
-  return (os.cpu_count() or 1) + 2
+  """One more than there are cores: many tests wait for a process they started, or for a clock; two more were slower."""
+  return (os.cpu_count() or 1) + 1
 
 
 def pytest_collection_modifyitems(config, items):
