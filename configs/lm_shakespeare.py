@@ -17,13 +17,14 @@ def get_config(setting: str = 'cpu'):
   if setting not in ('cpu', 'gpu'):
     raise UserError(f"configs/lm_shakespeare.py:{setting} is none of its settings: 'cpu' or 'gpu'.")
   gpu = setting == 'gpu'
+  gpt2 = dict(gated=False, activation='gelu', norm='layer', positions='learned', qk_norm=False)
   size = dict(batch_size=64, block_size=256) if gpu else dict(batch_size=12, block_size=64)
   return make_config(
     'lm',
     'tiny_shakespeare',
     run=dict(name='lm_shakespeare', steps=5000 if gpu else 2000),
     data=size | dict(split='train|validation+test|test', tokens='char'),  # 90/10, as nanoGPT cuts it
-    model=dict(layers=6, heads=6, width=384, dropout=0.2) if gpu else {},
+    model=gpt2 | (dict(layers=6, heads=6, width=384, dropout=0.2) if gpu else {}),
     optim=dict(
       name='adamw',
       lr=1e-3,

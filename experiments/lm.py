@@ -1,6 +1,6 @@
-"""Decoder-only Transformer language model on text: next-token prediction, sampling with temperature and top-k.
+"""Decoder-only Transformer language model on text: next-token prediction, continuation of prompts, scores of texts.
 
-The network is GPT-2's (Radford et al. 2019): learned positions, pre-norm, GELU, tied embeddings.
+GPT-2's network (Radford et al. 2019) or today's, by config.model; see `gen_ai.nets.transformer.Architecture`.
 """
 
 import math
@@ -16,6 +16,7 @@ from gen_ai.core.errors import UserError
 from gen_ai.core.method import (
   EXAMPLE,
   GENERATE,
+  NUMBER,
   PROMPT,
   SAMPLE,
   Array,
@@ -32,38 +33,54 @@ from gen_ai.core.method import (
   Task,
   identity,
 )
-from gen_ai.core.optim import Updater, gradients
+from gen_ai.core.optim import Updater, Weighted, gradients
 from gen_ai.core.switch import is_off
-from gen_ai.maths.sampling import StepFn, generate, looks_back
+from gen_ai.maths.cross_entropy import TokenLoss, chunked, token_loss
+from gen_ai.maths.sampling import Rule, generate, looks_back
 from gen_ai.nets.apply import compute_dtype
-from gen_ai.nets.transformer import Transformer
+from gen_ai.nets.transformer import MATRICES, SHARDING, Architecture, Transformer, capped, head_of
 
 KINDS = ('text',)  # of data
 LEADING = {'loss_nats': 'min', 'bits_per_byte': 'min'}
 
 
-def check(config: ConfigDict, spec: Spec) -> None:
-  """Raises UserError for a width that its heads do not divide."""
-  if config.model.width % config.model.heads:
-    raise UserError(f'config.model.width={config.model.width} does not divide into {config.model.heads} heads.')
+def architecture(config: ConfigDict, vocab_size: int) -> Architecture:
+  """What config.model describes. Raises UserError for sizes that do not fit together."""
+  model = config.model
+  arch = Architecture(
+    vocab_size=vocab_size,
+    context=config.data.block_size,
+    layers=model.layers,
+    heads=model.heads,
+    width=model.width,
+    kv_heads=model.kv_heads,
+    mlp_width=model.mlp_width,
+    gated=model.gated,
+    activation=model.activation,
+    norm=model.norm,
+    norm_epsilon=model.norm_epsilon,
+    positions=model.positions,
+    rope_theta=model.rope_theta,
+    bias=model.bias,
+    qk_norm=model.qk_norm,
+    window=model.window,
+    pattern=model.pattern,
+    tied=model.tied,
+    softcap=model.softcap,
+    dropout=model.dropout,
+    remat=model.remat,
+    dtype=compute_dtype(config.precision),
+  )
+  arch.check(lambda field: f'config.model.{field}')
+  return arch
 
 
-def check_prompts(prompts: np.ndarray, context: int) -> str:
-  """What to say of prompts int32 [N, P], the rest of shorter ones -1, for a model that sees `context` tokens; or ''.
-
-  Raises:
-    UserError: prompts of unlike lengths of which one is longer than the model can see.
-  """
-  lengths = (prompts >= 0).sum(1)
-  longest = int(lengths.max())
+def note_on_prompts(prompts: np.ndarray, context: int) -> str:
+  """What to say of prompts int32 [N, P], the rest of shorter ones -1, for a model that sees `context` tokens; or ''."""
+  longest = int((prompts >= 0).sum(1).max())
   seen = looks_back(longest, context)
   if seen == longest:
     return ''
-  if lengths.min() != longest:
-    raise UserError(
-      f'the prompts have {lengths.min():,} to {longest:,} tokens: where one is too long for blocks of '
-      f'{context:,} tokens (config.data.block_size) all must have one length. Call with one at a time.'
-    )
   return (
     f'the prompt has {longest:,} tokens, too many for blocks of {context:,} (config.data.block_size): the texts '
     f'start with all of it, but the model goes on from its last {seen:,} tokens alone'
@@ -72,37 +89,34 @@ def check_prompts(prompts: np.ndarray, context: int) -> str:
 
 def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
   """The language model of `config`; see `gen_ai.core.method.Method`."""
-  check(config, spec)
   model, (T,), vocab = config.model, spec.shape, spec.vocab
   assert vocab is not None
-  net = Transformer(
-    vocab_size=vocab.size,
-    context=T,
-    num_layers=model.layers,
-    num_heads=model.heads,
-    width=model.width,
-    dropout=model.dropout,
-    use_bias=model.bias,
-    activation=model.activation,
-    dtype=compute_dtype(config.precision),
-  )
-  updater = Updater(config)
+  net = Transformer(architecture(config, vocab.size))
+  updater = Updater(config, matrices=MATRICES)
   bytes_of = jnp.asarray(vocab.byte_counts())
   prompt = np.asarray(vocab.encode(config.sample.prompt or '\n'))
+  stops = [tuple(int(token) for token in vocab.encode(text)) for text in config.sample.stop]
 
   def init(key: Key) -> State:
     return updater.init(net.init({'params': key}, jnp.zeros((2, T), jnp.int32), train=False)['params'])
 
-  def nats(params: PyTree, tokens: Array, train: bool, key: Key) -> Array:
-    """-log p of each target [B, T]."""
+  def losses(params: PyTree, tokens: Array, train: bool, key: Key) -> TokenLoss:
+    """Of each token [B, T] after the first."""
     rngs = {'dropout': key} if train and not is_off(model.dropout) else None
-    logits = net.apply({'params': params}, tokens[:, :-1], train=train, rngs=rngs)
-    return optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:])
+    hidden: Any = net.apply({'params': params}, tokens[:, :-1], train, rngs=rngs, method='hidden')
+    head = head_of(params).astype(hidden.dtype)
+
+    def logits(hidden: Array) -> Array:
+      return capped(jnp.matmul(hidden, head, preferred_element_type=jnp.float32), model.softcap)
+
+    return chunked(logits, hidden, tokens[:, 1:], config.loss.chunk)
 
   def train_step(state: State, batch: Batch, key: Key) -> tuple[State, Metrics]:
     def loss_fn(params: PyTree, stats: PyTree, batch: Batch, key: Key):
-      loss = nats(params, batch['tokens'], True, random.stream(key, 'dropout')).mean()
-      return loss, ({'loss_nats': loss}, stats)
+      found = losses(params, batch['tokens'], True, random.stream(key, 'dropout'))
+      nats, count = found.nats.sum(), jnp.float32(found.nats.size)
+      total = nats if is_off(config.loss.z) else nats + config.loss.z * (found.normaliser**2).sum()
+      return Weighted(total, count), ({'loss_nats': Weighted(nats, count)}, stats)
 
     grads, metrics, _ = gradients(
       loss_fn, state.params, (), {'tokens': batch['tokens']}, key, config.optim.accumulate, reduce
@@ -111,53 +125,59 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
 
   def eval_step(state: State, batch: Batch, key: Key) -> SumCount:
     mask = batch['mask'][:, None]
-    per_token = nats(updater.eval_params(state), batch['tokens'], False, key) * mask
+    per_token = losses(updater.eval_params(state), batch['tokens'], False, key).nats * mask
     tokens = (mask * jnp.ones_like(per_token)).sum()
     byte_count = (bytes_of[batch['tokens'][:, 1:]] * mask).sum()
     total = per_token.sum()
     return {'loss_nats': (total, tokens), 'bits_per_byte': (total / math.log(2), byte_count)}
 
-  def decoder(params: PyTree) -> StepFn:
-    def step(cache: PyTree, token: Array, position: Array) -> tuple[Array, PyTree]:
-      out: Any = net.apply({'params': params}, cache, token, position, method='decode_step')
-      return out
-
-    return step
-
   def generated(state: State, inputs: Batch, own_keys: Key) -> Batch:
     """Each row goes on from its own prompt by sample.length tokens; what follows them in a row is -1."""
-    params, B = updater.eval_params(state), own_keys.shape[0]
+    params, B, sample = updater.eval_params(state), own_keys.shape[0], config.sample
     prompts = inputs.get('prompt', jnp.broadcast_to(jnp.asarray(prompt, jnp.int32), (B, len(prompt))))
-    given, P = (prompts >= 0).sum(1), prompts.shape[1]
-    # All rows begin at position 0, and a shorter prompt is gone on from while a longer one is still read.
-    text, end = prompts, P + config.sample.length
-    begins: int | Array = given  # what first addresses the noise: a longer prompt of another row changes nothing
-    while text.shape[1] < end:
-      # The cache holds T positions. When they are used up, the end of the text starts a fresh one.
-      start = text.shape[1] - looks_back(text.shape[1], T)
-      context = text[:, start:]
-      length = min(max(T, 2), context.shape[1] + end - text.shape[1])
-      longer = generate(
-        decoder(params),
-        net.init_cache(B),
-        context,
-        length,
-        random.stream(own_keys, 'extend', begins),
-        config.sample.temperature,
-        config.sample.top_k,
+
+    def extend(cache: PyTree, tokens: Array, positions: Array, pick: Array, fresh: bool) -> tuple[Array, PyTree]:
+      out: Any = net.apply({'params': params}, cache, tokens, positions, pick, fresh, method='extend')
+      return out
+
+    rule = Rule(sample.repetition, sample.temperature, sample.top_k, sample.top_p, sample.min_p)
+    keys = random.stream(own_keys, 'extend')
+    text = generate(extend, net.init_cache(B), prompts, sample.length, T, keys, rule, stops)
+    return {SAMPLE: text, 'given': (prompts >= 0).sum(1)}
+
+  def scored(state: State, inputs: Batch, own_keys: Key) -> Batch:
+    """-log p of each token given those before it; 0 for the first, which nothing predicts, and after the end."""
+    del own_keys
+    text = inputs['prompt']
+    logits: Any = net.apply({'params': updater.eval_params(state)}, jnp.maximum(text[:, :-1], 0), train=False)
+    nats = token_loss(logits, jnp.maximum(text[:, 1:], 0)).nats
+    return {'nats': jnp.pad(jnp.where(text[:, 1:] >= 0, nats, 0.0), ((0, 0), (1, 0)))}
+
+  def checked(inputs: Any) -> str:
+    return note_on_prompts(np.asarray(inputs['prompt']), T) if 'prompt' in inputs else ''
+
+  def check_length(inputs: Any) -> str:
+    tokens = int((np.asarray(inputs['prompt']) >= 0).sum(1).max())
+    if tokens - 1 > T:
+      raise UserError(
+        f'the text has {tokens:,} tokens; this model scores at most {T + 1:,} (config.data.block_size + 1).'
       )
-      text = jnp.concatenate([text[:, :start], longer], axis=1)
-      begins = text.shape[1]
-    position = jnp.arange(end)
-    return {SAMPLE: jnp.where(position < given[:, None] + config.sample.length, text, -1), 'given': given}
+    return ''
 
   tasks = {
     GENERATE: Task(
       generated,
       {'prompt': Field(PROMPT, (None,))},
       {SAMPLE: Field(EXAMPLE, (None,)), 'given': Field('count')},
-      check=lambda inputs: check_prompts(np.asarray(inputs['prompt']), T) if 'prompt' in inputs else '',
-    )
+      check=checked,
+    ),
+    'score': Task(
+      scored,
+      {'prompt': Field(PROMPT, (None,), True)},
+      {'nats': Field(NUMBER, (None,))},
+      settings=(),
+      check=check_length,
+    ),
   }
-  note = check_prompts(prompt[None], T)
-  return Method(init, train_step, eval_step, tasks, leading=LEADING, notes=(note,) if note else ())
+  note = note_on_prompts(prompt[None], T)
+  return Method(init, train_step, eval_step, tasks, leading=LEADING, sharding=SHARDING, notes=(note,) if note else ())

@@ -43,9 +43,9 @@ from gen_ai.core.optim import Pace, Updater, gradients
 from gen_ai.maths import densities, quantise
 from gen_ai.maths.masked import masked
 from gen_ai.maths.pixels import to_signed
-from gen_ai.maths.sampling import StepFn, generate
+from gen_ai.maths.sampling import Rule, generate
 from gen_ai.nets.apply import compute_dtype
-from gen_ai.nets.transformer import Transformer
+from gen_ai.nets.transformer import MATRICES, Architecture, Transformer
 from gen_ai.nets.vqvae import GridDecoder, GridEncoder
 
 KINDS = ('image',)  # of data
@@ -92,18 +92,12 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
   }
   encoder, decoder = GridEncoder(model.code_dim, **shared), GridDecoder(C, **shared)
   # Code K begins a sequence and is never drawn.
-  prior = Transformer(
-    vocab_size=K + 1,
-    context=T,
-    num_layers=model.prior_layers,
-    num_heads=model.prior_heads,
-    width=model.prior_width,
-    dtype=dtype,
-  )
+  prior = Transformer(Architecture(K + 1, T, model.prior_layers, model.prior_heads, model.prior_width, dtype=dtype))
   updater = Updater(
     config,
     {'autoencoder': Pace(), 'prior': Pace(loss.prior_lr_factor)},
     average=lambda state: {'params': state.params, 'codebook': state.stats.vectors},
+    matrices=MATRICES,
   )
 
   def encode(params: PyTree, x: Array) -> Array:
@@ -211,31 +205,21 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     }
     return masked(per_example, batch['mask'])
 
-  def step_fn(params: PyTree) -> StepFn:
-    def step(cache: PyTree, token: Array, position: Array) -> tuple[Array, PyTree]:
-      out: Any = prior.apply({'params': params}, cache, token, position, method='decode_step')
-      logits, cache = out
-      return logits[:, :K], cache
-
-    return step
-
   def pictured(params: PyTree, vectors: Array) -> Array:
     return jnp.clip(decode(params['autoencoder'], vectors), -1.0, 1.0)
 
   def generated(state: State, inputs: Batch, own_keys: Key) -> Batch:
     params, codes = eval_params(state)
     B = own_keys.shape[0]
-    begin = jnp.full((B, 1), K, jnp.int32)
+
+    def extend(cache: PyTree, tokens: Array, positions: Array, pick: Array, fresh: bool) -> tuple[Array, PyTree]:
+      out: Any = prior.apply({'params': params['prior']}, cache, tokens, positions, pick, fresh, method='extend')
+      return out[0][:, :K], out[1]
+
+    begin, rule = jnp.full((B, 1), K, jnp.int32), Rule(temperature=config.sample.temperature, top_k=config.sample.top_k)
     # T codes follow the begin token; the last of them is never looked at, so the context of T holds them all.
-    drawn = generate(
-      step_fn(params['prior']),
-      prior.init_cache(B),
-      begin,
-      T + 1,
-      random.stream(own_keys, 'codes'),
-      config.sample.temperature,
-      config.sample.top_k,
-    )[:, 1:]
+    keys = random.stream(own_keys, 'codes')
+    drawn = generate(extend, prior.init_cache(B), begin, T, T + 1, keys, rule)[:, 1:]
     return {SAMPLE: pictured(params, codes[drawn.reshape(B, *grid)])}
 
   def encoded(state: State, inputs: Batch, own_keys: Key) -> Batch:

@@ -67,11 +67,16 @@ def copy_transformer(net, params):
   put(net.position_embedding.weight, params['position_embedding'])
   put(net.final_norm.weight, params['final_norm']['scale'])
   for i, block in enumerate(net.blocks):
-    ours = params[f'blocks_{i}']
+    ours = jax.tree.map(lambda p, i=i: np.asarray(p[i]), params['layers']['block_0'])
+    width = ours['mlp_out']['kernel'].shape[-1]
     for name in ('attention_norm', 'mlp_norm'):
       put(getattr(block, name).weight, ours[name]['scale'])
-    for name in ('qkv', 'attention_out', 'mlp_in', 'mlp_out'):
-      copy_dense(getattr(block, name), ours[name])
+    flat = {name: {'kernel': ours[name]['kernel'].reshape(-1, width)} for name in ('attention_out', 'mlp_out')}
+    flat['mlp_in'] = {'kernel': ours['mlp_in']['kernel'].reshape(width, -1)}
+    # Ours lie head by head, [D, heads, (query, key, value), H]; theirs are all queries, all keys, all values.
+    flat['qkv'] = {'kernel': ours['qkv']['kernel'].swapaxes(1, 2).reshape(width, -1)}
+    for name, dense in flat.items():
+      copy_dense(getattr(block, name), dense)
 
 
 @needs_torch

@@ -331,6 +331,7 @@ def test_floats_that_matter_are_traced_and_zeros_are_structure(config):
     'optim.b1': 0.5,
     'optim.b2': 0.999,
     'optim.eps': 1e-8,
+    'optim.cooldown': 0.2,
     'optim.ema_decay': 0.995,
     'loss.penalty': 10.0,
     'loss.clip': 0.01,
@@ -418,7 +419,7 @@ def test_choices_are_what_the_code_knows():
   from gen_ai.core import optim
   from gen_ai.maths import adversarial, augment, masks
   from gen_ai.nets import gan as gan_nets
-  from gen_ai.nets import norms, pyramid, stylegan2
+  from gen_ai.nets import norms, pyramid, stylegan2, transformer
 
   gan, vae_gan, inpaint = (config_lib.declared(name) for name in ('gan', 'vae_gan', 'inpaint_gan'))
   assert gan['loss.kind'].choices == adversarial.KINDS
@@ -430,6 +431,9 @@ def test_choices_are_what_the_code_knows():
   assert gan['model.g_output'].choices == tuple(stylegan2.OUTPUTS)
   assert gan['augment.policy'].choices == augment.POLICIES and gan['augment.groups'].choices == augment.GROUPS
   assert inpaint['model.mask'].choices == masks.KINDS
+  lm = config_lib.declared('lm')
+  assert lm['model.norm'].choices == transformer.NORMS and lm['model.positions'].choices == transformer.POSITIONS
+  assert lm['model.remat'].choices == transformer.REMAT
   assert gan['optim.name'].choices == optim.OPTIMISERS and gan['optim.schedule'].choices == optim.SCHEDULES
 
 

@@ -46,7 +46,11 @@ def launch(*words):
       "config.loss.penalty=3.0 would do nothing: it is for config.loss.constraint '",
     ),
     (GAN, {'augment.target': '0.5', 'augment.kind': 'diffaugment'}, 'config.augment.target=0.5'),
-    (GAN, {'optim.end_factor': '0.5', 'optim.schedule': 'constant'}, "config.optim.schedule 'cosine' or 'linear'"),
+    (
+      GAN,
+      {'optim.end_factor': '0.5', 'optim.schedule': 'constant'},
+      "config.optim.schedule 'cosine', 'linear' or 'wsd'",
+    ),
     (GAN, {'optim.b2': '0.5', 'optim.name': 'sgd'}, 'config.optim.b2=0.5'),
     (GAN, {'eval.metrics_every': '1000'}, 'config.eval.metrics that names figures'),
     (GAN, {'data.block_size': '32'}, 'config.data.name that holds text'),

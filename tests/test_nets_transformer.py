@@ -1,5 +1,6 @@
-"""The language model: causality, incremental decoding, dropout, initial weights and counts."""
+"""The language model: causality, incremental decoding, windows, dropout, initial weights and counts."""
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -8,25 +9,55 @@ import numpy as np
 import pytest
 
 from gen_ai.core.errors import UserError
-from gen_ai.maths.sampling import generate
-from gen_ai.nets.transformer import Dropout, Transformer
+from gen_ai.maths.sampling import Rule, generate
+from gen_ai.nets import attention
+from gen_ai.nets.transformer import MATRICES, SHARDING, Architecture, Dropout, Transformer
+from gen_ai.parallel import mesh
 
-MODEL = Transformer(vocab_size=11, context=8, num_layers=2, num_heads=2, width=8)
+GPT2 = Architecture(vocab_size=11, context=8, layers=2, heads=2, width=8)
+MODERN = dataclasses.replace(
+  GPT2,
+  heads=4,
+  kv_heads=2,
+  width=16,
+  gated=True,
+  activation='silu',
+  norm='rms',
+  positions='rope',
+  bias=False,
+  qk_norm=True,
+  tied=False,
+  softcap=5.0,
+  pattern='SL',
+  window=3,
+)
 TOKENS = jax.random.randint(jax.random.key(0), (3, 8), 0, 11)
+MODEL = Transformer(GPT2)
+
+
+def randomised(arch):
+  """Variables away from zero biases and tiny weights, so that every part of the network matters."""
+  initial = jax.jit(partial(Transformer(arch).init, train=False))(jax.random.key(1), TOKENS)
+  return jax.tree.map(lambda p: p + 0.3 * jax.random.normal(jax.random.key(p.size), p.shape), initial)
 
 
 @pytest.fixture(scope='module')
 def variables():
-  initial = jax.jit(partial(MODEL.init, train=False))(jax.random.key(1), TOKENS)
-  # Away from zero biases and tiny weights, so that every part of the network matters.
-  return jax.tree.map(lambda p: p + 0.3 * jax.random.normal(jax.random.key(p.size), p.shape), initial)
+  return randomised(GPT2)
+
+
+@pytest.fixture(scope='module', params=[GPT2, MODERN], ids=['gpt2', 'modern'])
+def made(request):
+  """(architecture, variables, logits of tokens) of each layout."""
+  return request.param, randomised(request.param), jax.jit(partial(Transformer(request.param).apply, train=False))
 
 
 forward = jax.jit(partial(MODEL.apply, train=False))
 
 
 @pytest.mark.parametrize('position', range(8))
-def test_a_token_changes_no_logits_before_it(variables, position):
+def test_a_token_changes_no_logits_before_it(made, position):
+  _, variables, forward = made
   before = forward(variables, TOKENS)
   after = forward(variables, TOKENS.at[1, position].set((TOKENS[1, position] + 1) % 11))
   assert before.shape == (3, 8, 11) and before.dtype == jnp.float32
@@ -40,24 +71,56 @@ def test_positions_matter(variables):
   assert np.abs(logits[0, 0] - logits[0, 5]).max() > 1e-3
 
 
-def decode(variables, tokens):
-  def step(cache, inputs):
-    logits, cache = MODEL.apply(variables, cache, *inputs, method='decode_step')
-    return cache, logits
-
-  _, logits = jax.lax.scan(step, MODEL.init_cache(tokens.shape[0]), (tokens.T, jnp.arange(tokens.shape[1])))
-  return logits.swapaxes(0, 1)
-
-
-def test_incremental_decoding_equals_the_full_forward(variables):
-  np.testing.assert_allclose(jax.jit(decode)(variables, TOKENS), forward(variables, TOKENS), rtol=1e-4, atol=1e-5)
+def test_a_window_hides_what_is_farther_away():
+  arch = dataclasses.replace(MODERN, layers=1, pattern='S')
+  variables, forward = randomised(arch), jax.jit(partial(Transformer(arch).apply, train=False))
+  before, after = forward(variables, TOKENS), forward(variables, TOKENS.at[:, 1].add(1))
+  changed = np.abs(before - after).max((0, 2)) > 1e-6
+  assert changed.tolist() == [False, True, True, True, False, False, False, False]
 
 
-def test_greedy_generation_equals_repeated_full_forwards(variables):
-  step_fn = partial(MODEL.apply, variables, method='decode_step')
-  start = MODEL.init_cache(3)
-  own = jax.random.split(jax.random.key(0), 3)
-  tokens = jax.jit(lambda prompt: generate(step_fn, start, prompt, 8, own, 0.0))(TOKENS[:, :2])
+def test_documents_in_one_row_do_not_see_each_other():
+  for arch in (GPT2, MODERN):
+    variables, model = randomised(arch), Transformer(arch)
+    parts = jnp.broadcast_to(jnp.array([0, 0, 0, 1, 1, 1, 1, 1]), (3, 8))
+    positions = jnp.array([0, 1, 2, 0, 1, 2, 3, 4])
+    packed = model.apply(variables, TOKENS, False, positions, parts)
+    np.testing.assert_allclose(packed[:, 3:], model.apply(variables, TOKENS[:, 3:], False), rtol=1e-4, atol=1e-5)
+
+
+def extend_fn(model, variables):
+  def extend(cache, tokens, positions, pick, fresh):
+    return model.apply(variables, cache, tokens, positions, pick, fresh, method='extend')
+
+  return extend
+
+
+@pytest.mark.parametrize('read', [1, 3, 8])
+def test_reading_at_once_and_token_by_token_equal_the_full_forward(made, read):
+  arch, variables, forward = made
+  model, expected = Transformer(arch), forward(variables, TOKENS)
+  extend = jax.jit(extend_fn(model, variables), static_argnums=4)
+  positions = jnp.broadcast_to(jnp.arange(read), (3, read))
+  logits, cache = extend(model.init_cache(3), TOKENS[:, :read], positions, jnp.full(3, read - 1), True)
+  np.testing.assert_allclose(logits, expected[:, read - 1], rtol=1e-4, atol=1e-5)
+  for t in range(read, 8):
+    logits, cache = extend(cache, TOKENS[:, t : t + 1], jnp.full((3, 1), t), jnp.zeros(3, int), False)
+    np.testing.assert_allclose(logits, expected[:, t], rtol=1e-4, atol=1e-5)
+
+
+def continued(model, variables, prompt, length, rule, stops=(), number=0):
+  own = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(0), i))(jnp.arange(number, number + len(prompt)))
+  run = jax.jit(
+    lambda prompt: generate(
+      extend_fn(model, variables), model.init_cache(len(prompt)), prompt, length, model.arch.context, own, rule, stops
+    )
+  )
+  return np.asarray(run(jnp.asarray(prompt)))
+
+
+def test_greedy_generation_equals_repeated_full_forwards(made):
+  arch, variables, forward = made
+  tokens = continued(Transformer(arch), variables, TOKENS[:, :2], 6, Rule(temperature=0.0))
   expected = TOKENS[:, :2]
   for t in range(2, 8):
     logits = forward(variables, jnp.pad(expected, ((0, 0), (0, 8 - t))))[:, t - 1]
@@ -65,10 +128,87 @@ def test_greedy_generation_equals_repeated_full_forwards(variables):
   assert np.array_equal(tokens, expected)
 
 
+@pytest.mark.parametrize('length', [3, 20])
+def test_prompts_of_unlike_lengths_together_equal_each_alone(made, length):
+  arch, variables, _ = made
+  prompts = np.full((3, 4), -1, np.int32)
+  for row, size in enumerate((4, 1, 3)):
+    prompts[row, :size] = TOKENS[row, :size]
+  together = continued(Transformer(arch), variables, prompts, length, Rule())
+  for row, size in enumerate((4, 1, 3)):
+    alone = continued(Transformer(arch), variables, prompts[row : row + 1, :size], length, Rule(), number=row)[0]
+    np.testing.assert_array_equal(together[row, : size + length], alone)
+    assert (alone >= 0).all() and (together[row, size + length :] == -1).all()
+
+
+def test_a_text_ends_after_a_stop_sequence_of_its_own(made):
+  arch, variables, _ = made
+  whole = continued(Transformer(arch), variables, TOKENS[:, :2], 20, Rule())
+  stop = tuple(whole[1, 6:8].tolist())
+  cut = continued(Transformer(arch), variables, TOKENS[:, :2], 20, Rule(), [stop, (99,)])
+  for row in range(3):
+    pairs = [tuple(whole[row, i : i + 2].tolist()) for i in range(2, 21)]
+    end = 2 + pairs.index(stop) + 2 if stop in pairs else 22
+    np.testing.assert_array_equal(cut[row, :end], whole[row, :end])
+    assert (cut[row, end:] == -1).all()
+  assert (cut[1, 8:] == -1).all()
+
+
+def test_every_parameter_matches_one_row_of_the_tables(made):
+  arch, variables, _ = made
+  stacked = 0
+  for path, leaf in jax.tree_util.tree_leaves_with_path(variables['params']):
+    axes = mesh.row_of(path, SHARDING)
+    assert len(axes) == leaf.ndim
+    stacked += axes[0] == mesh.LAYER
+  assert stacked and len(MATRICES) == 4
+
+
+def test_grouped_queries_and_rotary_positions_by_hand():
+  key = jax.random.normal(jax.random.key(0), (1, 5, 2, 4))
+  value, query = key[:, ::-1], jax.random.normal(jax.random.key(1), (1, 5, 4, 4))
+  mask = attention.causal_mask(jnp.arange(5), jnp.arange(5))
+  weights = attention.weights(query, key, mask)
+  repeated = attention.weights(query, jnp.repeat(key, 2, 2), mask)
+  np.testing.assert_allclose(weights, repeated, rtol=1e-6)
+  np.testing.assert_allclose(
+    attention.weighted(weights, value), attention.causal(query, key, value), rtol=1e-5, atol=1e-6
+  )
+  turned = attention.rotated(query, jnp.arange(5), 100.0)
+  for pair, theta in ((0, 1.0), (1, 0.1)):
+    z = query[..., pair] + 1j * query[..., pair + 2]
+    z = z * np.exp(1j * np.arange(5) * theta)[:, None]
+    np.testing.assert_allclose(turned[..., pair], z.real, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(turned[..., pair + 2], z.imag, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('remat', ['dots', 'full'])
+def test_what_is_computed_again_changes_no_gradient(made, remat):
+  arch, variables, _ = made
+
+  def gradient(arch):
+    return jax.jit(jax.grad(lambda v: (Transformer(arch).apply(v, TOKENS, True) ** 2).mean()))(variables)
+
+  for a, b in zip(
+    *(jax.tree.leaves(gradient(dataclasses.replace(arch, remat=r))) for r in ('none', remat)), strict=True
+  ):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_layers_are_one_scan_however_many():
+  def lines(layers):
+    model = Transformer(dataclasses.replace(MODERN, layers=layers))
+    shapes = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), TOKENS)
+    return len(jax.jit(partial(model.apply, train=False)).lower(shapes, TOKENS).as_text().splitlines())
+
+  # On a CPU a turn of the loop is four groups of layers.
+  assert lines(96) == lines(48) < 1.2 * lines(8)
+
+
 @pytest.mark.parametrize('use_bias', [True, False])
 def test_parameter_count(use_bias):
   V, T, L, D = 65, 64, 4, 128
-  model = Transformer(V, T, L, 4, D, use_bias=use_bias)
+  model = Transformer(Architecture(V, T, L, 4, D, bias=use_bias))
   shapes = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), jnp.zeros((1, T), jnp.int32))
   kernels = V * D + T * D + L * (3 * D * D + D * D + 8 * D * D + 2 * D) + D
   biases = L * (3 * D + D + 4 * D + D + 2 * D) + D
@@ -76,17 +216,17 @@ def test_parameter_count(use_bias):
 
 
 def test_initial_weights_are_those_of_gpt2():
-  model = Transformer(64, 32, 3, 4, 64)
+  model = Transformer(Architecture(64, 32, 3, 4, 64))
   params = jax.jit(partial(model.init, train=False))(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))['params']
   for layer in range(3):
-    block = params[f'blocks_{layer}']
+    block = jax.tree.map(lambda p, layer=layer: p[layer], params['layers']['block_0'])
     for name, std in {'qkv': 0.02, 'mlp_in': 0.02, 'attention_out': 0.02 / 6**0.5, 'mlp_out': 0.02 / 6**0.5}.items():
       np.testing.assert_allclose(block[name]['kernel'].std(), std, rtol=0.05)
   np.testing.assert_allclose(params['token_embedding'].std(), 0.02, rtol=0.05)
 
 
 def test_initial_loss_is_that_of_a_uniform_guess():
-  model = Transformer(64, 32, 3, 4, 64)
+  model = Transformer(Architecture(64, 32, 3, 4, 64))
   logits, _ = jax.jit(partial(model.init_with_output, train=False))(jax.random.key(0), jnp.arange(32)[None])
   np.testing.assert_allclose(jax.nn.log_softmax(logits).mean(), -np.log(64), rtol=0.02)
 
@@ -116,19 +256,25 @@ def test_dropout_off_compiles_to_nothing_and_needs_no_key(variables):
 
 def test_dropout_of_the_model_is_random_in_training_alone(variables):
   def train(rate, key):
-    return MODEL.clone(dropout=rate).apply(variables, TOKENS, train=True, rngs={'dropout': key})
+    return Transformer(dataclasses.replace(GPT2, dropout=rate)).apply(
+      variables, TOKENS, train=True, rngs={'dropout': key}
+    )
 
   train = jax.jit(train)
   keys = jax.random.split(jax.random.key(0))
   expected = forward(variables, TOKENS)
   assert np.abs(train(0.3, keys[0]) - train(0.3, keys[1])).max() > 1e-2
   np.testing.assert_allclose(train(0.0, keys[0]), expected, rtol=1e-4, atol=1e-5)
-  evaluated = jax.jit(partial(MODEL.clone(dropout=0.3).apply, train=False))(variables, TOKENS)
+  evaluated = jax.jit(partial(Transformer(dataclasses.replace(GPT2, dropout=0.3)).apply, train=False))(
+    variables, TOKENS
+  )
   np.testing.assert_array_equal(evaluated, expected)
 
 
 def test_bfloat16_is_near_float32_with_float32_logits(variables):
-  logits = jax.jit(partial(MODEL.clone(dtype=jnp.bfloat16).apply, train=False))(variables, TOKENS)
+  logits = jax.jit(partial(Transformer(dataclasses.replace(GPT2, dtype=jnp.bfloat16)).apply, train=False))(
+    variables, TOKENS
+  )
   assert logits.dtype == jnp.float32
   np.testing.assert_allclose(logits, forward(variables, TOKENS), atol=0.15)
 
@@ -139,8 +285,35 @@ def test_lanes_of_a_run_axis_equal_runs_alone(variables):
   np.testing.assert_allclose(lanes[0], forward(variables, TOKENS), rtol=1e-4, atol=1e-5)
 
 
-def test_too_many_tokens_and_odd_heads_are_refused():
+def test_too_many_tokens_are_refused():
   with pytest.raises(UserError, match='9 tokens exceeds the context of 8'):
     MODEL.init(jax.random.key(0), jnp.zeros((1, 9), jnp.int32), train=False)
-  with pytest.raises(UserError, match='8 does not divide into 3 heads'):
-    MODEL.clone(num_heads=3).init(jax.random.key(0), TOKENS, train=False)
+
+
+@pytest.mark.parametrize(
+  ('changes', 'says'),
+  [
+    ({'norm': 'batch'}, "norm='batch' is none of layer, rms"),
+    ({'heads': 3}, 'width=8 does not divide into 3 heads'),
+    ({'kv_heads': 3, 'heads': 4}, 'heads=4 is no multiple of kv_heads=3'),
+    ({'positions': 'rope', 'heads': 8}, 'heads of 1 numbers have none'),
+    ({'pattern': 'LX'}, 'must be made of the letters'),
+    ({'pattern': 'LLS', 'window': 2}, 'layers=2 is no multiple of the 3 letters'),
+    ({'pattern': 'LS'}, 'needs window'),
+  ],
+)
+def test_sizes_that_do_not_fit_are_refused(changes, says):
+  with pytest.raises(UserError, match=says):
+    dataclasses.replace(GPT2, **changes).check()
+
+
+def test_the_kernel_is_chosen_by_what_it_can_do():
+  assert attention.kernel('gpu', jnp.bfloat16, 1024, 64) == 'cudnn'
+  for changed in (
+    ('cpu', jnp.bfloat16, 1024, 64),
+    ('gpu', jnp.float32, 1024, 64),
+    ('gpu', jnp.bfloat16, 192, 64),
+    ('gpu', jnp.bfloat16, 1024, 256),
+    ('gpu', jnp.bfloat16, 1024, 60),
+  ):
+    assert attention.kernel(*changed) == 'xla'

@@ -227,7 +227,9 @@ def test_directories_with_older_names_are_read_with_those_of_today(kept, tmp_pat
   assert 'writers' in raw['run'] and 'draws' in raw['loss'] and 'nll_draws' in raw['eval']
   config, added = older_runs.read_config(kept / 'run')
   assert (
-    added == {'eval.task': ''} and config.loss.importance_samples == raw['loss']['draws'] and config.run.trackers == ''
+    added == {'eval.task': '', 'optim.cooldown': 0.2}
+    and config.loss.importance_samples == raw['loss']['draws']
+    and config.run.trackers == ''
   )
   (row,) = directory.read_evaluations(kept / 'run')
   stamp = row['figures']['iwae_nats']['stamp']

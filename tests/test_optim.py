@@ -16,6 +16,7 @@ from gen_ai.core import optim
 from gen_ai.core.errors import UserError
 from gen_ai.core.method import Spec, identity
 from gen_ai.data.text import ByteVocab
+from gen_ai.nets.transformer import MATRICES, Architecture, Transformer
 
 
 def section(**fields):
@@ -47,6 +48,13 @@ def test_linear_and_cosine():
   cosine = shape(schedule='cosine', end_factor=0.1)  # to run.steps, where decay_steps is 0
   theirs = optax.cosine_decay_schedule(1.0, 100, alpha=0.1)
   np.testing.assert_allclose(cosine, [float(theirs(i)) for i in range(101)], rtol=1e-5)
+
+
+def test_wsd_is_stable_and_then_falls():
+  wsd = shape(schedule='wsd', end_factor=0.1, warmup_steps=10, cooldown=0.25)
+  np.testing.assert_allclose(wsd[:10], np.arange(1, 11) / 11, rtol=1e-6)
+  np.testing.assert_allclose(wsd[10:76], 1.0)
+  np.testing.assert_allclose(wsd[75:], np.linspace(1, 0.1, 26), rtol=1e-5)
 
 
 def test_the_schedule_is_nanogpts():
@@ -136,8 +144,8 @@ DIGITS = Spec('image', (28, 28, 1), 10)
 GROUPS = {
   'lm': {
     'muon': 'attention_out/kernel mlp_in/kernel mlp_out/kernel qkv/kernel',
-    'adam': 'attention_norm/bias attention_norm/scale attention_out/bias final_norm/bias final_norm/scale mlp_in/bias '
-    'mlp_norm/bias mlp_norm/scale mlp_out/bias position_embedding qkv/bias token_embedding',
+    'adam': 'attention_norm/bias attention_norm/scale attention_out/bias final_norm/bias final_norm/scale head/kernel '
+    'mlp_in/bias mlp_norm/bias mlp_norm/scale mlp_out/bias position_embedding qkv/bias token_embedding',
   },
   'cgan': {
     'muon': 'ConvTranspose_#/kernel Conv_#/kernel Dense_#/kernel',
@@ -162,7 +170,7 @@ GROUPS = {
   },
 }
 CHANGES = {
-  'lm': {'model__bias': True},
+  'lm': {'model__bias': True, 'model__norm': 'layer', 'model__positions': 'learned', 'model__tied': False},
   'cgan': {'model__condition': 'auxiliary'},
   'sngan': {'model__condition': 'projection', 'model__attention': True, 'model__width': 8},
 }
@@ -221,6 +229,45 @@ def test_muon_moves_kernels_as_optax_does_and_the_rest_as_adamw():
     'embedding': True,
     'score/kernel': True,
   }
+
+
+def test_muon_moves_the_matrices_of_stacked_layers_as_each_alone():
+  """The kernels of two layers of a Transformer in one scan, each as the matrices that it holds."""
+  arch = Architecture(11, 8, layers=2, heads=4, width=16, kv_heads=2, gated=True)
+  params = jax.eval_shape(
+    lambda key: Transformer(arch).init(key, jnp.zeros((1, 8), jnp.int32), False)['params'], jax.random.key(0)
+  )
+  draw = np.random.default_rng(0)
+  params, grads = (
+    jax.tree.map(lambda p: jnp.asarray(draw.normal(size=p.shape), jnp.float32), params) for _ in range(2)
+  )
+  fields = section(name='muon', lr=0.1, b1=0.95)
+  rule = optim.optimiser(fields, 10, matrices=MATRICES)
+  change, _ = rule.update(grads, rule.init(params), params)
+  block, given, D, H = change['layers']['block_0'], grads['layers']['block_0'], 16, 4
+  matrices = {  # (of the kernel [layers, ...], its matrices)
+    'qkv': [(lambda k, s=s: k[:, :, s].reshape(D, 2 * H)) for s in range(4)],  # [D, K, slots, H]
+    'attention_out': [lambda k: k.reshape(16, D)],
+    'mlp_in': [(lambda k, s=s: k[:, s]) for s in range(2)],
+    'mlp_out': [lambda k: k],
+  }
+  for name, parts in matrices.items():
+    for layer in range(2):
+      for part in parts:
+        g, found = part(given[name]['kernel'][layer]), part(block[name]['kernel'][layer])
+        reference = optax.contrib.muon(0.1, beta=0.95, consistent_rms=0.2)
+        expected, _ = reference.update(g, reference.init(g), g)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6, err_msg=f'{name} {layer}')
+
+
+@pytest.mark.parametrize('name', ['adamw', 'lion', 'muon'])
+def test_weight_decay_leaves_norms_and_biases_of_stacked_layers_alone(name):
+  params = {
+    'layers': {n: {leaf: jnp.ones((3, 4))} for n, leaf in (('norm', 'scale'), ('mlp', 'bias'), ('mlp_in', 'kernel'))}
+  }
+  change = first_change(params, jax.tree.map(jnp.zeros_like, params), name=name, lr=0.1, weight_decay=0.5)
+  moved = {n: any(bool(x.any()) for x in jax.tree.leaves(tree)) for n, tree in change['layers'].items()}
+  assert moved == {'norm': False, 'mlp': False, 'mlp_in': True}
 
 
 @pytest.mark.parametrize('name', ['adamw', 'lion', 'muon'])
@@ -355,3 +402,30 @@ def test_micro_batches_draw_noise_of_their_own():
   _, metrics, _ = optim.gradients(loss_fn, params, (), batch, jax.random.key(0), 2, identity)
   noise = [jax.random.normal(jax.random.fold_in(jax.random.key(0), i)) for i in (0, 1)]
   assert float(metrics['square']) == pytest.approx(float((noise[0] ** 2 + noise[1] ** 2) / 2), rel=1e-5)
+
+
+@pytest.mark.parametrize('parts', [1, 2, 4])
+def test_sums_and_counts_weigh_every_token_alike_however_the_batch_is_cut(parts):
+  """A mean of the means of micro-batches weighs the tokens of a short row more."""
+  x = jax.random.normal(jax.random.key(0), (4, 6))
+  mask = jnp.arange(6) < jnp.array([6, 1, 3, 0])[:, None]
+  params = {'w': jnp.float32(1.5)}
+
+  def loss_fn(params, stats, batch, key):
+    square = jnp.where(batch['mask'], (params['w'] * batch['x'] - 1) ** 2, 0.0)
+    mean = optim.Weighted(square.sum(), batch['mask'].sum().astype(jnp.float32))
+    return mean, ({'loss': mean, 'rows': jnp.float32(len(batch['x']))}, stats)
+
+  grads, metrics, _ = optim.gradients(loss_fn, params, (), {'x': x, 'mask': mask}, jax.random.key(0), parts, identity)
+  tokens = np.asarray(x)[np.asarray(mask)]
+  assert float(metrics['loss']) == pytest.approx(((1.5 * tokens - 1) ** 2).mean(), rel=1e-5)
+  assert float(grads['w']) == pytest.approx((2 * tokens * (1.5 * tokens - 1)).mean(), rel=1e-5)
+  assert float(metrics['rows']) == 4 / parts
+
+
+def test_a_batch_without_a_token_has_a_gradient_of_zero():
+  def loss_fn(params, stats, batch, key):
+    return optim.Weighted(params['w'] * batch['x'].sum() * 0.0, jnp.float32(0.0)), ({}, stats)
+
+  grads, _, _ = optim.gradients(loss_fn, {'w': jnp.float32(2)}, (), {'x': jnp.ones(4)}, jax.random.key(0), 2, identity)
+  assert float(grads['w']) == 0.0

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
@@ -11,6 +12,7 @@ from ml_collections import ConfigDict
 from gen_ai import config as config_lib
 from gen_ai.core import random
 from gen_ai.core.errors import UserError
+from gen_ai.nets.transformer import SHARDING
 from gen_ai.parallel import finite, flops, layouts, mesh
 
 # Operations.
@@ -120,6 +122,59 @@ def test_partition(shape, spec):
   made = mesh.make_mesh(section(fsdp=4, tensor=2), jax.devices())
   assert mesh.partition(shape, made, min_shard=100) == spec
   assert mesh.partition(shape, made, min_shard=10**6) == P()
+
+
+def path_of(name):
+  return tuple(jax.tree_util.DictKey(part) for part in name.split('/'))
+
+
+@pytest.mark.parametrize(
+  ('name', 'shape', 'spec'),
+  [
+    ('params/layers/block_0/qkv/kernel', (2, 64, 4, 3, 16), P(None, 'fsdp', 'tensor', None, None)),
+    ('block_0/qkv/kernel', (64, 4, 3, 16), P('fsdp', 'tensor', None, None)),  # one layer inside the scan
+    ('opt_state/0/mu/layers/block_0/mlp_out/kernel', (2, 256, 64), P(None, 'tensor', 'fsdp')),
+    ('ema/token_embedding', (256, 64), P('tensor', 'fsdp')),
+    ('ema/token_embedding', (65, 64), P(None, 'fsdp')),  # 65 tokens do not divide
+    ('layers/block_0/mlp_norm/scale', (2, 64), P(None, None)),
+    ('layers/block_0/mlp_norm/scale', (2, 32), P()),  # below min_shard
+    ('opt_state/0/count', (), P()),
+  ],
+)
+def test_partition_by_name(name, shape, spec):
+  made = mesh.make_mesh(section(fsdp=4, tensor=2), jax.devices())
+  assert mesh.named_partition(path_of(name), shape, made, 100, SHARDING) == spec
+
+
+@pytest.mark.parametrize(
+  ('name', 'shape', 'table', 'says'),
+  [
+    ('layers/block_0/qkv/kernel', (2, 64, 3, 3, 16), SHARDING, 'config.mesh.tensor=2 does not divide the 3 heads'),
+    ('layers/block_0/gate/kernel', (2, 64), SHARDING, 'layers/block_0/gate/kernel matches 0 rows'),
+    ('a/kernel', (2, 64), {'kernel': ('', ''), 'a/kernel': ('', '')}, 'a/kernel matches 2 rows'),
+    ('a/kernel', (2, 64), {'kernel': ('',)}, r'a/kernel has the shape \[2, 64\]'),
+  ],
+)
+def test_names_that_do_not_fit_the_table_are_refused(name, shape, table, says):
+  made = mesh.make_mesh(section(fsdp=4, tensor=2), jax.devices())
+  with pytest.raises(UserError, match=says):
+    mesh.named_partition(path_of(name), shape, made, 100, table)
+
+
+def test_fsdp_gathers_the_parameters_of_one_layer_at_a_time():
+  """All layers gathered at once would take as much as without fsdp."""
+
+  def taken(**fields):
+    large = {'model__layers': 12, 'model__width': 64, 'data__block_size': 16, 'data__batch_size': 8}
+    config = tiny.config(
+      'lm', **large, model__remat='full', mesh__min_shard=16, optim__weight_decay=0.0, optim__name='adam', **fields
+    )
+    program = tiny.program(config, 8)
+    feed = tiny.feed(config, program)
+    program.trainer(feed, program.init(), feed.chunk(0, 1))
+    return program.compile_stats['train'].peak_bytes
+
+  assert taken(mesh__fsdp=8) < 0.5 * taken()
 
 
 def test_shardings_of_a_state_hold_and_split_it():

@@ -12,7 +12,7 @@ from gen_ai import config as config_lib
 from gen_ai.core.errors import UserError
 from gen_ai.maths import densities, quantise
 from gen_ai.maths.pixels import to_signed
-from gen_ai.nets.transformer import Transformer
+from gen_ai.nets.transformer import Architecture, Transformer
 from gen_ai.nets.vqvae import GridDecoder, GridEncoder
 
 
@@ -56,7 +56,7 @@ def test_the_bound_is_likelihood_plus_prior_added_up_by_hand():
   mean = GridDecoder(1, **options).apply({'params': own['decoder']}, jnp.asarray(codes[index]))
   likelihood = densities.discretised_logistic_log_prob(x, mean, own['log_scale'])
   # The prior reads codes row by row after a first token that no image has; log-softmax over the codes alone.
-  prior = Transformer(vocab_size=model.codes + 1, context=49, num_layers=1, num_heads=2, width=8)
+  prior = Transformer(Architecture(vocab_size=model.codes + 1, context=49, layers=1, heads=2, width=8))
   row = index.reshape(5, 49)
   tokens = np.concatenate([np.full((5, 1), model.codes), row[:, :-1]], 1)
   logits = prior.apply({'params': state.params['prior']}, jnp.asarray(tokens), train=False)[..., : model.codes]
@@ -131,8 +131,8 @@ def test_the_prior_samples_what_it_has_learnt():
   table = jnp.concatenate([30.0 * jnp.eye(codes)[(jnp.arange(codes) + 1) % codes], 30.0 * jnp.eye(codes)[:1]])
 
   class Counting:
-    def __init__(self, **_):
-      pass
+    def __init__(self, arch):
+      assert arch.context == 49
 
     def init(self, *_, **__):
       return {'params': {}}
@@ -140,7 +140,8 @@ def test_the_prior_samples_what_it_has_learnt():
     def init_cache(self, n):
       return jnp.zeros(n)
 
-    def apply(self, variables, cache, token, position, method):
+    def apply(self, variables, cache, tokens, positions, pick, fresh, method):
+      token = jnp.take_along_axis(tokens, pick[:, None], 1)[:, 0]
       logits = jnp.pad(table[token], ((0, 0), (0, 1)), constant_values=100.0)  # the first token, likeliest of all
       return logits, cache
 

@@ -12,13 +12,13 @@ from gen_ai.config.tree import flatten
 
 LARGEST_SEED = 2**31 - 1  # beyond it JAX would take the low bits: another seed's
 OPTIMISERS = ('adam', 'adamw', 'sgd', 'rmsprop', 'lion', 'muon')
-SCHEDULES = ('constant', 'cosine', 'linear')
+SCHEDULES = ('constant', 'cosine', 'linear', 'wsd')
 PLACES = ('data.name', 'data.data_dir', 'data.manual_dir')  # where data lies: its content hash says what it is
 
 _FOLDER = {'data.name': ("'folder:PATH'", lambda name: name.startswith('folder:'))}
 _IMAGES = {'data.name': ('that holds images', lambda name: not name.startswith('text:') and name != 'python_stdlib')}
 _TEXT = {'data.name': ('that holds text', lambda name: not name.startswith('folder:') and name != 'mnist_5k')}
-_FALLS = {'optim.schedule': one_of('cosine', 'linear')}
+_FALLS = {'optim.schedule': one_of('cosine', 'linear', 'wsd')}
 _MESH = {'parallel': one_of('jit')}
 
 COMMON: dict[str, Field] = {
@@ -62,8 +62,10 @@ COMMON: dict[str, Field] = {
   'optim.weight_decay': weight(0.0),  # decoupled, on matrices and kernels only (adamw, lion, muon)
   'optim.schedule': Field('constant', choices=SCHEDULES),  # after the warm-up
   'optim.warmup_steps': Field(0, tiny=0),  # updates of linear warm-up
-  'optim.decay_steps': Field(0, used_with=_FALLS),  # update at which cosine and linear reach their end; 0: run.steps
+  'optim.decay_steps': Field(0, used_with=_FALLS),  # update at which the schedule reaches its end; 0: run.steps
   'optim.end_factor': weight(0.0, used_with=_FALLS),  # last learning rate as a fraction of lr
+  # share of the updates in which wsd falls, at the end
+  'optim.cooldown': Field(0.2, above=0.0, max=1.0, used_with={'optim.schedule': one_of('wsd')}),
   'optim.clip_norm': weight(0.0),  # largest global gradient norm; 0: no clipping
   'optim.accumulate': size(1),  # micro-batches in one update; the batch stays the same
   # per update, of the parameters used to sample and evaluate; 0: no averaging

@@ -3,10 +3,20 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 
 _RUN_AXIS = ContextVar('run_axis', default=False)
-_GATHER: ContextVar[Callable[[Any], Any] | None] = ContextVar('gather', default=None)
+
+
+class MeshHooks(NamedTuple):
+  """What a mesh does to arrays inside a step, each a function of a tree that gives a tree."""
+
+  gather_params: Callable[[Any], Any]  # of a state
+  gather_layer: Callable[[Any], Any]  # of the parameters of one layer of a scan
+  constrain_batch: Callable[[Any], Any]  # of activations [B, ...]
+
+
+_MESH: ContextVar[MeshHooks | None] = ContextVar('mesh', default=None)
 
 
 @contextlib.contextmanager
@@ -25,13 +35,13 @@ def has_run_axis() -> bool:
 
 
 @contextlib.contextmanager
-def under_mesh(gather: Callable[[Any], Any]) -> Iterator[None]:
-  """While open, functions are traced for a mesh: `gather` gives a state as an update uses it."""
-  token = _GATHER.set(gather)
+def under_mesh(hooks: MeshHooks) -> Iterator[None]:
+  """While open, functions are traced for a mesh, with these hooks."""
+  token = _MESH.set(hooks)
   try:
     yield
   finally:
-    _GATHER.reset(token)
+    _MESH.reset(token)
 
 
 def gather_params(state: Any) -> Any:
@@ -40,5 +50,20 @@ def gather_params(state: Any) -> Any:
   The trainer does so once a step. Inside a scan, the compiler may split the new parameters over fsdp again, and with
   them the activations by features; on a mesh with data, fsdp and tensor the result is wrong (jax 0.10 and 0.12).
   """
-  gather = _GATHER.get()
-  return gather(state) if gather else state
+  hooks = _MESH.get()
+  return hooks.gather_params(state) if hooks else state
+
+
+def gather_layer(params: Any) -> Any:
+  """The parameters of one layer, whole over fsdp; their gradients are split over it again.
+
+  A network that scans over layers calls this inside the scan: the parameters of one layer at a time are whole.
+  """
+  hooks = _MESH.get()
+  return hooks.gather_layer(params) if hooks else params
+
+
+def constrain_batch(x: Any) -> Any:
+  """Activations [B, ...], split by examples over the mesh and by nothing else."""
+  hooks = _MESH.get()
+  return hooks.constrain_batch(x) if hooks else x

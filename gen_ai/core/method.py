@@ -62,6 +62,7 @@ MASK = 'mask'  # float32 [H, W, 1], 1: hidden
 PROMPT = 'prompt'  # int32 [P] tokens; of a shorter one the rest is -1
 LATENT = 'latent'  # float32, standard normal where it is drawn
 NUMBER = 'number'  # float32
+WHOLE = (LABEL, PROMPT)  # whose values are whole numbers
 
 TaskFn = Callable[[State, Mapping[str, Array], Key], Mapping[str, Array]]
 
@@ -114,6 +115,9 @@ class Method(NamedTuple):
   # The metrics of training and evaluation that tell most: {name: 'min' | 'max', the way that is better, or '' where
   # neither is}. Wherever metrics are shown these come first, in this order.
   leading: Mapping[str, str] = MappingProxyType({})
+  # How parameters lie over a mesh, {end of their name: what each axis is}, see gen_ai.parallel.mesh.SPLIT_BY. Every
+  # parameter must match one row. Without a table their shapes decide.
+  sharding: Mapping[str, tuple[str, ...]] = MappingProxyType({})
   notes: tuple[str, ...] = ()  # what a person should know of these settings, shown where training begins
 
 

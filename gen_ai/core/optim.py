@@ -1,6 +1,9 @@
 """Optimisers by name, learning-rate schedules, gradient accumulation, averages, and the update that uses them all."""
 
+import math
+import re
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +19,8 @@ from gen_ai.core.switch import is_off
 OPTIMISERS = ('adam', 'adamw', 'sgd', 'rmsprop', 'lion', 'muon')
 HEADS = ('score', 'classes', 'head', 'to_rgb')  # modules whose kernels lead out of a network
 MUON_RMS = 0.2
-SCHEDULES = ('constant', 'cosine', 'linear')
+SCHEDULES = ('constant', 'cosine', 'linear', 'wsd')
+NOT_DECAYED = ('bias', 'scale')  # names of parameters to which weight decay does not apply, whatever their shape
 
 
 def schedule_shape(optim: ConfigDict, steps: int) -> Callable[[Array], Array]:
@@ -44,6 +48,10 @@ def schedule_shape(optim: ConfigDict, steps: int) -> Callable[[Array], Array]:
       factor = optim.end_factor + (1 - optim.end_factor) * 0.5 * (1 + jnp.cos(jnp.pi * progress))
     elif optim.schedule == 'linear':
       factor = 1 + (optim.end_factor - 1) * progress
+    elif optim.schedule == 'wsd':  # warm-up, stable, decay: arXiv 2404.06395, section 4
+      share = optim.cooldown
+      falls = jnp.clip((count - end * (1 - share)) / jnp.maximum(end * share, 1), 0.0, 1.0)
+      factor = 1 + (optim.end_factor - 1) * falls
     else:
       factor = jnp.ones_like(progress)
     return jnp.minimum((count + 1) / (warmup + 1), 1.0) * factor
@@ -56,9 +64,15 @@ def ends_with_run(optim: ConfigDict) -> bool:
   return optim.schedule != 'constant' and not optim.decay_steps
 
 
-def _matrices(params: PyTree) -> PyTree:
-  """True for kernels and embeddings, False for biases and scales: what weight decay applies to."""
-  return jax.tree.map(lambda p: p.ndim >= 2, params)
+def _name(path: tuple[Any, ...]) -> str:
+  return jax.tree_util.keystr(path, simple=True, separator='/')
+
+
+def decayed(params: PyTree) -> PyTree:
+  """True for kernels and embeddings, False for biases and scales, stacked or not: what weight decay applies to."""
+  return jax.tree_util.tree_map_with_path(
+    lambda path, p: p.ndim >= 2 and _name(path).rpartition('/')[2] not in NOT_DECAYED, params
+  )
 
 
 def groups(params: PyTree) -> PyTree:
@@ -69,38 +83,57 @@ def groups(params: PyTree) -> PyTree:
   """
 
   def group(path: tuple[Any, ...], leaf: Array) -> str:
-    *modules, name = jax.tree_util.keystr(path, simple=True, separator='/').split('/')
+    *modules, name = _name(path).split('/')
     head = bool(modules) and modules[-1].rstrip('0123456789').rstrip('_') in HEADS
     return 'muon' if name == 'kernel' and leaf.ndim >= 2 and not head else 'adam'
 
   return jax.tree_util.tree_map_with_path(group, params)
 
 
-def _muon(optim: ConfigDict, lr: Callable[[Array], Array]) -> optax.GradientTransformation:
+# {end of a name: (axes in, axes out) of the matrices in a kernel, counted from its end}; other axes count matrices.
+Matrices = Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
+
+
+def _matrix(path: tuple[Any, ...], leaf: Array, matrices: Matrices) -> contrib.MuonDimensionNumbers:
+  """Which axes of a kernel are a matrix: as the table says, else one matrix [... * in, out] of [..., in, out]."""
+  ends = [axes for pattern, axes in matrices.items() if re.search(f'(^|/)({pattern})$', _name(path))]
+  into, out = ends[0] if ends else (tuple(range(-leaf.ndim, -1)), (-1,))
+  return contrib.MuonDimensionNumbers(tuple(leaf.ndim + i for i in into), tuple(leaf.ndim + i for i in out))
+
+
+def _muon(optim: ConfigDict, lr: Callable[[Array], Array], matrices: Matrices) -> optax.GradientTransformation:
   """Muon on the kernels of hidden layers and AdamW on the rest, see `groups`.
 
-  A kernel [..., in, out] is one matrix [... * in, out]. Its update has a root mean square of MUON_RMS, near that of
-  Adam (arXiv 2502.16982), so that one learning rate serves both.
+  The update of a matrix has a root mean square of MUON_RMS, near that of Adam (arXiv 2502.16982), so that one learning
+  rate serves both.
   """
 
-  def matrix(updates: PyTree) -> PyTree:
-    return jax.tree.map(lambda x: contrib.MuonDimensionNumbers(tuple(range(x.ndim - 1)), x.ndim - 1), updates)
+  def numbers(updates: PyTree) -> PyTree:
+    return jax.tree_util.tree_map_with_path(lambda path, x: _matrix(path, x, matrices), updates)
+
+  def scaled(path: tuple[Any, ...], x: Array) -> Array:
+    into, out = (math.prod(x.shape[i] for i in axes) for axes in _matrix(path, x, matrices))
+    return MUON_RMS * max(into, out) ** 0.5 * x
 
   def by_shape(updates: PyTree, params: PyTree) -> PyTree:
-    return jax.tree.map(lambda x: MUON_RMS * max(x.size // x.shape[-1], x.shape[-1]) ** 0.5 * x, updates)
+    return jax.tree_util.tree_map_with_path(scaled, updates)
 
   kernels = optax.chain(
-    contrib.scale_by_muon(beta=optim.b1, eps=optim.eps, weight_dimension_numbers=matrix),
+    contrib.scale_by_muon(beta=optim.b1, eps=optim.eps, weight_dimension_numbers=numbers),
     optax.stateless(by_shape),
     optax.add_decayed_weights(optim.weight_decay),
     optax.scale_by_learning_rate(lr),
   )
-  rest = optax.adamw(lr, b1=optim.b1, b2=optim.b2, eps=optim.eps, weight_decay=optim.weight_decay, mask=_matrices)
+  rest = optax.adamw(lr, b1=optim.b1, b2=optim.b2, eps=optim.eps, weight_decay=optim.weight_decay, mask=decayed)
   return optax.partition({'muon': kernels, 'adam': rest}, groups)
 
 
 def optimiser(
-  optim: ConfigDict, steps: int, lr_factor: float | Array = 1.0, updates_per_step: int = 1
+  optim: ConfigDict,
+  steps: int,
+  lr_factor: float | Array = 1.0,
+  updates_per_step: int = 1,
+  matrices: Matrices = MappingProxyType({}),
 ) -> optax.GradientTransformation:
   """The Optax optimiser that `config.optim` describes, gradient clipping and schedule included.
 
@@ -109,6 +142,7 @@ def optimiser(
     steps: updates in the run.
     lr_factor: multiplies the learning rate, for a second network that learns at another pace.
     updates_per_step: updates this network makes in one step of the run, by which schedules count.
+    matrices: of the kernels that are not one matrix each, for Muon.
 
   Raises:
     UserError: an unknown name, or a weight decay that the optimiser has not.
@@ -122,7 +156,7 @@ def optimiser(
   def lr(count: Array) -> Array:
     return shape(count // updates_per_step) * optim.lr * lr_factor
 
-  decay = {'weight_decay': optim.weight_decay, 'mask': _matrices}
+  decay = {'weight_decay': optim.weight_decay, 'mask': decayed}
   moments = {'b1': optim.b1, 'b2': optim.b2}
   if optim.name == 'adam':
     rule = optax.adam(lr, **moments, eps=optim.eps)
@@ -137,7 +171,7 @@ def optimiser(
   elif optim.name == 'lion':
     rule = optax.lion(lr, **moments, **decay)
   else:
-    rule = _muon(optim, lr)
+    rule = _muon(optim, lr, matrices)
   return rule if is_off(optim.clip_norm) else optax.chain(optax.clip_by_global_norm(optim.clip_norm), rule)
 
 
@@ -149,15 +183,26 @@ def split_batch(batch: Batch, parts: int) -> Batch:
   return jax.tree.map(lambda x: jnp.moveaxis(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 1, 0), batch)
 
 
-# (params, stats, batch, key) -> (loss, (metrics, stats))
-LossFn = Callable[[PyTree, PyTree, Batch, Key], tuple[Array, tuple[Metrics, PyTree]]]
+class Weighted(NamedTuple):
+  """A mean over parts that a batch may hold more or fewer of, such as the tokens that a mask leaves: total / parts."""
+
+  total: Array
+  parts: Array  # how many
+
+
+Mean = Array | Weighted  # an array: a mean over examples that all count alike
+# (params, stats, batch, key) -> (loss, ({metric: mean}, stats))
+LossFn = Callable[[PyTree, PyTree, Batch, Key], tuple[Mean, tuple[Mapping[str, Mean], PyTree]]]
 
 
 def gradients(loss_fn: LossFn, params: PyTree, stats: PyTree, batch: Batch, key: Key, accumulate: int, reduce: Reduce):
   """Gradient of the mean loss over `batch`, computed in `accumulate` micro-batches.
 
+  A loss or a metric that is `Weighted` is the total over all micro-batches and devices, divided by the count of all: a
+  token counts as much wherever it lies. A mean of their means would weigh the tokens of a short row more.
+
   Args:
-    loss_fn: (params, stats, batch, key) -> (loss, (metrics, new stats)); the loss is a mean over the batch.
+    loss_fn: (params, stats, batch, key) -> (loss, (metrics, new stats)); see `LossFn`.
     params: differentiated.
     stats: state of the networks (batch-norm averages), handed from one micro-batch to the next.
     batch: leaves [B, ...], B a multiple of `accumulate`.
@@ -168,28 +213,44 @@ def gradients(loss_fn: LossFn, params: PyTree, stats: PyTree, batch: Batch, key:
   Returns:
     (gradients like params, metrics averaged over the batch, stats).
   """
-  grad_fn = jax.grad(loss_fn, has_aux=True)
+
+  def total(params: PyTree, stats: PyTree, batch: Batch, key: Key):
+    loss, (metrics, stats) = loss_fn(params, stats, batch, key)
+    whole, count = loss if isinstance(loss, Weighted) else (loss, None)
+    return whole, (count, dict(metrics), stats)
+
+  grad_fn = jax.grad(total, has_aux=True)
   if accumulate == 1:
-    grads, (metrics, stats) = grad_fn(params, stats, batch, key)
-    return reduce(grads), reduce(metrics), stats
+    grads, (count, metrics, stats) = grad_fn(params, stats, batch, key)
+    return *_means(*reduce((grads, count, metrics))), stats
 
   def body(stats: PyTree, part: tuple[Batch, Array]):
     micro, number = part
-    grads, (metrics, stats) = grad_fn(params, stats, micro, jax.random.fold_in(key, number))
-    return stats, (grads, metrics)
+    grads, (count, metrics, stats) = grad_fn(params, stats, micro, jax.random.fold_in(key, number))
+    return stats, (grads, count, metrics)
 
   # Sums run in the carry, not over stacked gradients: memory stays that of one micro-batch.
   def add(carry: PyTree, part: tuple[Batch, Array]):
-    stats, total = carry
+    stats, sums = carry
     stats, result = body(stats, part)
-    return (stats, jax.tree.map(jnp.add, total, result)), None
+    return (stats, jax.tree.map(jnp.add, sums, result)), None
 
   parts = (split_batch(batch, accumulate), jnp.arange(accumulate))
   shapes = jax.eval_shape(lambda s: body(s, jax.tree.map(lambda x: x[0], parts))[1], stats)
   zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-  (stats, total), _ = jax.lax.scan(add, (stats, zeros), parts)
-  grads, metrics = jax.tree.map(lambda x: x / accumulate, total)
-  return reduce(grads), reduce(metrics), stats
+  (stats, sums), _ = jax.lax.scan(add, (stats, zeros), parts)
+  return *_means(*reduce(jax.tree.map(lambda x: x / accumulate, sums))), stats
+
+
+def _means(grads: PyTree, count: Array | None, metrics: Mapping[str, Mean]) -> tuple[PyTree, Metrics]:
+  """Sums divided by their counts; what is a mean already stays. Nothing divided by nothing is 0."""
+
+  def divided(whole: Array, count: Array) -> Array:
+    return whole / jnp.where(count > 0, count, 1.0)
+
+  if count is not None:
+    grads = jax.tree.map(lambda g: divided(g, count).astype(g.dtype), grads)
+  return grads, {name: divided(*mean) if isinstance(mean, Weighted) else mean for name, mean in metrics.items()}
 
 
 def ema_update(average: PyTree, new: PyTree, decay: float | Array, step: Array) -> PyTree:
@@ -225,6 +286,7 @@ class Updater:
     parts: {name: pace} where `params` is a dict of parts with an optimiser each; empty: one optimiser for all.
     average: state -> the tree that is averaged, by default all of `params`.
     batches_per_step: batches of data in one step, by which a half-life in images is counted.
+    matrices: of the kernels that are not one matrix each, see `Matrices`.
 
   Raises:
     UserError: see `optimiser`.
@@ -236,10 +298,11 @@ class Updater:
     parts: Mapping[str, Pace] | None = None,
     average: Callable[[State], PyTree] = lambda state: state.params,
     batches_per_step: int = 1,
+    matrices: Matrices = MappingProxyType({}),
   ):
     optim, steps = config.optim, config.run.steps
-    self._whole = optimiser(optim, steps) if not parts else None
-    self._rules = {name: optimiser(optim, steps, *pace) for name, pace in (parts or {}).items()}
+    self._whole = optimiser(optim, steps, matrices=matrices) if not parts else None
+    self._rules = {name: optimiser(optim, steps, *pace, matrices) for name, pace in (parts or {}).items()}
     self._average = average
     self._decay = optim.ema_decay
     if 'ema_halflife' in optim and not is_off(optim.ema_halflife):

@@ -15,6 +15,7 @@ _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
   # The exact GELU, arXiv 1606.08415, through erf: as cheap as the tanh form on CPU; jax.nn.gelu's erfc costs more.
   'gelu': lambda x: 0.5 * x * (1.0 + jax.lax.erf(x * 0.5**0.5)),
   'silu': jax.nn.silu,
+  'relu2': lambda x: jnp.square(jax.nn.relu(x)),  # arXiv 2109.08668
   'tanh': jnp.tanh,
 }
 

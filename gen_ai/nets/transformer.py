@@ -1,26 +1,145 @@
-"""A decoder-only Transformer language model, as GPT-2: tokens in, logits out.
+"""A decoder-only Transformer language model: tokens in, logits out. GPT-2's layout, and today's.
 
-Pre-norm blocks, learned positions, GELU, tied embeddings ("Language Models are Unsupervised Multitask Learners", 2019;
-arXiv 1706.03762 for attention, 1608.05859 for tying). Layers are a Python loop: the dozen layers meant here compile in
-seconds, and parameters keep one name a layer.
+`Architecture` says which. GPT-2 ("Language Models are Unsupervised Multitask Learners", 2019): layer norms, learned
+positions, a plain MLP, tied embeddings. Today's: RMS norms (arXiv 1910.07467), rotary positions (arXiv 2104.09864), a
+gated MLP (arXiv 2002.05202), grouped queries (arXiv 2305.13245), normalised queries and keys, windows.
+
+Layers are one scan over stacked parameters [layers, ...], so that compilation takes as long for 48 as for 4. With
+`fsdp` the parameters of a layer are gathered inside of it.
 """
 
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax import lax
 
+from gen_ai.core import lowering
 from gen_ai.core.errors import UserError
 from gen_ai.core.method import Array
 from gen_ai.core.switch import is_off
+from gen_ai.nets import attention
 from gen_ai.nets.activation import activation_fn
 
-Cache = list[tuple[Array, Array]]  # a layer: keys and values [B, context, heads, D / heads]
+Cache = Any  # {block: (keys, values)}, each [groups of layers, B, context, K, H]
 
+NORMS = ('layer', 'rms')
+POSITIONS = ('learned', 'rope')
+REMAT = ('none', 'dots', 'full')
 _INIT_STD = 0.02  # GPT-2's
-_LAYER_NORM_EPSILON = 1e-5  # PyTorch's, which nanoGPT and its published losses use
+# Layers that one turn of the scan holds. On a CPU a loop of single layers copies what the backward pass needs: 127
+# examples/s in place of 180 (nanoGPT's CPU setting). Compilation takes as long for 48 layers as for this many.
+_UNROLLED_ON_CPU = 4
+
+# How parameters lie over a mesh: {end of the name: what each axis is}, for `gen_ai.parallel.mesh`.
+SHARDING = {
+  r'token_embedding': ('vocab', 'embed'),
+  r'position_embedding': ('context', 'embed'),
+  r'qkv/kernel': ('layer', 'embed', 'heads', '', ''),
+  r'qkv/bias': ('layer', 'heads', '', ''),
+  r'attention_out/kernel': ('layer', 'heads', '', '', 'embed'),
+  r'mlp_in/kernel': ('layer', 'embed', '', 'mlp'),
+  r'mlp_in/bias': ('layer', '', 'mlp'),
+  r'mlp_out/kernel': ('layer', 'mlp', 'embed'),
+  r'(attention_out|mlp_out)/bias': ('layer', ''),
+  r'(attention_norm|mlp_norm)/(scale|bias)': ('layer', ''),
+  r'final_norm/(scale|bias)': ('',),
+  r'head/kernel': ('embed', 'vocab'),
+}
+# Which axes of a kernel are a matrix: {end of the name: (axes in, axes out)}; all other axes count matrices.
+MATRICES = {
+  r'qkv/kernel': ((-4,), (-3, -1)),  # one of each query head of a group, one of the keys, one of the values
+  r'attention_out/kernel': ((-4, -3, -2), (-1,)),
+  r'mlp_in/kernel': ((-3,), (-1,)),  # of the gate, of what it lets through
+  r'mlp_out/kernel': ((-2,), (-1,)),
+}
+
+
+@dataclass(frozen=True)
+class Architecture:
+  """What a Transformer is made of.
+
+  Attributes:
+    vocab_size: V.
+    context: T, the longest sequence.
+    layers: number of blocks.
+    heads: N, of queries.
+    width: D, of the residual stream.
+    kv_heads: K, of keys and values; 0: as many as queries.
+    head_width: H; 0: D / N.
+    mlp_width: of the hidden layer; 0: 4 D, of a gated one 8 / 3 D rounded up to a multiple of 8.
+    gated: whether the MLP's hidden layer is multiplied by another projection (SwiGLU with 'silu').
+    activation: of the MLP, see `gen_ai.nets.activation`.
+    norm: 'layer' or 'rms'.
+    norm_epsilon: added to variances.
+    positions: 'learned' or 'rope'.
+    rope_theta: base of RoPE's wavelengths.
+    bias: whether dense layers and layer norms have one.
+    qk_norm: whether queries and keys are divided by their RMS.
+    window: tokens that a layer marked S sees.
+    pattern: of windows, repeated over the layers: L sees all, S the last `window` tokens.
+    tied: whether the head is the token embedding.
+    softcap: logits become softcap * tanh(logits / softcap) (arXiv 2408.00118); 0: as they are.
+    dropout: of embeddings, attention weights and both branches of a block; may be traced, a Python 0 switches it off.
+    remat: what the backward pass computes again: 'none', 'dots' (all but matrix products) or 'full'.
+    dtype: of activations and of the weights in matrix products.
+  """
+
+  vocab_size: int
+  context: int
+  layers: int
+  heads: int
+  width: int
+  kv_heads: int = 0
+  head_width: int = 0
+  mlp_width: int = 0
+  gated: bool = False
+  activation: str = 'gelu'
+  norm: str = 'layer'
+  norm_epsilon: float = 1e-5  # PyTorch's, which nanoGPT and its published losses use
+  positions: str = 'learned'
+  rope_theta: float | Array = 10_000.0
+  bias: bool = True
+  qk_norm: bool = False
+  window: int = 0
+  pattern: str = 'L'
+  tied: bool = True
+  softcap: float | Array = 0.0
+  dropout: float | Array = 0.0
+  remat: str = 'none'
+  dtype: Any = jnp.float32
+
+  def check(self, name: Callable[[str], str] = str) -> None:
+    """Raises UserError where the sizes do not fit together; `name` makes a field's name one that users know."""
+    keys = self.kv_heads or self.heads
+    for field, choices in (('norm', NORMS), ('positions', POSITIONS), ('remat', REMAT)):
+      if getattr(self, field) not in choices:
+        raise UserError(f"{name(field)}='{getattr(self, field)}' is none of {', '.join(choices)}.")
+    if not self.head_width and self.width % self.heads:
+      raise UserError(f'{name("width")}={self.width} does not divide into {self.heads} heads ({name("heads")}).')
+    if self.heads % keys:
+      raise UserError(f'{name("heads")}={self.heads} is no multiple of {name("kv_heads")}={keys}.')
+    if self.positions == 'rope' and self.sizes[2] % 2:
+      raise UserError(f'{name("positions")}=rope turns pairs of numbers: heads of {self.sizes[2]} numbers have none.')
+    if set(self.pattern) - {'L', 'S'} or not self.pattern:
+      raise UserError(f"{name('pattern')}='{self.pattern}' must be made of the letters L (all) and S (a window).")
+    if self.layers % len(self.pattern):
+      raise UserError(
+        f'{name("layers")}={self.layers} is no multiple of the {len(self.pattern)} letters of '
+        f"{name('pattern')}='{self.pattern}'."
+      )
+    if 'S' in self.pattern and self.window < 1:
+      raise UserError(f"{name('pattern')}='{self.pattern}' needs {name('window')}, the tokens that an S layer sees.")
+
+  @property
+  def sizes(self) -> tuple[int, int, int, int]:
+    """(K, query heads a key head, H, hidden units of the MLP)."""
+    keys = self.kv_heads or self.heads
+    usual = -(-self.width * 8 // 3 // 8) * 8 if self.gated else 4 * self.width
+    return keys, self.heads // keys, self.head_width or self.width // self.heads, self.mlp_width or usual
 
 
 class Dropout(nn.Module):
@@ -38,144 +157,227 @@ class Dropout(nn.Module):
     return jnp.where(kept, x / keep.astype(x.dtype), jnp.zeros((), x.dtype))
 
 
-def attention_weights(query: Array, key: Array, mask: Array) -> Array:
-  """softmax(Q K^T / sqrt(D)) of arXiv 1706.03762, eq. 1, in float32 whatever the operands are.
+class Projection(nn.Module):
+  """x times a kernel [*into, *out], plus a bias [*out]: the last axes of x are `into`, those of the result `out`."""
 
-  Args:
-    query: [B, Tq, heads, D / heads].
-    key: [B, Tk, heads, D / heads].
-    mask: bool [Tq, Tk], true where a query may look; every query may look somewhere.
+  into: tuple[int, ...]
+  out: tuple[int, ...]
+  std: float
+  use_bias: bool
+  dtype: Any
 
-  Returns:
-    float32 [B, heads, Tq, Tk].
-  """
-  scores = jnp.einsum('bqhd,bkhd->bhqk', query, key, preferred_element_type=jnp.float32) * query.shape[-1] ** -0.5
-  return jax.nn.softmax(jnp.where(mask, scores, -jnp.inf), -1)
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    """[..., *into] -> [..., *out]."""
+    kernel = self.param('kernel', nn.initializers.normal(self.std), (*self.into, *self.out), jnp.float32)
+    given, made = math.prod(self.into), math.prod(self.out)
+    batch = x.shape[: x.ndim - len(self.into)]
+    # One product of two matrices, which every platform has a fast kernel for.
+    y = x.reshape(*batch, given).astype(self.dtype) @ kernel.astype(self.dtype).reshape(given, made)
+    y = y.reshape(*batch, *self.out)
+    return (
+      y + self.param('bias', nn.initializers.zeros, self.out, jnp.float32).astype(self.dtype) if self.use_bias else y
+    )
+
+
+def _norm(arch: Architecture, name: str | None = None) -> nn.Module:
+  if arch.norm == 'rms':
+    return nn.RMSNorm(epsilon=arch.norm_epsilon, dtype=arch.dtype, name=name)
+  return nn.LayerNorm(epsilon=arch.norm_epsilon, use_bias=arch.bias, dtype=arch.dtype, name=name)
 
 
 class Block(nn.Module):
-  """Attention, then an MLP of four times the width; each behind a layer norm and added to its input."""
+  """Attention, then an MLP; each behind a norm and added to its input."""
 
-  num_heads: int
-  residual_std: float  # initial weights of the two projections that feed the residual stream
-  dropout: float | Array = 0.0
-  use_bias: bool = True
-  activation: str = 'gelu'
-  dtype: Any = jnp.float32
+  arch: Architecture
+  window: int  # tokens that a query sees; 0: all before it
 
-  def _norm(self, name: str, x: Array) -> Array:
-    return nn.LayerNorm(epsilon=_LAYER_NORM_EPSILON, use_bias=self.use_bias, dtype=self.dtype, name=name)(x)
-
-  def _dense(self, name: str, x: Array, features: int, std: float = _INIT_STD) -> Array:
-    init = nn.initializers.normal(std)
-    return nn.Dense(features, use_bias=self.use_bias, kernel_init=init, dtype=self.dtype, name=name)(x)
+  def _projection(self, name: str, into: tuple[int, ...], out: tuple[int, ...], residual: bool = False) -> Projection:
+    # Each layer adds twice to the residual stream: this keeps its variance independent of depth (GPT-2, section 2.3).
+    std = _INIT_STD / (2 * self.arch.layers) ** 0.5 if residual else _INIT_STD
+    return Projection(into, out, std, self.arch.bias, self.arch.dtype, name=name)
 
   @nn.compact
   def __call__(
     self,
     x: Array,
     train: bool,
+    positions: Array,
+    parts: Array | None = None,
     cache: tuple[Array, Array] | None = None,
-    position: int | Array = 0,
-  ) -> tuple[Array, tuple[Array, Array]]:
-    """x [B, T, D] at `position` on -> (x [B, T, D], keys and values up to here).
+    fresh: bool = False,
+  ) -> tuple[Array, tuple[Array, Array] | None]:
+    """x [B, T, D] at `positions` int32 [T] or [B, T] -> (x [B, T, D], cache).
 
-    With a cache, the T new keys and values are written into it at `position`, and queries look at all it holds.
+    Args:
+      x: the residual stream.
+      train: whether dropout is on.
+      positions: of the tokens.
+      parts: int32 [B, T], the document of each token; None: one.
+      cache: keys and values [B, context, K, H], into which those of the T tokens are written at their positions.
+      fresh: with a cache, that nothing was written before these tokens.
     """
-    B, T, D = x.shape
-    qkv = self._dense('qkv', self._norm('attention_norm', x), 3 * D)
-    query, key, value = jnp.split(qkv.reshape(B, T, 3 * self.num_heads, D // self.num_heads), 3, 2)
+    arch, (B, T, D) = self.arch, x.shape
+    K, G, H, F = arch.sizes
+    drop = Dropout(arch.dropout)
+    # Of each key head: its queries, its key, its value.
+    qkv = self._projection('qkv', (D,), (K, G + 2, H))(_norm(arch, 'attention_norm')(x))
+    query, key, value = qkv[:, :, :, :G].reshape(B, T, K * G, H), qkv[:, :, :, G], qkv[:, :, :, G + 1]
+    if arch.positions == 'rope':
+      query, key = (attention.rotated(side, positions, arch.rope_theta) for side in (query, key))
+    if arch.qk_norm:
+      query, key = attention.rms_normalised(query), attention.rms_normalised(key)
     if cache is not None:
-      key = lax.dynamic_update_slice_in_dim(cache[0], key, position, 1)
-      value = lax.dynamic_update_slice_in_dim(cache[1], value, position, 1)
-    mask = jnp.arange(key.shape[1]) <= position + jnp.arange(T)[:, None]
-    weights = Dropout(self.dropout)(attention_weights(query, key, mask).astype(self.dtype), train)
-    attended = jnp.einsum('bhqk,bkhd->bqhd', weights, value).reshape(B, T, D)
-    x = x + Dropout(self.dropout)(self._dense('attention_out', attended, D, self.residual_std), train)
-    hidden = activation_fn(self.activation)(self._dense('mlp_in', self._norm('mlp_norm', x), 4 * D))
-    x = x + Dropout(self.dropout)(self._dense('mlp_out', hidden, D, self.residual_std), train)
-    return x, (key, value)
+      row = jnp.arange(B)[:, None]
+      at = jnp.broadcast_to(positions, (B, T))
+      cache = cache[0].at[row, at].set(key, mode='drop'), cache[1].at[row, at].set(value, mode='drop')
+    if cache is not None and not fresh:
+      mask = attention.causal_mask(positions, jnp.arange(cache[0].shape[1]), self.window)
+      attended = attention.over(query, *cache, mask)
+    elif train and not is_off(arch.dropout):  # no fused kernel drops attention weights
+      mask = attention.causal_mask(jnp.arange(T), jnp.arange(T), self.window, parts, parts)
+      attended = attention.weighted(drop(attention.weights(query, key, mask).astype(arch.dtype), train), value)
+    else:
+      attended = attention.causal(query, key, value, self.window, parts)
+    out = self._projection('attention_out', (K, G, H), (D,), residual=True)(attended.reshape(B, T, K, G, H))
+    x = x + Dropout(arch.dropout)(out, train)
+    hidden = self._projection('mlp_in', (D,), (1 + arch.gated, F))(_norm(arch, 'mlp_norm')(x))
+    active = activation_fn(arch.activation)(hidden[..., 0, :])
+    hidden = active * hidden[..., 1, :] if arch.gated else active
+    x = x + Dropout(arch.dropout)(self._projection('mlp_out', (F,), (D,), residual=True)(hidden), train)
+    return x, cache
+
+
+class Group(nn.Module):
+  """The layers of one pattern of windows, which the scan repeats."""
+
+  arch: Architecture
+
+  @nn.compact
+  def __call__(self, x: Array, cache: Any, train: bool, positions: Array, parts: Array | None, fresh: bool):
+    """(x [B, T, D], {block: (keys, values)} or None) -> the same after the layers."""
+    filled = {}
+    for number, letter in enumerate(self.arch.pattern):
+      name = f'block_{number}'
+      block = Block(self.arch, self.arch.window if letter == 'S' else 0, name=name)
+      x, filled[name] = block(x, train, positions, parts, cache and cache[name], fresh)
+    return lowering.constrain_batch(x), None if cache is None else filled
 
 
 class Transformer(nn.Module):
   """The language model. Logits at position t depend on tokens 0..t only."""
 
-  vocab_size: int
-  context: int  # the longest sequence, T
-  num_layers: int
-  num_heads: int
-  width: int  # D
-  dropout: float | Array = 0.0  # may be traced; a Python 0 switches it off
-  use_bias: bool = True  # of dense layers and layer norms
-  activation: str = 'gelu'
-  dtype: Any = jnp.float32
+  arch: Architecture
 
   def setup(self) -> None:
-    """Parameters and layers; raises UserError on a width that the heads do not divide."""
-    if self.width % self.num_heads:
-      raise UserError(
-        f'a width of {self.width} does not divide into {self.num_heads} heads; make it a multiple of them'
-      )
+    """Parameters and layers; raises UserError, see `Architecture.check`."""
+    arch = self.arch
+    arch.check()
     init = nn.initializers.normal(_INIT_STD)
-    self.token_embedding = self.param('token_embedding', init, (self.vocab_size, self.width), jnp.float32)
-    self.position_embedding = self.param('position_embedding', init, (self.context, self.width), jnp.float32)
-    # Each layer adds twice to the residual stream: this keeps its variance independent of depth (GPT-2, section 2.3).
-    residual_std = _INIT_STD / (2 * self.num_layers) ** 0.5
-    self.blocks = [
-      Block(self.num_heads, residual_std, self.dropout, self.use_bias, self.activation, self.dtype)
-      for _ in range(self.num_layers)
-    ]
-    self.embedding_dropout = Dropout(self.dropout)
-    self.final_norm = nn.LayerNorm(epsilon=_LAYER_NORM_EPSILON, use_bias=self.use_bias, dtype=self.dtype)
+    self.token_embedding = self.param('token_embedding', init, (arch.vocab_size, arch.width), jnp.float32)
+    if arch.positions == 'learned':
+      self.position_embedding = self.param('position_embedding', init, (arch.context, arch.width), jnp.float32)
+    self.layers = self._stack()
+    self.embedding_dropout = Dropout(arch.dropout)
+    self.final_norm = _norm(arch)
+    if not arch.tied:
+      self.head = self.param('head', lambda key: {'kernel': init(key, (arch.width, arch.vocab_size), jnp.float32)})
 
-  def _logits(self, x: Array) -> Array:
-    """[B, T, D] -> float32 [B, T, V], by the token embedding itself."""
-    embedding = self.token_embedding.astype(self.dtype)
-    return jnp.einsum('btd,vd->btv', self.final_norm(x), embedding, preferred_element_type=jnp.float32)
+  def _stack(self) -> nn.Module:
+    """The layers as one scan. The parameters of a layer are gathered inside of it, see `gen_ai.core.lowering`."""
+    arch = self.arch
 
-  def __call__(self, tokens: Array, train: bool) -> Array:
-    """Logits of each next token.
+    def gathered(variables: Any) -> Any:
+      return lowering.gather_layer(variables)
+
+    group = nn.map_variables(
+      Group, 'params', trans_in_fn=gathered, init=self.is_initializing(), mutable=self.is_initializing()
+    )
+    if arch.remat != 'none':
+      policy = None if arch.remat == 'full' else jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+      group = nn.remat(group, prevent_cse=False, policy=policy, static_argnums=(3, 6))
+    scanned = nn.scan(
+      group,
+      variable_axes={'params': 0},
+      split_rngs={'params': True, 'dropout': True},
+      in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast, nn.broadcast),
+      length=arch.layers // len(arch.pattern),
+      unroll=_UNROLLED_ON_CPU if jax.default_backend() == 'cpu' else 1,
+    )
+    return scanned(arch, name='layers')
+
+  def _embedded(self, tokens: Array, positions: Array) -> Array:
+    x = self.token_embedding[tokens]
+    return (x + self.position_embedding[positions] if self.arch.positions == 'learned' else x).astype(self.arch.dtype)
+
+  def hidden(self, tokens: Array, train: bool, positions: Array | None = None, parts: Array | None = None) -> Array:
+    """The last hidden states [B, T, D], normalised: logits are their products with `head_of`.
 
     Args:
       tokens: int32 [B, T], T <= context.
       train: whether dropout is on; it then needs `rngs={'dropout': key}`.
-
-    Returns:
-      float32 [B, T, V].
+      positions: int32 [T] or [B, T]; None: 0 to T - 1.
+      parts: int32 [B, T], the document of each token, which alone it sees; None: all of one.
 
     Raises:
-      UserError: more tokens than the context, or a width that the heads do not divide.
+      UserError: more tokens than the context, or sizes that do not fit together.
     """
     T = tokens.shape[1]
-    if self.context < T:
-      raise UserError(f'a sequence of {T} tokens exceeds the context of {self.context}')
-    x = (self.token_embedding[tokens] + self.position_embedding[:T]).astype(self.dtype)
-    x = self.embedding_dropout(x, train)
-    for block in self.blocks:
-      x, _ = block(x, train)
-    return self._logits(x)
+    if self.arch.context < T:
+      raise UserError(f'a sequence of {T} tokens exceeds the context of {self.arch.context}')
+    positions = jnp.arange(T) if positions is None else positions
+    x = self.embedding_dropout(self._embedded(tokens, positions), train)
+    x, _ = self.layers(lowering.constrain_batch(x), None, train, positions, parts, False)
+    hidden: Array = self.final_norm(x)
+    return hidden
+
+  def _logits(self, hidden: Array) -> Array:
+    """[..., D] -> float32 [..., V]."""
+    kernel = self.token_embedding.T if self.arch.tied else self.head['kernel']
+    logits = jnp.matmul(hidden, kernel.astype(self.arch.dtype), preferred_element_type=jnp.float32)
+    return capped(logits, self.arch.softcap)
+
+  def __call__(self, tokens: Array, train: bool, positions: Array | None = None, parts: Array | None = None) -> Array:
+    """Logits float32 [B, T, V] of each next token; see `hidden`."""
+    return self._logits(self.hidden(tokens, train, positions, parts))
 
   def init_cache(self, batch_size: int) -> Cache:
-    """An empty cache for `decode_step`; needs no parameters."""
-    shape = (batch_size, self.context, self.num_heads, self.width // self.num_heads)
-    return [(jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype)) for _ in range(self.num_layers)]
+    """An empty cache for `extend`; needs no parameters."""
+    arch, (K, _, H, _) = self.arch, self.arch.sizes
+    shape = (arch.layers // len(arch.pattern), batch_size, arch.context, K, H)
+    return {
+      f'block_{i}': (jnp.zeros(shape, arch.dtype), jnp.zeros(shape, arch.dtype)) for i in range(len(arch.pattern))
+    }
 
-  def decode_step(self, cache: Cache, token: Array, position: Array) -> tuple[Array, Cache]:
-    """The logits `__call__` gives at `position`, in time linear in the context.
+  def extend(
+    self, cache: Cache, tokens: Array, positions: Array, pick: Array, fresh: bool = False
+  ) -> tuple[Array, Cache]:
+    """The logits `__call__` gives after one of `tokens`, from a cache that holds what was before them.
 
-    Use: `model.apply({'params': params}, cache, token, position, method='decode_step')`.
+    Use: `model.apply({'params': params}, cache, tokens, positions, pick, method='extend')`.
 
     Args:
-      cache: of `init_cache`, holding positions 0..position - 1.
-      token: int32 [B], the token at `position`.
-      position: int32 [], below the context.
+      cache: of `init_cache`, filled by earlier calls.
+      tokens: int32 [B, P].
+      positions: int32 [B, P], below the context; a row's own, one after another. A token at the context or beyond is
+        not kept.
+      pick: int32 [B], number of the token in its row whose logits are wanted.
+      fresh: whether nothing is before these tokens, whose positions are then 0 to P - 1.
 
     Returns:
-      (float32 [B, V], the cache with `position` filled).
+      (float32 [B, V], the cache with these positions filled).
     """
-    x = (self.token_embedding[token] + self.position_embedding[position]).astype(self.dtype)[:, None]
-    filled = []
-    for block, layer_cache in zip(self.blocks, cache, strict=True):
-      x, layer_cache = block(x, train=False, cache=layer_cache, position=position)
-      filled.append(layer_cache)
-    return self._logits(x)[:, 0], filled
+    x, cache = self.layers(self._embedded(tokens, positions), cache, False, positions, None, fresh)
+    x = jnp.take_along_axis(x, pick[:, None, None], 1)[:, 0]
+    return self._logits(self.final_norm(x)), cache
+
+
+def capped(logits: Array, softcap: float | Array) -> Array:
+  """softcap * tanh(logits / softcap), arXiv 2408.00118, section 2; as they are where it is a Python 0."""
+  return logits if is_off(softcap) else softcap * jnp.tanh(logits / softcap)
+
+
+def head_of(params: Any) -> Array:
+  """The kernel [D, V] that makes logits of hidden states."""
+  kernel: Array = params['head']['kernel'] if 'head' in params else params['token_embedding'].T
+  return kernel

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from gen_ai.core.lowering import under_mesh
+from gen_ai.core.lowering import MeshHooks, under_mesh
 from gen_ai.core.method import Array, Key, PyTree, Reduce, State, identity
 from gen_ai.parallel import flops
 from gen_ai.parallel import mesh as mesh_lib
@@ -25,6 +25,7 @@ class JitLayout:
   def __init__(self, config: ConfigDict, devices: list[jax.Device]):
     self.mesh = mesh_lib.make_mesh(config.mesh, devices)
     self.min_shard = config.mesh.min_shard
+    self.table: Mapping[str, Sequence[str]] = {}  # of shardings by name, which the program takes from its method
     self.batch_parts = mesh_lib.batch_devices(self.mesh)
     self.everywhere = mesh_lib.replicated(self.mesh)
     self.rows_sharding = NamedSharding(self.mesh, PartitionSpec(None, *mesh_lib.BATCH))
@@ -42,12 +43,40 @@ class JitLayout:
     if self.mesh.shape['fsdp'] == 1:
       return state
 
-    def gather(leaf: Array) -> Array:
-      spec = mesh_lib.partition(leaf.shape, self.mesh, self.min_shard)
-      used = PartitionSpec(*(None if axis == 'fsdp' else axis for axis in spec))
-      return jax.lax.with_sharding_constraint(leaf, NamedSharding(self.mesh, used))
+    def gather(path: Any, leaf: Array) -> Array:
+      if self.table and mesh_lib.LAYER in mesh_lib.row_of(path, self.table):
+        return leaf  # `gather_layer` does, layer by layer
+      return jax.lax.with_sharding_constraint(leaf, self._without_fsdp(self._spec(path, leaf)))
 
-    return state._replace(params=jax.tree.map(gather, state.params), ema=jax.tree.map(gather, state.ema))
+    gathered = jax.tree_util.tree_map_with_path(gather, (state.params, state.ema))
+    return state._replace(params=gathered[0], ema=gathered[1])
+
+  def gather_layer(self, params: PyTree) -> PyTree:
+    """The parameters of one layer of a scan gathered over fsdp; the gradients that come back are split again."""
+    if self.mesh.shape['fsdp'] == 1 or not self.table:
+      return params
+
+    def gather(path: Any, leaf: Array) -> Array:
+      spec = self._spec(path, leaf)
+      split = jax.lax.with_sharding_constraint(leaf, NamedSharding(self.mesh, spec))
+      return jax.lax.with_sharding_constraint(split, self._without_fsdp(spec))
+
+    return jax.tree_util.tree_map_with_path(gather, params)
+
+  def constrain_batch(self, x: PyTree) -> PyTree:
+    """Activations [B, ...] split by examples alone."""
+    parts = self.batch_parts
+    if self.mesh.size == 1:
+      return x
+    return jax.tree.map(lambda a: a if a.shape[0] % parts else self.constrain(a), x)
+
+  def _spec(self, path: Any, leaf: Any) -> PartitionSpec:
+    if self.table:
+      return mesh_lib.named_partition(path, leaf.shape, self.mesh, self.min_shard, self.table)
+    return mesh_lib.partition(leaf.shape, self.mesh, self.min_shard)
+
+  def _without_fsdp(self, spec: PartitionSpec) -> NamedSharding:
+    return NamedSharding(self.mesh, PartitionSpec(*(None if axis == 'fsdp' else axis for axis in spec)))
 
   gathered = staticmethod(identity)
 
@@ -59,7 +88,7 @@ class JitLayout:
 
   def abstract(self, shapes: PyTree) -> PyTree:
     """Shapes of a state with the shardings it has under this layout: what a checkpoint is restored into."""
-    shardings = mesh_lib.state_shardings(shapes, self.mesh, self.min_shard)
+    shardings = mesh_lib.state_shardings(shapes, self.mesh, self.min_shard, self.table)
     return jax.tree.map(lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), shapes, shardings)
 
   def init(self, fn: Callable[..., State], floats: PyTree, key: Key) -> State:
@@ -115,7 +144,7 @@ class JitLayout:
       donate_argnums=(1,) if returns_state else (),
     )
     start = time.perf_counter()
-    with under_mesh(self.gather_params):
+    with under_mesh(MeshHooks(self.gather_params, self.gather_layer, self.constrain_batch)):
       traced = jitted.trace(floats, state, key, resident, rows)  # once, for the program and for the count of its work
     compiled = traced.lower().compile()
     return compiled, stats(compiled, time.perf_counter() - start, flops.of(traced))

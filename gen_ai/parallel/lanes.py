@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -33,6 +34,8 @@ class LaneLayout:
   constrain = staticmethod(identity)
   gathered = staticmethod(identity)
   gather_params = staticmethod(identity)
+
+  table: Mapping[str, Sequence[str]] = MappingProxyType({})  # of shardings: every device has all of a state
 
   def __init__(self, devices: list[jax.Device], mapping: str = ''):
     self.devices = devices

@@ -1,7 +1,10 @@
-"""The device mesh and how arrays are laid over it."""
+"""The device mesh and how arrays are laid over it: by the names of parameters, or by their shapes."""
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,6 +16,9 @@ from gen_ai.core.method import PyTree
 
 AXES = ('data', 'fsdp', 'tensor')
 BATCH = PartitionSpec(('data', 'fsdp'))  # a batch is split over both axes
+# What an axis of a parameter is, by a method's table (`gen_ai.core.method.Method.sharding`), and what splits it.
+SPLIT_BY = {'embed': 'fsdp', 'heads': 'tensor', 'mlp': 'tensor', 'vocab': 'tensor', 'context': None, '': None}
+LAYER = 'layer'  # the axis of a scan over layers, which is never split: its slices are gathered one by one
 
 
 def make_mesh(mesh: ConfigDict, devices: Sequence[jax.Device]) -> Mesh:
@@ -56,9 +62,70 @@ def partition(shape: Sequence[int], mesh: Mesh, min_shard: int) -> PartitionSpec
   return PartitionSpec(*spec)
 
 
-def state_shardings(shapes: PyTree, mesh: Mesh, min_shard: int) -> PyTree:
-  """Shardings for a state whose shapes are `shapes` (from eval_shape): parameters and their moments alike."""
-  return jax.tree.map(lambda leaf: NamedSharding(mesh, partition(leaf.shape, mesh, min_shard)), shapes)
+def row_of(path: Any, table: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+  """What the axes of the parameter at `path` of a tree are: the only row of the table that its name ends in.
+
+  Raises:
+    UserError: none or several do.
+  """
+  name = jax.tree_util.keystr(path, simple=True, separator='/')
+  rows = [tuple(axes) for pattern, axes in table.items() if re.search(f'(^|/)({pattern})$', name)]
+  if len(rows) != 1:
+    raise UserError(f'the parameter {name} matches {len(rows)} rows of the table of shardings; it must match one.')
+  return rows[0]
+
+
+def named_partition(
+  path: Any, shape: Sequence[int], mesh: Mesh, min_shard: int, table: Mapping[str, Sequence[str]]
+) -> PartitionSpec:
+  """How one parameter-like array is split, by its name.
+
+  Args:
+    path: of a tree that holds it, a state or one layer of a scan.
+    shape: with or without the axis of layers.
+    mesh: over which it lies.
+    min_shard: arrays of fewer elements stay whole.
+    table: {end of a name: what its axes are}.
+
+  Raises:
+    UserError: a name that does not match one row, or heads that do not divide over the tensor axis.
+  """
+  if not shape:
+    return PartitionSpec()
+  axes = row_of(path, table)
+  axes = axes if len(axes) == len(shape) else tuple(axis for axis in axes if axis != LAYER)
+  name = jax.tree_util.keystr(path, simple=True, separator='/')
+  if len(axes) != len(shape):
+    raise UserError(f'the parameter {name} has the shape {list(shape)}, the table of shardings names {axes}.')
+  tensor = mesh.shape['tensor']
+  if 'heads' in axes and (heads := shape[axes.index('heads')]) % tensor:
+    raise UserError(f'config.mesh.tensor={tensor} does not divide the {heads} heads of keys and values of {name}.')
+  if math.prod(shape) < min_shard:
+    return PartitionSpec()
+  by = [SPLIT_BY.get(axis) for axis in axes]
+  return PartitionSpec(
+    *(a if a and mesh.shape[a] > 1 and n % mesh.shape[a] == 0 else None for a, n in zip(by, shape, strict=True))
+  )
+
+
+def state_shardings(
+  shapes: PyTree, mesh: Mesh, min_shard: int, table: Mapping[str, Sequence[str]] = MappingProxyType({})
+) -> PyTree:
+  """Shardings for a state whose shapes are `shapes` (from eval_shape): parameters and their moments alike.
+
+  Args:
+    shapes: of the state.
+    mesh: over which it lies.
+    min_shard: arrays of fewer elements stay whole.
+    table: of names, see `named_partition`; without one the shapes decide, see `partition`.
+  """
+
+  def sharding(path: Any, leaf: Any) -> NamedSharding:
+    if table:
+      return NamedSharding(mesh, named_partition(path, leaf.shape, mesh, min_shard, table))
+    return NamedSharding(mesh, partition(leaf.shape, mesh, min_shard))
+
+  return jax.tree_util.tree_map_with_path(sharding, shapes)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -26,6 +27,8 @@ class PmapLayout:
   """
 
   AXIS = 'data'
+
+  table: Mapping[str, Sequence[str]] = MappingProxyType({})  # of shardings: every device has all of a state
 
   def __init__(self, config: ConfigDict, devices: list[jax.Device]):
     if config.mesh.fsdp * config.mesh.tensor != 1:

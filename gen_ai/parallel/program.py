@@ -118,6 +118,7 @@ class Program:
 
     self._make = make
     method = make(one)  # refuses a bad config before anything is traced
+    layout.table = method.sharding
     self.batches_per_step = method.batches_per_step
     self.batch_size = config.data.batch_size * method.batches_per_step  # examples in one step
     self.tasks = dict(method.tasks)  # what a trained state can do; to be run through `over_rows`

@@ -19,6 +19,7 @@ from gen_ai.run import directory, info
 # did; a function where that depends on the other fields, {'section.field': value}. Whoever adds a field adds it here.
 ADDED: dict[str, Any | Callable[[Mapping[str, Any]], Any]] = {
   'data.background': 'none',
+  'optim.cooldown': 0.2,
   'sweep.lanes': 0,
   'eval.metrics': '',
   'eval.metrics_every': 0,
@@ -50,6 +51,26 @@ ADDED: dict[str, Any | Callable[[Mapping[str, Any]], Any]] = {
   'augment.interval': 4,
   'optim.ema_halflife': 0.0,
   'sample.truncation': 1.0,
+  # Language models: GPT-2's layout.
+  'model.kv_heads': 0,
+  'model.mlp_width': 0,
+  'model.gated': False,
+  'model.norm': lambda flat: 'layer' if 'model.heads' in flat else 'group',  # a classifier's was always there
+  'model.norm_epsilon': 1e-5,
+  'model.positions': 'learned',
+  'model.rope_theta': 10_000.0,
+  'model.qk_norm': False,
+  'model.pattern': 'L',
+  'model.window': 0,
+  'model.tied': True,
+  'model.softcap': 0.0,
+  'model.remat': 'none',
+  'loss.z': 0.0,
+  'loss.chunk': 0,
+  'sample.top_p': 0.0,
+  'sample.min_p': 0.0,
+  'sample.repetition': 0.0,
+  'sample.stop': (),
   # VAEs.
   'model.decoder_norm': 'none',
   'model.top_widths': (100, 100),

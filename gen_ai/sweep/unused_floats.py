@@ -10,7 +10,7 @@ from jax.interpreters import partial_eval
 from ml_collections import ConfigDict
 
 from gen_ai import config as config_lib
-from gen_ai.core.method import PyTree, Spec, Task
+from gen_ai.core.method import WHOLE, Field, PyTree, Spec, Task
 from gen_ai.parallel.program import Build
 
 
@@ -51,6 +51,11 @@ def trace(config: ConfigDict, build: Build, spec: Spec, batch: Mapping[str, np.n
 
 def _inputs(task: Task, batch: Mapping[str, Any]) -> dict[str, Any]:
   """What a task must be given for one example: of the batch where it has it, zeros otherwise."""
-  shapes = {name: tuple(size or 1 for size in field.shape) for name, field in task.inputs.items() if field.required}
-  zeros = {name: jnp.zeros((1, *shape), jnp.float32 if shape else jnp.int32) for name, shape in shapes.items()}
-  return {name: batch[name][:1] if name in batch else zeros[name] for name in shapes}
+
+  def zeros(field: Field) -> Any:
+    # Two of what a call chooses the number of: a text of one token has none to predict.
+    shape = tuple(size or 2 for size in field.shape)
+    return jnp.zeros((1, *shape), jnp.int32 if field.what in WHOLE or not shape else jnp.float32)
+
+  needed = {name: field for name, field in task.inputs.items() if field.required}
+  return {name: batch[name][:1] if name in batch else zeros(field) for name, field in needed.items()}

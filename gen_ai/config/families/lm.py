@@ -1,7 +1,7 @@
 """The fields of the configs of experiments/lm.py."""
 
 from gen_ai.config.defaults import COMMON
-from gen_ai.config.field import Field, size, weight
+from gen_ai.config.field import Field, one_of, size, weight
 
 FIELDS: dict[str, Field] = {
   'data.block_size': COMMON['data.block_size'].but(64, tiny=16),
@@ -9,9 +9,25 @@ FIELDS: dict[str, Field] = {
   'model.layers': size(4, tiny=1),
   'model.heads': size(4, tiny=2),
   'model.width': size(128, tiny=16),  # D
+  'model.kv_heads': Field(0),  # heads of keys and values; 0: as many as of queries
+  'model.mlp_width': Field(0),  # hidden units; 0: 4 D, gated 8/3 D
+  'model.gated': Field(True),  # the MLP's hidden layer is multiplied by another: SwiGLU with silu
+  'model.activation': Field('silu'),
+  'model.norm': Field('rms', choices=('layer', 'rms')),
+  'model.norm_epsilon': weight(1e-5),
+  'model.positions': Field('rope', choices=('learned', 'rope')),
+  'model.rope_theta': Field(10_000.0, above=0.0, used_with={'model.positions': one_of('rope')}),  # base of wavelengths
+  'model.bias': Field(False),  # of the linear layers and layer norms
+  'model.qk_norm': Field(True),  # queries and keys are divided by their RMS
+  'model.pattern': Field('L'),  # of windows, repeated over the layers: L sees all tokens, S the last model.window
+  'model.window': Field(0, used_with={'model.pattern': ('with an S', lambda pattern: 'S' in pattern)}),  # tokens
+  'model.tied': Field(True),  # the head is the token embedding
+  'model.softcap': weight(0.0),  # logits stay within +- this; 0: they need not
   'model.dropout': weight(0.0, below=1.0),
-  'model.bias': Field(False),  # of the linear layers and norms
-  'model.activation': Field('gelu'),
+  # what the backward pass computes again, to save memory: nothing, all but matrix products, or all
+  'model.remat': Field('none', choices=('none', 'dots', 'full')),
+  'loss.z': weight(0.0),  # weight of the squared log of the softmax's sum
+  'loss.chunk': Field(0),  # positions of a row whose logits are in memory at once; 0: all
   'eval.batch_size': COMMON['eval.batch_size'].but(64),
   'eval.samples': COMMON['eval.samples'].but(256),
   'eval.best': COMMON['eval.best'].but('loss_nats:min'),
@@ -20,4 +36,8 @@ FIELDS: dict[str, Field] = {
   'sample.length': size(400, tiny=40),  # tokens after the prompt
   'sample.temperature': weight(0.8),  # 0: the likeliest token
   'sample.top_k': Field(0),  # draw among the k likeliest tokens; 0: among all
+  'sample.top_p': weight(0.0, max=1.0),  # among the likeliest that hold this share of the probability; 0: all
+  'sample.min_p': weight(0.0, below=1.0),  # among those with this share of the likeliest one's probability; 0: all
+  'sample.repetition': weight(0.0),  # above 1: tokens that the text holds become less likely; 0: as they are
+  'sample.stop': Field(()),  # strings after which a text ends
 }
