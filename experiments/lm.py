@@ -94,8 +94,15 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
   net = Transformer(architecture(config, vocab.size))
   updater = Updater(config, matrices=MATRICES)
   bytes_of = jnp.asarray(vocab.byte_counts())
-  prompt = np.asarray(vocab.encode(config.sample.prompt or '\n'))
+  apart, separator = model.documents == 'apart', vocab.separator
+  if apart and separator is None:
+    raise UserError(
+      f"config.model.documents=apart needs tokens that begin every document; config.data.tokens='{config.data.tokens}' "
+      "has none: take 'bpe:4096', say."
+    )
+  prompt = np.asarray(vocab.encode(config.sample.prompt or ('\n' if separator is None else '')))
   stops = [tuple(int(token) for token in vocab.encode(text)) for text in config.sample.stop]
+  stops += [] if separator is None else [(separator,)]
 
   def init(key: Key) -> State:
     return updater.init(net.init({'params': key}, jnp.zeros((2, T), jnp.int32), train=False)['params'])
@@ -103,7 +110,10 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
   def losses(params: PyTree, tokens: Array, train: bool, key: Key) -> TokenLoss:
     """Of each token [B, T] after the first."""
     rngs = {'dropout': key} if train and not is_off(model.dropout) else None
-    hidden: Any = net.apply({'params': params}, tokens[:, :-1], train, rngs=rngs, method='hidden')
+    given = tokens[:, :-1]
+    # The separator is of the document that it begins, whose first word is then predicted from nothing.
+    parts = jnp.cumsum(given == separator, 1) if apart else None
+    hidden: Any = net.apply({'params': params}, given, train, None, parts, rngs=rngs, method='hidden')
     head = head_of(params).astype(hidden.dtype)
 
     def logits(hidden: Array) -> Array:
@@ -127,9 +137,10 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     mask = batch['mask'][:, None]
     per_token = losses(updater.eval_params(state), batch['tokens'], False, key).nats * mask
     tokens = (mask * jnp.ones_like(per_token)).sum()
-    byte_count = (bytes_of[batch['tokens'][:, 1:]] * mask).sum()
-    total = per_token.sum()
-    return {'loss_nats': (total, tokens), 'bits_per_byte': (total / math.log(2), byte_count)}
+    of_bytes = bytes_of[batch['tokens'][:, 1:]]
+    # A separator is none of the text's bytes: without it, figures of all tokenizers are of the same.
+    bits = (per_token * (of_bytes > 0)).sum() / math.log(2)
+    return {'loss_nats': (per_token.sum(), tokens), 'bits_per_byte': (bits, (of_bytes * mask).sum())}
 
   def generated(state: State, inputs: Batch, own_keys: Key) -> Batch:
     """Each row goes on from its own prompt by sample.length tokens; what follows them in a row is -1."""

@@ -249,6 +249,8 @@ def _spec(spec: Mapping[str, Any]) -> str:
   if not spec:
     return ''
   text = f'{spec["kind"]} {"x".join(map(str, spec["shape"]))}'
+  if spec.get('tokenizer'):
+    return f'{text} of {spec["tokens"]:,} BPE tokens'
   return f'{text} of {len(spec["alphabet"])} characters' if spec.get('alphabet') else text
 
 

@@ -50,7 +50,7 @@ COMMON: dict[str, Field] = {
   # what shows through transparent pixels: 'white' | 'black' | '#RRGGBB' | 'none' (ignored)
   'data.background': Field('white', used_with=_IMAGES),
   'data.on_bad_image': Field('refuse', choices=('refuse', 'skip'), used_with=_FOLDER),  # that cannot be read
-  'data.tokens': Field('byte', choices=('byte', 'char'), used_with=_TEXT),
+  'data.tokens': Field('byte', choices=('byte', 'char'), open=('bpe:SIZE', 'bpe:FILE'), used_with=_TEXT),
   'data.block_size': size(64, used_with=_TEXT),  # tokens of context
   'optim.name': Field('adam', choices=OPTIMISERS),  # muon: on hidden kernels; adamw on the rest
   'optim.lr': weight(1e-3),  # peak learning rate

@@ -38,6 +38,9 @@ class Field:
   below: float | None = None  # the value must be smaller
   choices: tuple[Any, ...] = ()  # the values that there are; (): any
   listed: bool = False  # the text is a list, 'a,b', of `choices`
+  open: tuple[
+    str, ...
+  ] = ()  # with `choices`: forms 'name:WHAT' of other values, of which all that begin 'name:' are allowed
   networks: tuple[str, ...] = ()  # the networks (NETWORK) whose configs have the field; (): all
   used_with: Needs = dataclasses.field(default_factory=dict)  # what other fields must be for it to be read; {}: any
   tiny: Any = None  # its value in a run of seconds (--tiny); None: as it is
@@ -54,8 +57,9 @@ class Field:
     """What is wrong with `value`, as in 'must be at least 1'; '' where it is allowed."""
     if self.choices:
       parts = value.split(',') if self.listed else [value]
-      wrong = [part for part in parts if part not in self.choices]
-      names = ', '.join(map(str, self.choices))
+      begins = tuple(form.partition(':')[0] + ':' for form in self.open)
+      wrong = [part for part in parts if part not in self.choices and not str(part).startswith(begins)]
+      names = ', '.join(map(str, (*self.choices, *self.open)))
       detail = f' has {wrong[0]!r}, which' if wrong and self.listed else ''
       return f'{detail} is none of {names}'.strip() if wrong else ''
     numbers = [item for item in (value if isinstance(value, list | tuple) else [value]) if type(item) in (int, float)]

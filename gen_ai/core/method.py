@@ -125,6 +125,7 @@ class Vocab(Protocol):
   """Text to tokens and back."""
 
   size: int
+  separator: int | None  # the token that begins every document, where there is one
 
   def encode(self, text: str) -> Any:
     """Tokens int32 [T] of `text`; raises UserError on a character outside the vocabulary."""

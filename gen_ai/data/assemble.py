@@ -1,7 +1,8 @@
 """Data sets made of images or of text: cut into train, validation and test, with the hash of what they hold."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from gen_ai.core.errors import UserError
 from gen_ai.core.method import Spec
 from gen_ai.data import splits, text
+from gen_ai.data.bpe import BpeVocab
 from gen_ai.data.source import ArrayExamples, ImageSource, Piece, Source
 
 IMAGES, TEXT = 'image', 'text'  # names of kinds of data
@@ -71,18 +73,22 @@ def from_arrays(
 
 def from_text(
   name: str,
-  texts: Mapping[str, str],
+  texts: Mapping[str, str | Sequence[str]],
   tokens: str,
   block_size: int,
   split: str = 'auto',
   version: str = '',
   location: str = 'memory',
+  kept: Path | None = None,
 ) -> Dataset:
-  """A data set of text in memory; needs no package but NumPy. Arguments and errors as `text.make_sources`."""
-  sources, rule, vocab = text.make_sources(texts, split, tokens, block_size)
+  """A data set of text in memory, see `text.make_sources`; a text alone is one document."""
+  documents = {own: [text] if isinstance(text, str) else text for own, text in texts.items()}
+  sources, rule, vocab = text.make_sources(documents, split, tokens, block_size, kept)
   spec = Spec(TEXT, (block_size,), vocab=vocab)
   # The same tokens stand for other text under another vocabulary.
   alphabet = f'{tokens} {vocab.decode(np.arange(vocab.size)) if tokens == "char" else ""}'
+  if isinstance(vocab, BpeVocab):
+    alphabet = f'bpe {vocab.digest}'
   return Dataset(name, version, spec, dict(sources), rule, fingerprint(sources, alphabet), location)
 
 

@@ -3,7 +3,7 @@
 import glob
 import platform
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,7 @@ import numpy as np
 
 from gen_ai.core import places
 from gen_ai.core.errors import UserError
-from gen_ai.core.method import Vocab
-from gen_ai.data import splits
+from gen_ai.data import bpe, splits, token_files
 from gen_ai.data.source import TextSource
 
 _LEFT_OUT = ('test', 'tests', 'idle_test', 'site-packages', 'dist-packages', '__pycache__')
@@ -22,6 +21,7 @@ class ByteVocab:
   """The 256 bytes of UTF-8."""
 
   size = 256
+  separator: int | None = None
 
   def encode(self, text: str) -> np.ndarray:
     """int32 [T]; raises UserError on a lone surrogate, which UTF-8 cannot hold."""
@@ -45,6 +45,8 @@ class ByteVocab:
 
 class CharVocab:
   """The distinct characters of a text, in code-point order."""
+
+  separator: int | None = None
 
   def __init__(self, text: str):
     self._codes = np.unique(_code_points(text))
@@ -77,45 +79,90 @@ class CharVocab:
     return (1 + np.searchsorted(bounds, self._codes, side='right')).astype(np.float32)
 
 
+AnyVocab = ByteVocab | CharVocab | bpe.BpeVocab
+
+
 def _code_points(text: str) -> np.ndarray:
   return np.frombuffer(text.encode('utf-32-le', 'surrogatepass'), '<u4')
 
 
-def make_vocab(tokens: str, text: str) -> ByteVocab | CharVocab:
-  """The vocabulary that `data.tokens` names; raises UserError on another name than 'byte' and 'char'."""
+def make_vocab(tokens: str, parts: Mapping[str, Sequence[str]], kept: Path | None = None) -> AnyVocab:
+  """The vocabulary that `data.tokens` names.
+
+  Args:
+    tokens: 'byte', 'char', 'bpe:SIZE' (learned here) or 'bpe:FILE'.
+    parts: {'train', 'validation', 'test': documents}. Characters are those of all; BPE is learned from 'train'.
+    kept: folder in which what was learned is kept, so that it is learned once; None: nowhere.
+
+  Raises:
+    UserError: another name, or no such tokenizer.
+  """
   if tokens == 'byte':
     return ByteVocab()
   if tokens == 'char':
-    return CharVocab(text)
-  raise UserError(f"data.tokens={tokens!r} is neither 'byte' nor 'char'.")
+    return CharVocab('\n'.join(document for documents in parts.values() for document in documents))
+  name, _, which = tokens.partition(':')
+  if name != 'bpe' or not which:
+    raise UserError(f"data.tokens={tokens!r} is none of 'byte', 'char', 'bpe:SIZE' and 'bpe:FILE'.")
+  if which.isdecimal():
+    return token_files.learned(parts['train'], int(which), kept)
+  return bpe.read(which)
 
 
 def make_sources(
-  texts: Mapping[str, str], rule: str, tokens: str, block_size: int
-) -> tuple[dict[str, TextSource], str, Vocab]:
+  texts: Mapping[str, Sequence[str]], rule: str, tokens: str, block_size: int, kept: Path | None = None
+) -> tuple[dict[str, TextSource], str, AnyVocab]:
   """Cuts texts by characters and turns the parts into tokens.
 
+  Parts are cut alike whatever the tokens are, so that bits a byte of two vocabularies are of the same text.
+
   Args:
-    texts: {own split: text}.
+    texts: {own split: documents}. A line break joins them, or a separator where the tokens have one.
     rule: `data.split`.
-    tokens: 'byte' or 'char'; the characters are those of all the texts.
+    tokens: see `make_vocab`.
     block_size: T, the context of the model.
+    kept: folder for tokens that take long to make; None: they are made anew.
 
   Returns:
     ({'train', 'validation', 'test': source}, the resolved rule, the vocabulary).
 
   Raises:
-    UserError: a bad rule, or a part shorter than one window of T + 1 tokens.
+    UserError: a bad rule, a part shorter than one window of T + 1 tokens, or see `make_vocab`.
   """
-  sizes = {name: len(text) for name, text in texts.items()}
+  rule, ranges = cut(texts, rule)
+  if tokens.startswith('bpe'):
+    parts = {name: pieces(texts, own) for name, own in ranges.items()}
+    vocab = make_vocab(tokens, parts, kept)
+    assert isinstance(vocab, bpe.BpeVocab)
+    found = {name: token_files.encoded(vocab, part, kept) for name, part in parts.items()}
+  else:
+    joined = {own: '\n'.join(documents) for own, documents in texts.items()}
+    whole = {name: ''.join(joined[own][start:stop] for own, start, stop in cuts) for name, cuts in ranges.items()}
+    vocab = make_vocab(tokens, {name: [text] for name, text in whole.items()})
+    found = {name: vocab.encode_compact(text) for name, text in whole.items()}
+  return {name: TextSource(row, block_size, name) for name, row in found.items()}, rule, vocab
+
+
+def cut(texts: Mapping[str, Sequence[str]], rule: str) -> tuple[str, dict[str, list[splits.Range]]]:
+  """(the resolved rule, {'train', 'validation', 'test': ranges of characters}) of {own split: documents}.
+
+  Characters are counted as if a line break joined the documents of an own split. Raises UserError for a bad rule.
+  """
+  sizes = {own: sum(map(len, documents)) + max(0, len(documents) - 1) for own, documents in texts.items()}
   rule = splits.resolve(rule, sizes)
-  parts = splits.cut(rule, sizes)
-  vocab = make_vocab(tokens, ''.join(texts.values()))
-  sources = {}
-  for name, ranges in parts.items():
-    text = ''.join(texts[own][start:stop] for own, start, stop in ranges)
-    sources[name] = TextSource(vocab.encode_compact(text), block_size, name)
-  return sources, rule, vocab
+  return rule, splits.cut(rule, sizes)
+
+
+def pieces(texts: Mapping[str, Sequence[str]], ranges: Sequence[splits.Range]) -> list[str]:
+  """The documents, the first and last of a range perhaps in part, that lie in `ranges` of `cut`."""
+  found = []
+  for own, start, stop in ranges:
+    first = 0
+    for document in texts[own]:
+      if first < stop and first + len(document) > start:
+        found.append(document[max(0, start - first) : stop - first])
+      first += len(document) + 1
+  return found
 
 
 def stdlib_documents() -> list[dict[str, str]]:

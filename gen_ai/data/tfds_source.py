@@ -202,11 +202,11 @@ def record(prepared: Prepared) -> list[Any]:
   return [[name, splits[name].shard_lengths, splits[name].num_bytes] for name in sorted(prepared.sizes)]
 
 
-def load_texts(prepared: Prepared) -> dict[str, str]:
-  """{own split: its documents, joined by a newline}."""
+def load_texts(prepared: Prepared) -> dict[str, list[str]]:
+  """{own split: its documents}."""
   texts = {}
   for split in prepared.sizes:
     records = prepared.builder.as_data_source(split=split)
     documents = [record[prepared.text] for record in records]
-    texts[split] = '\n'.join(d.decode(errors='replace') if isinstance(d, bytes) else str(d) for d in documents)
+    texts[split] = [d.decode(errors='replace') if isinstance(d, bytes) else str(d) for d in documents]
   return texts

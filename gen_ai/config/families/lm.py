@@ -21,6 +21,8 @@ FIELDS: dict[str, Field] = {
   'model.qk_norm': Field(True),  # queries and keys are divided by their RMS
   'model.pattern': Field('L'),  # of windows, repeated over the layers: L sees all tokens, S the last model.window
   'model.window': Field(0, used_with={'model.pattern': ('with an S', lambda pattern: 'S' in pattern)}),  # tokens
+  # whether a token sees those of earlier documents in its block; 'apart' needs tokens with a separator (bpe)
+  'model.documents': Field('joined', choices=('joined', 'apart')),
   'model.tied': Field(True),  # the head is the token embedding
   'model.softcap': weight(0.0),  # logits stay within +- this; 0: they need not
   'model.dropout': weight(0.0, below=1.0),

@@ -3,39 +3,56 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from gen_ai.core.errors import UserError
 from gen_ai.core.files import disk_errors, write_atomic
 from gen_ai.core.method import Spec
-from gen_ai.data import text, tfds_source
+from gen_ai.data import bpe, store, text, tfds_source
 from gen_ai.data.assemble import TEXT, Dataset, from_text
+from gen_ai.data.bpe import BpeVocab
 from gen_ai.data.kinds.base import DataKind, check_count, read_array
 from gen_ai.data.source import TOKENS
-from gen_ai.data.text import ByteVocab, CharVocab
+from gen_ai.data.text import AnyVocab, ByteVocab, CharVocab
 
 RULE = '\n' + '-' * 40 + '\n'  # between texts
 
 
-def _from_files(config_data: Any) -> Dataset:
-  documents = text.file_documents(config_data.name.removeprefix('text:'))
-  return _joined(config_data, documents, location=documents[0]['path'])
+class Documents(NamedTuple):
+  """Texts before they are cut."""
+
+  texts: Mapping[str, Sequence[str]]  # {own split: documents}
+  version: str
+  location: str
 
 
-def _from_stdlib(config_data: Any) -> Dataset:
-  about = {'version': text.stdlib_version(), 'location': text.stdlib_location()}
-  return _joined(config_data, text.stdlib_documents(), **about)
+def documents(name: str, data_dir: str = '', manual_dir: str = '') -> Documents:
+  """The documents of a text data set, see `config.data`.
+
+  Raises:
+    UserError: there is no such data set, it is not prepared, or it does not hold text.
+  """
+  source, _, place = name.partition(':')
+  if source == 'text':
+    found = text.file_documents(place)
+    return Documents({'train': [document['text'] for document in found]}, '', found[0]['path'])
+  if name == 'python_stdlib':
+    texts = {'train': [document['text'] for document in text.stdlib_documents()]}
+    return Documents(texts, text.stdlib_version(), text.stdlib_location())
+  prepared = tfds_source.open_prepared(name, data_dir, manual_dir)
+  if prepared.kind != TEXT:
+    raise UserError(f'{name} does not hold text.')
+  return Documents(tfds_source.load_texts(prepared), prepared.version, prepared.location)
 
 
-def _joined(config_data: Any, documents: Sequence[Mapping[str, str]], **about: str) -> Dataset:
-  whole = '\n'.join(document['text'] for document in documents)
-  return _cut(config_data, {'train': whole}, **about)
-
-
-def _cut(config_data: Any, texts: Mapping[str, str], **about: str) -> Dataset:
-  return from_text(config_data.name, texts, config_data.tokens, config_data.block_size, config_data.split, **about)
+def _opened(data: Any) -> Dataset:
+  found = documents(data.name, data.data_dir, data.manual_dir)
+  kept = store.data_folder(data.data_dir) if data.tokens.startswith('bpe') else None
+  return from_text(
+    data.name, found.texts, data.tokens, data.block_size, data.split, found.version, found.location, kept
+  )
 
 
 class _Text(DataKind):
@@ -45,11 +62,10 @@ class _Text(DataKind):
   endings = ('.txt', '.npy')
   printed = True
   metrics = 'memorisation'
-  sources = MappingProxyType({'text': _from_files, 'python_stdlib': _from_stdlib})
+  sources = MappingProxyType({'text': _opened, 'python_stdlib': _opened})
 
   def from_tfds(self, config_data: Any, prepared: Any) -> Dataset:
-    texts = tfds_source.load_texts(prepared)
-    return _cut(config_data, texts, version=prepared.version, location=prepared.location)
+    return _opened(config_data)
 
   def counted(self, spec: Spec) -> str:
     return self.form(spec)
@@ -58,10 +74,14 @@ class _Text(DataKind):
     return f'blocks of {spec.shape[0]} tokens'
 
   def facts(self, spec: Spec) -> dict[str, Any]:
+    if isinstance(spec.vocab, BpeVocab):
+      return {'alphabet': '', 'tokenizer': spec.vocab.packed(), 'tokens': spec.vocab.size}
     return {'alphabet': spec.vocab.decode(np.arange(spec.vocab.size)) if isinstance(spec.vocab, CharVocab) else ''}
 
   def spec_of(self, tree: Mapping[str, Any]) -> Spec:
-    vocab = CharVocab(tree['alphabet']) if tree['alphabet'] else ByteVocab()
+    vocab: AnyVocab = CharVocab(tree['alphabet']) if tree['alphabet'] else ByteVocab()
+    if 'tokenizer' in tree:
+      vocab = bpe.unpacked(tree['tokenizer'])
     return Spec(self.name, tuple(tree['shape']), tree['num_classes'], vocab)
 
   def load(self, file: str, spec: Spec, n: int | None, flag: str) -> np.ndarray:
