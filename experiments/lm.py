@@ -6,6 +6,7 @@ GPT-2's network (Radford et al. 2019) or today's, by config.model; see `gen_ai.n
 import math
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -37,9 +38,12 @@ from gen_ai.core.optim import Updater, Weighted, gradients
 from gen_ai.core.switch import is_off
 from gen_ai.maths.cross_entropy import TokenLoss, chunked, token_loss
 from gen_ai.maths.sampling import Rule, generate, looks_back
+from gen_ai.nets import hugging_face
 from gen_ai.nets.apply import compute_dtype
+from gen_ai.nets.experts import LOSSES
 from gen_ai.nets.transformer import MATRICES, SHARDING, Architecture, Transformer, capped, head_of
 
+ROUTERS = ('balance', 'router_z')  # names of losses of routers, in config.loss, among the metrics and as sown
 KINDS = ('text',)  # of data
 LEADING = {'loss_nats': 'min', 'bits_per_byte': 'min'}
 
@@ -54,8 +58,12 @@ def architecture(config: ConfigDict, vocab_size: int) -> Architecture:
     heads=model.heads,
     width=model.width,
     kv_heads=model.kv_heads,
+    head_width=model.head_width,
     mlp_width=model.mlp_width,
     gated=model.gated,
+    experts=model.experts,
+    chosen=model.chosen,
+    capacity=model.capacity,
     activation=model.activation,
     norm=model.norm,
     norm_epsilon=model.norm_epsilon,
@@ -75,6 +83,15 @@ def architecture(config: ConfigDict, vocab_size: int) -> Architecture:
   return arch
 
 
+def routed(sown: PyTree, layers: int) -> dict[str, Array]:
+  """{name: sum over tokens, mean over layers} of what `gen_ai.nets.experts.Experts` has sown."""
+  found: dict[str, Array] = {}
+  for path, leaf in jax.tree_util.tree_leaves_with_path(sown):
+    name = next(name for name in ROUTERS if name in jax.tree_util.keystr(path))
+    found[name] = found.get(name, jnp.float32(0)) + leaf.sum() / layers
+  return found
+
+
 def note_on_prompts(prompts: np.ndarray, context: int) -> str:
   """What to say of prompts int32 [N, P], the rest of shorter ones -1, for a model that sees `context` tokens; or ''."""
   longest = int((prompts >= 0).sum(1).max())
@@ -91,7 +108,8 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
   """The language model of `config`; see `gen_ai.core.method.Method`."""
   model, (T,), vocab = config.model, spec.shape, spec.vocab
   assert vocab is not None
-  net = Transformer(architecture(config, vocab.size))
+  arch = architecture(config, vocab.size)
+  net = Transformer(arch)
   updater = Updater(config, matrices=MATRICES)
   bytes_of = jnp.asarray(vocab.byte_counts())
   apart, separator = model.documents == 'apart', vocab.separator
@@ -107,26 +125,39 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
   def init(key: Key) -> State:
     return updater.init(net.init({'params': key}, jnp.zeros((2, T), jnp.int32), train=False)['params'])
 
-  def losses(params: PyTree, tokens: Array, train: bool, key: Key) -> TokenLoss:
-    """Of each token [B, T] after the first."""
+  def losses(params: PyTree, tokens: Array, train: bool, key: Key) -> tuple[TokenLoss, dict[str, Array]]:
+    """(of each token [B, T] after the first, {name: of the routers, summed over layers and tokens})."""
     rngs = {'dropout': key} if train and not is_off(model.dropout) else None
     given = tokens[:, :-1]
     # The separator is of the document that it begins, whose first word is then predicted from nothing.
     parts = jnp.cumsum(given == separator, 1) if apart else None
-    hidden: Any = net.apply({'params': params}, given, train, None, parts, rngs=rngs, method='hidden')
+    found: Any = net.apply(
+      {'params': params},
+      given,
+      train,
+      None,
+      parts,
+      rngs=rngs,
+      method='hidden',
+      mutable=[LOSSES] if arch.experts else False,
+    )
+    hidden, sown = found if arch.experts else (found, {})
     head = head_of(params).astype(hidden.dtype)
 
     def logits(hidden: Array) -> Array:
       return capped(jnp.matmul(hidden, head, preferred_element_type=jnp.float32), model.softcap)
 
-    return chunked(logits, hidden, tokens[:, 1:], config.loss.chunk)
+    return chunked(logits, hidden, tokens[:, 1:], config.loss.chunk), routed(sown, model.layers)
 
   def train_step(state: State, batch: Batch, key: Key) -> tuple[State, Metrics]:
     def loss_fn(params: PyTree, stats: PyTree, batch: Batch, key: Key):
-      found = losses(params, batch['tokens'], True, random.stream(key, 'dropout'))
+      found, routers = losses(params, batch['tokens'], True, random.stream(key, 'dropout'))
       nats, count = found.nats.sum(), jnp.float32(found.nats.size)
       total = nats if is_off(config.loss.z) else nats + config.loss.z * (found.normaliser**2).sum()
-      return Weighted(total, count), ({'loss_nats': Weighted(nats, count)}, stats)
+      for name, value in routers.items():
+        total += config.loss[name] * value
+      metrics = {'loss_nats': nats, **routers}
+      return Weighted(total, count), ({name: Weighted(value, count) for name, value in metrics.items()}, stats)
 
     grads, metrics, _ = gradients(
       loss_fn, state.params, (), {'tokens': batch['tokens']}, key, config.optim.accumulate, reduce
@@ -135,7 +166,7 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
 
   def eval_step(state: State, batch: Batch, key: Key) -> SumCount:
     mask = batch['mask'][:, None]
-    per_token = losses(updater.eval_params(state), batch['tokens'], False, key).nats * mask
+    per_token = losses(updater.eval_params(state), batch['tokens'], False, key)[0].nats * mask
     tokens = (mask * jnp.ones_like(per_token)).sum()
     of_bytes = bytes_of[batch['tokens'][:, 1:]]
     # A separator is none of the text's bytes: without it, figures of all tokenizers are of the same.
@@ -191,4 +222,6 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     ),
   }
   note = note_on_prompts(prompt[None], T)
-  return Method(init, train_step, eval_step, tasks, leading=LEADING, sharding=SHARDING, notes=(note,) if note else ())
+  notes = (note,) if note else ()
+  files = hugging_face.layout(arch)
+  return Method(init, train_step, eval_step, tasks, leading=LEADING, sharding=SHARDING, files=files, notes=notes)

@@ -138,7 +138,7 @@ MAY_IMPORT = {
   'train': {'core', 'config', 'maths', 'data', 'run', 'parallel', 'evaluate'},
   'sweep': {'core', 'config', 'data', 'run', 'parallel', 'evaluate', 'train'},
   'compare': {'core', 'config', 'run', 'sweep'},  # reads directories only
-  'commands': {'core', 'config', 'maths', 'data', 'run', 'parallel', 'evaluate', 'train', 'sweep', 'compare'},
+  'commands': {'core', 'config', 'maths', 'nets', 'data', 'run', 'parallel', 'evaluate', 'train', 'sweep', 'compare'},
   'experiments': {'core', 'maths', 'nets'},
   'configs': {'core', 'config', 'sweep'},  # of sweep: space
   '': {'core', 'commands', 'evaluate'},  # gen_ai/__init__.py and __main__.py

@@ -227,7 +227,7 @@ def test_directories_with_older_names_are_read_with_those_of_today(kept, tmp_pat
   assert 'writers' in raw['run'] and 'draws' in raw['loss'] and 'nll_draws' in raw['eval']
   config, added = older_runs.read_config(kept / 'run')
   assert (
-    added == {'eval.task': '', 'optim.cooldown': 0.2}
+    added == {'eval.task': '', 'optim.cooldown': 0.2, 'mesh.expert': 1}
     and config.loss.importance_samples == raw['loss']['draws']
     and config.run.trackers == ''
   )

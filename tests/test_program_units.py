@@ -78,25 +78,26 @@ def test_loops_and_branches():
 
 
 def section(**fields):
-  return ConfigDict({'data': -1, 'fsdp': 1, 'tensor': 1, **fields})
+  return ConfigDict({'data': -1, 'fsdp': 1, 'expert': 1, 'tensor': 1, **fields})
 
 
 @pytest.mark.parametrize(
   ('fields', 'devices', 'shape'),
   [
-    ({}, 8, (8, 1, 1)),
-    ({}, 1, (1, 1, 1)),
-    ({'fsdp': 4}, 8, (2, 4, 1)),
-    ({'tensor': 2, 'fsdp': 2}, 8, (2, 2, 2)),
-    ({'data': 3}, 3, (3, 1, 1)),
-    ({'fsdp': 8}, 8, (1, 8, 1)),
+    ({}, 8, (8, 1, 1, 1)),
+    ({}, 1, (1, 1, 1, 1)),
+    ({'fsdp': 4}, 8, (2, 4, 1, 1)),
+    ({'expert': 4}, 8, (2, 1, 4, 1)),
+    ({'tensor': 2, 'fsdp': 2}, 8, (2, 2, 1, 2)),
+    ({'data': 3}, 3, (3, 1, 1, 1)),
+    ({'fsdp': 8}, 8, (1, 8, 1, 1)),
   ],
 )
 def test_the_mesh_takes_all_devices(fields, devices, shape):
   made = mesh.make_mesh(section(**fields), jax.devices()[:devices])
   assert tuple(made.shape[axis] for axis in mesh.AXES) == shape
-  assert made.axis_types == (AxisType.Auto,) * 3
-  assert mesh.batch_devices(made) == shape[0] * shape[1]
+  assert made.axis_types == (AxisType.Auto,) * 4
+  assert mesh.batch_devices(made) == shape[0] * shape[1] * shape[2]
 
 
 @pytest.mark.parametrize('fields', [{'data': 3}, {'data': 0}, {'data': 16}, {'fsdp': 3}, {'fsdp': 16}, {'data': -2}])

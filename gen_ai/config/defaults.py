@@ -72,6 +72,7 @@ COMMON: dict[str, Field] = {
   'optim.ema_decay': weight(0.0, below=1.0),
   'mesh.data': Field(-1, min=-float('inf')),  # devices that split the batch; -1: all that are left
   'mesh.fsdp': size(1, used_with=_MESH),  # devices that split batch and parameters
+  'mesh.expert': size(1, used_with=_MESH),  # devices that split the batch and, of a mixture, the experts
   'mesh.tensor': size(1, used_with=_MESH),  # devices that split matrices
   'mesh.min_shard': Field(4096, used_with=_MESH),  # elements below which an array stays whole on every device
   'eval.batch_size': size(256, tiny=64),  # examples

@@ -21,6 +21,8 @@ COMMANDS = {
   'evaluate': Command('gen_ai.evaluate', 'RUN --metrics=fd,kid', 'measure figures of a run, or of samples in a file'),
   'compare': Command('gen_ai.compare', 'runs --html=report.html', 'show runs side by side, in a terminal or a page'),
   'reproduce': Command('gen_ai.reproduce', 'RUN', 'run a recorded run again and compare the two'),
+  'convert': Command('gen_ai.convert', 'FOLDER', 'make a run of the weights of GPT-2 or Llama in a folder'),
+  'export': Command('gen_ai.export', 'RUN --out=DIR', 'write a run as weights, card and programs that others read'),
   'prepare': Command('gen_ai.data.prepare', 'cifar10', 'prepare a data set'),
 }
 ALIASES = {'launch': 'train'}

@@ -9,7 +9,7 @@ Values:
   mask   float32 [B] 1 for an example, 0 for padding (evaluation batches only)
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
@@ -96,6 +96,21 @@ SAMPLE = 'sample'  # the output of tasks that draw
 GENERATE = 'generate'  # the task of drawing samples
 
 
+class FileLayout(Protocol):
+  """How the parameters of a model are named and laid out in files that others read."""
+
+  @property
+  def name(self) -> str:
+    """Of the layout."""
+
+  @property
+  def config(self) -> Mapping[str, Any]:
+    """What config.json holds."""
+
+  def tensors(self, leaves: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """(name, array) of each tensor, from our parameters {path with '/': array}, made one at a time."""
+
+
 class Method(NamedTuple):
   """A generative method: pure functions, all traceable.
 
@@ -118,6 +133,7 @@ class Method(NamedTuple):
   # How parameters lie over a mesh, {end of their name: what each axis is}, see gen_ai.parallel.mesh.SPLIT_BY. Every
   # parameter must match one row. Without a table their shapes decide.
   sharding: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+  files: FileLayout | None = None  # how others write such a model; None: parameters keep their own names
   notes: tuple[str, ...] = ()  # what a person should know of these settings, shown where training begins
 
 

@@ -38,7 +38,7 @@ def open_config(run_dir: str, overrides: Mapping[str, Any], sections: tuple[str,
     print(f'note: {older_runs.note(run_dir, added)}', file=sys.stderr)
   devices = jax.device_count()
   alone = {} if config.eval.batch_size % devices == 0 and config.data.batch_size % devices == 0 else {'mesh.data': 1}
-  layout = {'parallel': 'jit', 'mesh.data': -1, 'mesh.fsdp': 1, 'mesh.tensor': 1, **alone}
+  layout = {'parallel': 'jit', 'mesh.data': -1, 'mesh.fsdp': 1, 'mesh.expert': 1, 'mesh.tensor': 1, **alone}
   config = config_lib.override(config, {**layout, **overrides})
   config_lib.validate(config)
   idle.refuse(config, overrides)

@@ -23,6 +23,7 @@ from gen_ai.core.method import Array
 from gen_ai.core.switch import is_off
 from gen_ai.nets import attention
 from gen_ai.nets.activation import activation_fn
+from gen_ai.nets.experts import LOSSES, Experts
 
 Cache = Any  # {block: (keys, values)}, each [groups of layers, B, context, K, H]
 
@@ -44,6 +45,9 @@ SHARDING = {
   r'mlp_in/kernel': ('layer', 'embed', '', 'mlp'),
   r'mlp_in/bias': ('layer', '', 'mlp'),
   r'mlp_out/kernel': ('layer', 'mlp', 'embed'),
+  r'router/kernel': ('layer', '', ''),
+  r'experts_in/kernel': ('layer', 'expert', 'embed', '', 'mlp'),
+  r'experts_out/kernel': ('layer', 'expert', 'mlp', 'embed'),
   r'(attention_out|mlp_out)/bias': ('layer', ''),
   r'(attention_norm|mlp_norm)/(scale|bias)': ('layer', ''),
   r'final_norm/(scale|bias)': ('',),
@@ -55,6 +59,8 @@ MATRICES = {
   r'attention_out/kernel': ((-4, -3, -2), (-1,)),
   r'mlp_in/kernel': ((-3,), (-1,)),  # of the gate, of what it lets through
   r'mlp_out/kernel': ((-2,), (-1,)),
+  r'experts_in/kernel': ((-3,), (-1,)),  # of each expert, as of the MLP
+  r'experts_out/kernel': ((-2,), (-1,)),
 }
 
 
@@ -72,6 +78,9 @@ class Architecture:
     head_width: H; 0: D / N.
     mlp_width: of the hidden layer; 0: 4 D, of a gated one 8 / 3 D rounded up to a multiple of 8.
     gated: whether the MLP's hidden layer is multiplied by another projection (SwiGLU with 'silu').
+    experts: MLPs of a block, of which a token takes `chosen`; 0: one, without a router (see `gen_ai.nets.experts`).
+    chosen: experts a token.
+    capacity: of an expert in training, in percent of its even share of a row's tokens; 0: it takes all that come.
     activation: of the MLP, see `gen_ai.nets.activation`.
     norm: 'layer' or 'rms'.
     norm_epsilon: added to variances.
@@ -97,6 +106,9 @@ class Architecture:
   head_width: int = 0
   mlp_width: int = 0
   gated: bool = False
+  experts: int = 0
+  chosen: int = 2
+  capacity: int = 0
   activation: str = 'gelu'
   norm: str = 'layer'
   norm_epsilon: float = 1e-5  # PyTorch's, which nanoGPT and its published losses use
@@ -131,6 +143,10 @@ class Architecture:
         f'{name("layers")}={self.layers} is no multiple of the {len(self.pattern)} letters of '
         f"{name('pattern')}='{self.pattern}'."
       )
+    if self.experts and not 1 <= self.chosen <= self.experts:
+      raise UserError(f'{name("chosen")}={self.chosen} must be from 1 to {name("experts")}={self.experts}.')
+    if self.experts and self.bias:
+      raise UserError(f'{name("experts")}={self.experts}: experts have no biases; take {name("bias")}=False.')
     if 'S' in self.pattern and self.window < 1:
       raise UserError(f"{name('pattern')}='{self.pattern}' needs {name('window')}, the tokens that an S layer sees.")
 
@@ -241,11 +257,17 @@ class Block(nn.Module):
       attended = attention.causal(query, key, value, self.window, parts)
     out = self._projection('attention_out', (K, G, H), (D,), residual=True)(attended.reshape(B, T, K, G, H))
     x = x + Dropout(arch.dropout)(out, train)
-    hidden = self._projection('mlp_in', (D,), (1 + arch.gated, F))(_norm(arch, 'mlp_norm')(x))
-    active = activation_fn(arch.activation)(hidden[..., 0, :])
-    hidden = active * hidden[..., 1, :] if arch.gated else active
-    x = x + Dropout(arch.dropout)(self._projection('mlp_out', (F,), (D,), residual=True)(hidden), train)
-    return x, cache
+    normalised, act = _norm(arch, 'mlp_norm')(x), activation_fn(arch.activation)
+    if arch.experts:
+      stds = _INIT_STD, _INIT_STD / (2 * arch.layers) ** 0.5
+      experts = Experts(arch.experts, arch.chosen, F, arch.gated, act, arch.capacity, *stds, arch.dtype, name='mixture')
+      out = experts(normalised, train)
+    else:
+      hidden = self._projection('mlp_in', (D,), (1 + arch.gated, F))(normalised)
+      active = act(hidden[..., 0, :])
+      hidden = active * hidden[..., 1, :] if arch.gated else active
+      out = self._projection('mlp_out', (F,), (D,), residual=True)(hidden)
+    return x + Dropout(arch.dropout)(out, train), cache
 
 
 class Group(nn.Module):
@@ -298,7 +320,7 @@ class Transformer(nn.Module):
       group = nn.remat(group, prevent_cse=False, policy=policy, static_argnums=(3, 6))
     scanned = nn.scan(
       group,
-      variable_axes={'params': 0},
+      variable_axes={'params': 0, LOSSES: 0},
       split_rngs={'params': True, 'dropout': True},
       in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast, nn.broadcast),
       length=arch.layers // len(arch.pattern),

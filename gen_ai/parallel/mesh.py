@@ -14,34 +14,42 @@ from ml_collections import ConfigDict
 from gen_ai.core.errors import UserError
 from gen_ai.core.method import PyTree
 
-AXES = ('data', 'fsdp', 'tensor')
-BATCH = PartitionSpec(('data', 'fsdp'))  # a batch is split over both axes
+AXES = ('data', 'fsdp', 'expert', 'tensor')
+BATCH = PartitionSpec(('data', 'fsdp', 'expert'))  # a batch is split over these axes
 # What an axis of a parameter is, by a method's table (`gen_ai.core.method.Method.sharding`), and what splits it.
-SPLIT_BY = {'embed': 'fsdp', 'heads': 'tensor', 'mlp': 'tensor', 'vocab': 'tensor', 'context': None, '': None}
+SPLIT_BY = {
+  'embed': 'fsdp',
+  'heads': 'tensor',
+  'mlp': 'tensor',
+  'vocab': 'tensor',
+  'expert': 'expert',
+  'context': None,
+  '': None,
+}
 LAYER = 'layer'  # the axis of a scan over layers, which is never split: its slices are gathered one by one
 
 
 def make_mesh(mesh: ConfigDict, devices: Sequence[jax.Device]) -> Mesh:
-  """Mesh with axes data, fsdp and tensor over all `devices`.
+  """Mesh with axes data, fsdp, expert and tensor over all `devices`.
 
   Raises:
     UserError: the axes do not multiply to the number of devices.
   """
-  rest = mesh.fsdp * mesh.tensor
+  rest = mesh.fsdp * mesh.expert * mesh.tensor
   data = len(devices) // rest if mesh.data == -1 else mesh.data
   if data * rest != len(devices) or data < 1:
     raise UserError(
-      f'config.mesh is data={mesh.data}, fsdp={mesh.fsdp}, tensor={mesh.tensor}, which does not fit {len(devices)} '
-      f'device(s): their product must be that number (data=-1 takes what is left).'
+      f'config.mesh is data={mesh.data}, fsdp={mesh.fsdp}, expert={mesh.expert}, tensor={mesh.tensor}, which does not '
+      f'fit {len(devices)} device(s): their product must be that number (data=-1 takes what is left).'
     )
-  grid = np.asarray(devices).reshape(data, mesh.fsdp, mesh.tensor)
+  grid = np.asarray(devices).reshape(data, mesh.fsdp, mesh.expert, mesh.tensor)
   # Auto: the compiler chooses the layout of intermediates, so that networks need no annotations.
-  return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 3)
+  return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 4)
 
 
 def batch_devices(mesh: Mesh) -> int:
   """Into how many parts a batch is split."""
-  return mesh.shape['data'] * mesh.shape['fsdp']
+  return mesh.shape['data'] * mesh.shape['fsdp'] * mesh.shape['expert']
 
 
 def partition(shape: Sequence[int], mesh: Mesh, min_shard: int) -> PartitionSpec:

@@ -31,10 +31,10 @@ class PmapLayout:
   table: Mapping[str, Sequence[str]] = MappingProxyType({})  # of shardings: every device has all of a state
 
   def __init__(self, config: ConfigDict, devices: list[jax.Device]):
-    if config.mesh.fsdp * config.mesh.tensor != 1:
+    if config.mesh.fsdp * config.mesh.expert * config.mesh.tensor != 1:
       raise UserError(
-        "config.parallel='pmap' is data parallel only: set config.mesh.fsdp=1 and config.mesh.tensor=1, "
-        "or use config.parallel='jit'."
+        "config.parallel='pmap' is data parallel only: set config.mesh.fsdp=1, config.mesh.expert=1 "
+        "and config.mesh.tensor=1, or use config.parallel='jit'."
       )
     self.devices = devices
     self.local = [d for d in devices if d.process_index == jax.process_index()]

@@ -201,6 +201,7 @@ def packable(config: ConfigDict) -> str:
   mesh = config.mesh
   if config.parallel != 'jit':
     return f"config.parallel='{config.parallel}'"
-  if mesh.fsdp * mesh.tensor != 1 or mesh.data not in (-1, 1):
-    return f'config.mesh splits one run over devices (data={mesh.data}, fsdp={mesh.fsdp}, tensor={mesh.tensor})'
+  if mesh.fsdp * mesh.expert * mesh.tensor != 1 or mesh.data not in (-1, 1):
+    sizes = ', '.join(f'{axis}={mesh[axis]}' for axis in ('data', 'fsdp', 'expert', 'tensor'))
+    return f'config.mesh splits one run over devices ({sizes})'
   return ''

@@ -3,6 +3,8 @@
 from gen_ai.config.defaults import COMMON
 from gen_ai.config.field import Field, one_of, size, weight
 
+_EXPERTS = {'model.experts': ('more than 0', lambda count: count > 0)}
+
 FIELDS: dict[str, Field] = {
   'data.block_size': COMMON['data.block_size'].but(64, tiny=16),
   'data.split': COMMON['data.split'].but('auto', tiny='train[:20000]|train[20000:22000]|train[22000:24000]'),
@@ -10,7 +12,11 @@ FIELDS: dict[str, Field] = {
   'model.heads': size(4, tiny=2),
   'model.width': size(128, tiny=16),  # D
   'model.kv_heads': Field(0),  # heads of keys and values; 0: as many as of queries
+  'model.head_width': Field(0),  # H; 0: D / heads
   'model.mlp_width': Field(0),  # hidden units; 0: 4 D, gated 8/3 D
+  'model.experts': Field(0),  # MLPs of a block behind a router; 0: one
+  'model.chosen': size(2, used_with=_EXPERTS),  # experts that a token takes
+  'model.capacity': Field(125, used_with=_EXPERTS),  # places of one, % of its even share of a block; 0: for all
   'model.gated': Field(True),  # the MLP's hidden layer is multiplied by another: SwiGLU with silu
   'model.activation': Field('silu'),
   'model.norm': Field('rms', choices=('layer', 'rms')),
@@ -28,6 +34,8 @@ FIELDS: dict[str, Field] = {
   'model.dropout': weight(0.0, below=1.0),
   # what the backward pass computes again, to save memory: nothing, all but matrix products, or all
   'model.remat': Field('none', choices=('none', 'dots', 'full')),
+  'loss.balance': weight(0.01, used_with=_EXPERTS),  # weight of the loss that spreads tokens over experts
+  'loss.router_z': weight(1e-3, used_with=_EXPERTS),  # of the squared log of the router's sum
   'loss.z': weight(0.0),  # weight of the squared log of the softmax's sum
   'loss.chunk': Field(0),  # positions of a row whose logits are in memory at once; 0: all
   'eval.batch_size': COMMON['eval.batch_size'].but(64),
