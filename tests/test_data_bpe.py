@@ -194,3 +194,11 @@ def test_kept_tokens_are_those_of_their_text_and_tokenizer(vocab, tmp_path):
   other = bpe.BpeVocab(bpe.train(DOCUMENTS, 290))
   token_files.encoded(other, ['ab', 'c'], tmp_path)
   assert len(list((tmp_path / 'tokens').iterdir())) == 3
+
+
+def test_damaged_kept_tokens_are_named(vocab, tmp_path):
+  token_files.encoded(vocab, ['ab', 'c'], tmp_path)
+  [file] = (tmp_path / 'tokens').iterdir()
+  file.write_bytes(file.read_bytes()[:20])
+  with pytest.raises(UserError, match=rf'kept tokens in {file} are damaged .* remove that file'):
+    token_files.encoded(vocab, ['ab', 'c'], tmp_path)

@@ -680,3 +680,9 @@ def test_python_stdlib():
   assert data.version == '.'.join(map(str, sys.version_info[:3]))
   assert len(data.splits['train']) > 8 * len(data.splits['test']) - 9
   assert data.splits['train'].nbytes > 1_000_000
+
+
+def test_characters_are_those_of_all_texts_whatever_part_is_used():
+  texts = {'train': 'abc' * 50 + 'z', 'test': 'abd' * 50}
+  data = dataset.from_text('x', texts, 'char', 4, 'train[:50]|train[50:100]|test[:50]')
+  assert data.spec.vocab.decode(np.arange(data.spec.vocab.size)) == 'abcdz'

@@ -89,7 +89,7 @@ def _config(arch: Architecture, folder: Path, data: str, context: int) -> Any:
   config = config_lib.make_config(
     'lm',
     data,
-    run={'name': arch_name(folder)},
+    run={'name': run_name(folder)},
     data={'tokens': f'bpe:{folder.resolve()}' if known else 'byte', 'block_size': context},
     model=model,
     optim={'name': 'adamw', 'lr': 1e-4, 'weight_decay': 0.1, 'clip_norm': 1.0, 'ema_decay': 0.0},
@@ -98,11 +98,10 @@ def _config(arch: Architecture, folder: Path, data: str, context: int) -> Any:
   return config
 
 
-def arch_name(folder: Path) -> str:
+def run_name(folder: Path) -> str:
   """A folder's name as a run may have it."""
-  return ''.join(letter if letter.isalnum() or letter in '._-' else '_' for letter in folder.resolve().name).strip(
-    '._-'
-  )
+  name = ''.join(letter if letter.isalnum() or letter in '._-' else '_' for letter in folder.resolve().name)
+  return name.strip('._-') or 'converted'
 
 
 def read_leaves(arch: Architecture, kind: str, weights: weight_files.Weights, folder: str) -> dict[str, np.ndarray]:

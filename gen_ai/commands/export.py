@@ -1,8 +1,8 @@
 """A trained run as files that others read: python -m gen_ai.export RUN --out=DIR [--programs] [--batch=16].
 
 A language model built like GPT-2 or Llama becomes a folder in Hugging Face's layout, with its tokenizer. The parameters
-of any other model keep their own names. --programs adds what the model can do as compiled-elsewhere programs of
-`jax.export`: one file a task, which needs neither this code nor the weights. README.md is a card from the run's record.
+of any other model keep their own names. --programs adds what the model can do as programs of `jax.export`: one file a
+task, which needs neither this code nor the weights. README.md is a card from the run's record.
 """
 
 import importlib.util

@@ -14,6 +14,7 @@ from gen_ai.core.errors import UserError
 from gen_ai.data import bpe, splits, token_files
 from gen_ai.data.source import TextSource
 
+BPE = 'bpe:'  # how `data.tokens` begins that names byte-level BPE
 _LEFT_OUT = ('test', 'tests', 'idle_test', 'site-packages', 'dist-packages', '__pycache__')
 
 
@@ -86,27 +87,32 @@ def _code_points(text: str) -> np.ndarray:
   return np.frombuffer(text.encode('utf-32-le', 'surrogatepass'), '<u4')
 
 
-def make_vocab(tokens: str, parts: Mapping[str, Sequence[str]], kept: Path | None = None) -> AnyVocab:
-  """The vocabulary that `data.tokens` names.
-
-  Args:
-    tokens: 'byte', 'char', 'bpe:SIZE' (learned here) or 'bpe:FILE'.
-    parts: {'train', 'validation', 'test': documents}. Characters are those of all; BPE is learned from 'train'.
-    kept: folder in which what was learned is kept, so that it is learned once; None: nowhere.
+def make_vocab(tokens: str, texts: Mapping[str, str]) -> ByteVocab | CharVocab:
+  """The vocabulary that `data.tokens` names; characters are those of all `texts`, {own split: text}.
 
   Raises:
-    UserError: another name, or no such tokenizer.
+    UserError: another name than 'byte' and 'char' ('bpe:' is for `bpe_vocab`).
   """
   if tokens == 'byte':
     return ByteVocab()
   if tokens == 'char':
-    return CharVocab('\n'.join(document for documents in parts.values() for document in documents))
-  name, _, which = tokens.partition(':')
-  if name != 'bpe' or not which:
-    raise UserError(f"data.tokens={tokens!r} is none of 'byte', 'char', 'bpe:SIZE' and 'bpe:FILE'.")
-  if which.isdecimal():
-    return token_files.learned(parts['train'], int(which), kept)
-  return bpe.read(which)
+    return CharVocab(''.join(texts.values()))
+  raise UserError(f"data.tokens={tokens!r} is none of 'byte', 'char', 'bpe:SIZE' and 'bpe:FILE'.")
+
+
+def bpe_vocab(tokens: str, documents: Sequence[str], kept: Path | None = None) -> bpe.BpeVocab:
+  """The vocabulary of 'bpe:SIZE', learned from `documents`, or of 'bpe:FILE'.
+
+  Args:
+    tokens: `data.tokens`, which begins with 'bpe:'.
+    documents: of the training part.
+    kept: folder in which what was learned is kept, so that it is learned once; None: nowhere.
+
+  Raises:
+    UserError: no such tokenizer.
+  """
+  which = tokens.removeprefix(BPE)
+  return token_files.learned(documents, int(which), kept) if which.isdecimal() else bpe.read(which)
 
 
 def make_sources(
@@ -119,7 +125,8 @@ def make_sources(
   Args:
     texts: {own split: documents}. A line break joins them, or a separator where the tokens have one.
     rule: `data.split`.
-    tokens: see `make_vocab`.
+    tokens: 'byte', 'char', 'bpe:SIZE' (learned from the training part) or 'bpe:FILE'; the characters are those of all
+      the texts.
     block_size: T, the context of the model.
     kept: folder for tokens that take long to make; None: they are made anew.
 
@@ -127,19 +134,19 @@ def make_sources(
     ({'train', 'validation', 'test': source}, the resolved rule, the vocabulary).
 
   Raises:
-    UserError: a bad rule, a part shorter than one window of T + 1 tokens, or see `make_vocab`.
+    UserError: a bad rule, a part shorter than one window of T + 1 tokens, or no such tokens.
   """
   rule, ranges = cut(texts, rule)
-  if tokens.startswith('bpe'):
+  vocab: AnyVocab
+  if tokens.startswith(BPE):
     parts = {name: pieces(texts, own) for name, own in ranges.items()}
-    vocab = make_vocab(tokens, parts, kept)
-    assert isinstance(vocab, bpe.BpeVocab)
-    found = {name: token_files.encoded(vocab, part, kept) for name, part in parts.items()}
+    vocab = learned = bpe_vocab(tokens, parts['train'], kept)
+    found = {name: token_files.encoded(learned, part, kept) for name, part in parts.items()}
   else:
     joined = {own: '\n'.join(documents) for own, documents in texts.items()}
     whole = {name: ''.join(joined[own][start:stop] for own, start, stop in cuts) for name, cuts in ranges.items()}
-    vocab = make_vocab(tokens, {name: [text] for name, text in whole.items()})
-    found = {name: vocab.encode_compact(text) for name, text in whole.items()}
+    vocab = plain = make_vocab(tokens, joined)
+    found = {name: plain.encode_compact(text) for name, text in whole.items()}
   return {name: TextSource(row, block_size, name) for name, row in found.items()}, rule, vocab
 
 

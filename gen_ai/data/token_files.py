@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
+from gen_ai.core.errors import UserError
 from gen_ai.data import bpe
 
 
@@ -32,7 +33,12 @@ def encoded(vocab: bpe.BpeVocab, documents: Sequence[str], folder: Path | None) 
   path = _made(folder, 'tokens', f'{vocab.digest} {_digest(documents)}', '.npy', write)
   if path is None:
     return vocab.encode_documents(documents)
-  found: np.ndarray = np.load(path, mmap_mode='r', allow_pickle=False)
+  try:
+    found: np.ndarray = np.load(path, mmap_mode='r', allow_pickle=False)
+  except (OSError, ValueError, EOFError) as error:
+    raise UserError(
+      f'the kept tokens in {path} are damaged ({error}): remove that file, they will be made again.'
+    ) from error
   return found
 
 

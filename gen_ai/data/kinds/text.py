@@ -28,7 +28,7 @@ class Documents(NamedTuple):
   location: str
 
 
-def documents(name: str, data_dir: str = '', manual_dir: str = '') -> Documents:
+def documents(name: str, data_dir: str = '') -> Documents:
   """The documents of a text data set, see `config.data`.
 
   Raises:
@@ -41,15 +41,22 @@ def documents(name: str, data_dir: str = '', manual_dir: str = '') -> Documents:
   if name == 'python_stdlib':
     texts = {'train': [document['text'] for document in text.stdlib_documents()]}
     return Documents(texts, text.stdlib_version(), text.stdlib_location())
-  prepared = tfds_source.open_prepared(name, data_dir, manual_dir)
+  prepared = tfds_source.open_prepared(name, data_dir, '')
   if prepared.kind != TEXT:
     raise UserError(f'{name} does not hold text.')
+  return _of_tfds(prepared)
+
+
+def _of_tfds(prepared: Any) -> Documents:
   return Documents(tfds_source.load_texts(prepared), prepared.version, prepared.location)
 
 
 def _opened(data: Any) -> Dataset:
-  found = documents(data.name, data.data_dir, data.manual_dir)
-  kept = store.data_folder(data.data_dir) if data.tokens.startswith('bpe') else None
+  return _cut(data, documents(data.name))
+
+
+def _cut(data: Any, found: Documents) -> Dataset:
+  kept = store.data_folder(data.data_dir) if data.tokens.startswith(text.BPE) else None
   return from_text(
     data.name, found.texts, data.tokens, data.block_size, data.split, found.version, found.location, kept
   )
@@ -65,7 +72,7 @@ class _Text(DataKind):
   sources = MappingProxyType({'text': _opened, 'python_stdlib': _opened})
 
   def from_tfds(self, config_data: Any, prepared: Any) -> Dataset:
-    return _opened(config_data)
+    return _cut(config_data, _of_tfds(prepared))
 
   def counted(self, spec: Spec) -> str:
     return self.form(spec)
