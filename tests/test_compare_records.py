@@ -8,7 +8,7 @@ import made_runs
 import numpy as np
 import pytest
 
-from gen_ai.compare import COLUMNS, CURVE_COLUMNS, METRIC_COLUMNS, load
+from gen_ai.compare import COLUMNS, CURVE_COLUMNS, METRIC_COLUMNS, find, load
 from gen_ai.core.errors import UserError
 
 
@@ -185,6 +185,29 @@ def test_nothing_found_says_so(tmp_path):
     load(tmp_path)
   with pytest.raises(UserError, match='there is no .*nowhere'):
     load(tmp_path / 'nowhere')
+  with pytest.raises(UserError, match="'' names no folder"):  # as of an empty shell variable; not the whole disk
+    load('')
+
+
+def test_links_in_circles_are_followed_once(tmp_path):
+  """Followed as often as the system allows, the four of them are 4**40 folders."""
+  made_runs.make(tmp_path / 'far' / 'run', (1.0,))
+  folder = tmp_path / 'runs'
+  for name in ('a', 'b', 'c', 'd'):
+    (folder / name).mkdir(parents=True)
+    (folder / name / 'up').symlink_to(folder)
+  (folder / 'linked').symlink_to(tmp_path / 'far')
+  assert load(folder).runs.index.tolist() == [str(folder / 'linked' / 'run')]
+
+
+def test_a_folder_far_above_any_run_is_refused(tmp_path, monkeypatch):
+  monkeypatch.setattr(find, 'FOLDERS', 3)
+  made_runs.make(tmp_path / 'z' / 'run', (1.0,))
+  load(tmp_path)
+  for name in 'abc':
+    (tmp_path / name).mkdir()
+  with pytest.raises(UserError, match='3 folders below .* hold no run: name a folder that is nearer'):
+    load(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,8 @@ from gen_ai.sweep import directory
 from gen_ai.sweep.directory import Sweep
 from gen_ai.sweep.trials import Trial
 
+FOLDERS = 100_000  # looked into without a run in them, below one pattern, before it is refused; a few seconds on a disk
+
 
 class Place(NamedTuple):
   """A run directory, or the place of a sweep's trial that has not started."""
@@ -34,7 +36,8 @@ def find(patterns: Sequence[str | os.PathLike]) -> Found:
   """All runs in, below or matched by `patterns`, with the trials of the sweeps there that have not started.
 
   Raises:
-    UserError: a folder that is not there, or no run at all, as where the only sweep.json is damaged.
+    UserError: a folder that is not there, one that is far above any run, or no run at all, as where the only sweep.json
+      is damaged.
   """
   left: list[str] = []
   places: dict[str, Place] = {}
@@ -66,6 +69,8 @@ def _order(place: Place) -> tuple[str, int, str]:
 
 def _matches(pattern: str) -> list[str]:
   """Folders that `pattern` names; files are left out, as a shell's `runs/*` names them too."""
+  if not pattern:  # as a shell makes of a variable that is not set
+    raise UserError("'' names no folder: name a run directory, a folder of runs or a quoted pattern.")
   plain = Path(pattern.removesuffix('/**') or '/')  # what is below is walked anyway
   start = _start(plain)
   if start != plain:
@@ -93,13 +98,36 @@ def _root(pattern: str) -> str:
 
 
 def _walk(top: str) -> Iterator[Path]:
-  """Run directories and sweep directories at and below `top`; the inside of a run is not looked at."""
+  """Run directories and sweep directories at and below `top`; the inside of a run is not looked at.
+
+  A folder that links lead to again is looked at once: links may go round in a circle.
+  """
+  seen: set[tuple[int, int]] = set()
+  empty = 0
   for folder, inner, files in os.walk(top, followlinks=True):
+    itself = _identity(folder)
+    if itself is None or itself in seen:
+      inner.clear()
+      continue
+    seen.add(itself)
     if CONFIG_FILE in files:
       inner.clear()
     inner[:] = sorted(name for name in inner if not name.startswith('.'))
     if CONFIG_FILE in files or directory.FILE in files:
       yield Path(os.path.normpath(folder))
+      continue
+    empty += 1
+    if empty > FOLDERS:
+      raise UserError(f'{FOLDERS:,} folders below {top} hold no run: name a folder that is nearer to the runs.')
+
+
+def _identity(folder: str) -> tuple[int, int] | None:
+  """The same for all paths to one folder; None for one that is gone by now."""
+  try:
+    status = Path(folder).stat()
+  except OSError:
+    return None
+  return status.st_dev, status.st_ino
 
 
 def _places(folder: Path, sweeps: dict[Path, Sweep | None], left: list[str]) -> list[Place]:
