@@ -32,6 +32,9 @@ os.environ['JAX_PLATFORMS'] = 'cpu'
 _CACHE = Path(__file__).resolve().parent.parent / '.pytest_cache' / 'gen_ai'
 os.environ['TFDS_DATA_DIR'] = str(_CACHE / 'data')
 os.environ['GEN_AI_TEST_XLA'] = str(_CACHE / 'xla')
+# For all processes that are started, also by commands that name no cache.
+os.environ['JAX_COMPILATION_CACHE_DIR'] = os.environ['GEN_AI_TEST_XLA']
+os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.1'
 # Where the environment forbids byte code, every process that the suite starts compiles JAX's sources again: 4 of the 12
 # CPU seconds of a tiny run. It is kept apart from the sources.
 os.environ.pop('PYTHONDONTWRITEBYTECODE', None)
@@ -45,9 +48,6 @@ _PATHS = [str(Path(__file__).parent / 'python'), *filter(None, os.environ.get('P
 os.environ['PYTHONPATH'] = os.pathsep.join(dict.fromkeys(_PATHS))
 
 import jax  # noqa: E402
-
-jax.config.update('jax_compilation_cache_dir', os.environ['GEN_AI_TEST_XLA'])
-jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
 
 
 _MOST_MEMORY = 2 * 2**30  # bytes of one worker; several share the machine with all the commands that they start

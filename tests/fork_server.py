@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 PLACE = 'GEN_AI_TEST_FORKS'  # the variable with the path of the server's socket
-READ_AT_IMPORT = ('JAX_', 'PYTHON', 'LC_', 'LANG', 'LD_', 'TF_', 'OMP_')
+READ_AT_IMPORT = ('JAX_', 'PYTHON', 'LC_', 'LANG', 'LD_', 'TF_', 'TFDS_', 'OMP_')
 
 
 def _read_at_import(variables):
@@ -33,6 +33,7 @@ def serve(place):
   import ml_collections  # noqa: F401
   import optax  # noqa: F401
   import orbax.checkpoint  # noqa: F401
+  import tensorflow_datasets  # noqa: F401
 
   parent = os.getppid()
   signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that wait for a command
