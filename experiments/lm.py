@@ -165,13 +165,14 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     return updater.advance(updater.update(state, grads)), {**metrics, 'grad_norm': optax.tree.norm(grads)}
 
   def eval_step(state: State, batch: Batch, key: Key) -> SumCount:
-    mask = batch['mask'][:, None]
-    per_token = losses(updater.eval_params(state), batch['tokens'], False, key)[0].nats * mask
-    tokens = (mask * jnp.ones_like(per_token)).sum()
-    of_bytes = bytes_of[batch['tokens'][:, 1:]]
+    tokens = jnp.maximum(batch['tokens'], 0)
+    # After the end of the text, in its last window, there is nothing to predict.
+    mask = batch['mask'][:, None] * (batch['tokens'][:, 1:] >= 0)
+    per_token = losses(updater.eval_params(state), tokens, False, key)[0].nats * mask
+    of_bytes = bytes_of[tokens[:, 1:]] * mask
     # A separator is none of the text's bytes: without it, figures of all tokenizers are of the same.
     bits = (per_token * (of_bytes > 0)).sum() / math.log(2)
-    return {'loss_nats': (per_token.sum(), tokens), 'bits_per_byte': (bits, (of_bytes * mask).sum())}
+    return {'loss_nats': (per_token.sum(), mask.sum()), 'bits_per_byte': (bits, of_bytes.sum())}
 
   def generated(state: State, inputs: Batch, own_keys: Key) -> Batch:
     """Each row goes on from its own prompt by sample.length tokens; what follows them in a row is -1."""

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gen_ai.core.errors import UserError
-from gen_ai.data import plan, splits
+from gen_ai.data import order, plan, splits
 from gen_ai.data.source import ArrayExamples, ImageSource, Piece, TextSource
 
 
@@ -24,7 +24,7 @@ def test_a_plan_is_the_concatenation_of_its_parts(source):
   assert whole.dtype == np.int32
   assert whole.shape == (40, 8)
   np.testing.assert_array_equal(whole, np.concatenate(parts))
-  plan._permutation.cache_clear()
+  order._permutations.cache_clear()
   np.testing.assert_array_equal(whole, plan.train_plan(source, 3, 5, 40, 8))
   assert plan.train_plan(source, 3, 5, 0, 8).shape == (0, 8)
 
@@ -83,7 +83,8 @@ def test_eval_predicts_each_target_token_once(tail):
   source = text_source(8 * 11 + 1 + tail, 8)
   index, mask = plan.eval_plan(source, 4)
   targets = [source.read(row)['tokens'][:, 1:][m == 1] for row, m in zip(index, mask, strict=True)]
-  assert np.concatenate(targets).ravel().tolist() == list(range(1, 8 * 11 + 1))
+  found = np.concatenate(targets).ravel().tolist()
+  assert found == [*range(1, 8 * 11 + 1 + tail), *[-1] * (8 - tail if tail else 0)]
 
 
 SIZES = {'train': 100, 'test': 21}

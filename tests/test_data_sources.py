@@ -141,8 +141,8 @@ def test_an_error_while_reading_ahead_reaches_the_user():
     def __len__(self):
       return 10
 
-    def train_index(self, example, epoch, seed):
-      return example.astype(np.int32)
+    def planned(self, position, seed):
+      return position.astype(np.int32)
 
     def read(self, index):
       if 7 in index:

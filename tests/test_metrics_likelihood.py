@@ -259,8 +259,10 @@ def test_methods_without_a_latent_bound_have_no_weights():
 
 
 def test_a_language_models_figures_are_the_evaluators_with_errors():
-  config = tiny.config('lm')
+  # A text of 2,001 bytes: blocks that are all full, so that the error is the plain one of a mean.
+  config = tiny.config('lm', data__split='train[:20000]|train[20000:22001]|train[22001:24000]')
   source, program = tiny.dataset(config).splits['validation'], tiny.program(config)
+  assert source.evaluated == len(source) == 125
   state = program.init()
   expected = ExamplePass(program, config, source)(state)
   method = config_lib.builder(config)(config, program.spec)
@@ -275,7 +277,7 @@ def test_a_language_models_figures_are_the_evaluators_with_errors():
   assert figures.keys() == expected.keys()
   for name, value in expected.items():
     assert figures[name].value == pytest.approx(value, rel=1e-6), name
-  blocks = np.concatenate(one)  # full blocks of equal length: the plain error of a mean
+  blocks = np.concatenate(one)
   assert figures['loss_nats'].error == pytest.approx(blocks.std(ddof=1) / math.sqrt(len(source)), rel=1e-6)
   assert figures['bits_per_byte'].error == pytest.approx(figures['loss_nats'].error / math.log(2), rel=1e-6)
 

@@ -7,6 +7,7 @@ Values:
   image  uint8 [B, H, W, C] in a batch; networks see float32 x in [-1, 1] (`gen_ai.maths.pixels`)
   index  int32 [B] number of each example in its split: the address of its noise
   mask   float32 [B] 1 for an example, 0 for padding (evaluation batches only)
+  tokens int32 [B, T + 1], each a target of those before it; -1 after the end of a text (evaluation batches only)
 """
 
 from collections.abc import Callable, Iterator, Mapping

@@ -2,7 +2,6 @@
 
 import abc
 import dataclasses
-import functools
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol
@@ -10,8 +9,11 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from gen_ai.core.errors import UserError
+from gen_ai.data import order
 
 IMAGE, LABEL, TOKENS, INDEX = 'image', 'label', 'tokens', 'index'
+NONE = -1  # in place of a token, after the end of a text
+_MOST_NUMBERED = np.iinfo(np.int32).max
 _READ_AT_ONCE = 1024  # examples one thread reads while a whole split is read
 
 
@@ -28,13 +30,31 @@ class Source(abc.ABC):
   def __len__(self) -> int:
     """Examples in an epoch."""
 
+  @property
+  def evaluated(self) -> int:
+    """Examples in an evaluation."""
+    return len(self)
+
+  @property
+  def parts(self) -> Mapping[str, range]:
+    """{name: examples of an evaluation whose figures are told beside those of all}."""
+    return {}
+
+  def planned(self, position: np.ndarray, seed: int) -> np.ndarray:
+    """Indices to `gather` of what stands at `position` int64 [n], rising, in the endless sequence of training.
+
+    It is the concatenation of the epochs' permutations.
+    """
+    example, epoch = order.shuffled(position, len(self), seed)
+    return self.train_index(example, epoch, seed)
+
   @abc.abstractmethod
   def arrays(self) -> dict[str, np.ndarray]:
     """Everything, for a device to hold: {'image': uint8 [N, H, W, C], 'label': int32 [N]} or {'tokens': [n]}."""
 
-  @abc.abstractmethod
   def train_index(self, example: np.ndarray, epoch: np.ndarray, seed: int) -> np.ndarray:
-    """int32 indices to `gather`, for examples int64 [...] of the given epochs int64 [...]."""
+    """int32 indices to `gather`, for examples int64 [...] of the given epochs int64 [...], where `planned` asks."""
+    raise NotImplementedError(f'{type(self).__name__} has neither train_index nor an order (planned) of its own')
 
   @abc.abstractmethod
   def eval_index(self, example: np.ndarray) -> np.ndarray:
@@ -166,11 +186,13 @@ class TextSource(Source):
   """Text as one row of tokens, read in windows of T + 1: T inputs and, one to the right, their T targets.
 
   An epoch of training cuts the text at an offset drawn anew from [0, T), so all alignments are seen; the last window is
-  moved back to end with the text. An evaluation cuts at 0, and each target is predicted once. It leaves out the
-  targets of a last block that is not full, fewer than T.
+  moved back to end with the text. An evaluation cuts at 0, and each target of the text is predicted once: a last window
+  that is not full holds `NONE` after the end of the text.
+
+  Indices are int32, or int64 where the text has more tokens than int32 can number, which only the host reads.
 
   Raises:
-    UserError: fewer tokens than one window, or more than int32 can number.
+    UserError: fewer tokens than one window.
   """
 
   def __init__(self, tokens: np.ndarray, block_size: int, name: str):
@@ -181,40 +203,81 @@ class TextSource(Source):
         f'the {name} split holds {len(tokens)} tokens, fewer than a window of data.block_size + 1 = {block_size + 1}: '
         'lower data.block_size or give the split more text (data.split).'
       )
-    if len(tokens) > np.iinfo(np.int32).max:
-      raise UserError(f'the {name} split holds {len(tokens)} tokens, more than int32 can number: split the text.')
-    self._tokens = tokens
-    self._block_size = block_size
+    self._tokens, self._name = tokens, name
+    self.block_size = block_size
     self.nbytes = tokens.nbytes
 
   def __len__(self) -> int:
-    return (len(self._tokens) - 1) // self._block_size
+    return (len(self._tokens) - 1) // self.block_size
+
+  @property
+  def size(self) -> int:
+    """Tokens."""
+    return len(self._tokens)
+
+  @property
+  def evaluated(self) -> int:
+    """Windows that hold all targets: one more than full ones, unless the text ends with a full one."""
+    return -(-(len(self._tokens) - 1) // self.block_size)
 
   def arrays(self) -> dict[str, np.ndarray]:
-    """{'tokens': uint8, uint16 or int32 [n]}, the narrowest type that holds the vocabulary."""
+    """{'tokens': uint8, uint16, uint32 or int32 [n]}, the narrowest type that holds the vocabulary.
+
+    Raises:
+      UserError: more tokens than int32 can number.
+    """
+    check_numbered(len(self._tokens), self._name)
     return {TOKENS: self._tokens}
 
   def train_index(self, example: np.ndarray, epoch: np.ndarray, seed: int) -> np.ndarray:
     """First tokens of the blocks, moved by their epoch's offset."""
     epochs, which = np.unique(epoch, return_inverse=True)
-    offsets = [_offset(seed, int(e), self._block_size) for e in epochs]
-    start = example * self._block_size + np.array(offsets)[which].reshape(np.shape(example))
-    return np.minimum(start, len(self._tokens) - 1 - self._block_size).astype(np.int32)
+    offsets = [order.offset(seed, int(e), self.block_size) for e in epochs]
+    start = example * self.block_size + np.array(offsets)[which].reshape(np.shape(example))
+    return np.minimum(start, len(self._tokens) - 1 - self.block_size).astype(number_type(len(self._tokens)))
 
   def eval_index(self, example: np.ndarray) -> np.ndarray:
     """First tokens of the blocks."""
-    return (example * self._block_size).astype(np.int32)
+    return (example * self.block_size).astype(number_type(len(self._tokens)))
 
   def gather(self, arrays: Mapping[str, Any], index: Any) -> dict[str, Any]:
     """{'tokens': int32 [B, T + 1], 'index': int32 [B]}; the index is the number of a window's first token."""
-    window = np.arange(self._block_size + 1, dtype=np.int32)
-    return {TOKENS: arrays[TOKENS][index[:, None] + window].astype(np.int32), INDEX: index}
+    return windows(arrays[TOKENS], index, len(self._tokens), self.block_size)
 
   def read(self, index: np.ndarray) -> dict[str, np.ndarray]:
     """What `gather` returns."""
-    return self.gather(self.arrays(), np.asarray(index, np.int32))
+    return windows(self._tokens, np.asarray(index), len(self._tokens), self.block_size)
 
 
-@functools.lru_cache(maxsize=4)
-def _offset(seed: int, epoch: int, block_size: int) -> int:
-  return int(np.random.Philox(np.random.SeedSequence([seed, epoch, 1])).random_raw()) % block_size
+def windows(tokens: Any, index: Any, end: Any, block_size: int) -> dict[str, Any]:
+  """The batch of the windows that begin at `index` [B]: {'tokens': int32 [B, T + 1], 'index': int32 [B]}. Traceable.
+
+  Args:
+    tokens: [n].
+    index: numbers of first tokens; what does not fit into int32 is folded into it.
+    end: of the text that they lie in, one or [B, 1]: `NONE` stands behind it.
+    block_size: T.
+  """
+  place = index[:, None] + np.arange(block_size + 1, dtype=index.dtype)
+  inside = place < end
+  found = tokens[place * inside].astype(np.int32) * inside + NONE * ~inside
+  return {TOKENS: found.astype(np.int32), INDEX: folded(index)}
+
+
+def folded(index: Any) -> Any:
+  """int32 [B] of an index of any type: a batch's addresses of noise."""
+  return index if index.dtype == np.int32 else (index % (_MOST_NUMBERED + 1)).astype(np.int32)
+
+
+def number_type(tokens: int) -> type[np.signedinteger]:
+  """The type of indices into so many tokens."""
+  return np.int32 if tokens <= _MOST_NUMBERED else np.int64
+
+
+def check_numbered(tokens: int, name: str) -> None:
+  """Raises UserError where a device, which counts in int32, cannot number the tokens of split `name`."""
+  if tokens > _MOST_NUMBERED:
+    raise UserError(
+      f'the {name} split holds {tokens:,} tokens, more than int32 can number on a device: only training and evaluating '
+      'by data.feed=host can read it.'
+    )

@@ -100,7 +100,12 @@ class Evaluator:
     if any(metric.per_example is nll.of_eval_step for metric in self.protocol.metrics):
       return {}
     (totals,) = self._totals('', eval_step, 0, state)
-    return self._examples(totals, 0, {**self._program.leading})
+    better = {**self._program.leading}
+    found = self._examples(totals, 0, better)
+    for part, examples in self._dataset.splits[self.protocol.split].parts.items():
+      own = self._examples(totals.of(examples), 0, better)
+      found.update({f'{name}.{part}': figure for name, figure in own.items()})
+    return found
 
   def _gather(self, state: State) -> _Gathered:
     protocol, drawn, outputs = self.protocol, None, None

@@ -59,8 +59,13 @@ class ExamplePass:
     return metrics
 
   def lanes(self, state: State) -> list[dict[str, float]]:
-    """The metrics of every lane."""
-    return [self._program.ordered(totals.means()) for totals in self.totals(state)]
+    """The metrics of every lane, and after them 'METRIC.PART' of each part that the split tells of."""
+    found = []
+    for totals in self.totals(state):
+      own = {part: totals.of(examples).means() for part, examples in self._source.parts.items()}
+      of_parts = {f'{name}.{part}': value for part, means in own.items() for name, value in means.items()}
+      found.append({**self._program.ordered(totals.means()), **of_parts})
+    return found
 
   def totals(self, state: State) -> list[likelihood.Totals]:
     """The totals of every lane: `finish()` tells the figures with their standard errors."""
@@ -101,7 +106,8 @@ class ExamplePass:
 
   def metric_names(self) -> list[str]:
     """What an evaluation by eval_step will hold; nothing is compiled for it."""
-    return self._program.metric_names(self._source.read(self._index[0]), self._mask[0])
+    names = self._program.metric_names(self._source.read(self._index[0]), self._mask[0])
+    return [*names, *(f'{name}.{part}' for part in self._source.parts for name in names)]
 
   def _row(self, method: Method, state: State, resident: Any, row: Any, key: Key) -> SumCount:
     return self._fn(method, state, {**self._feed.gather(resident, row['row']), 'mask': row['mask']}, key)

@@ -99,7 +99,7 @@ def shared_stamp(dataset: Dataset, split: str) -> dict[str, Any]:
     'split': split,
     'split_rule': dataset.split_rule,
     'split_hash': split_hash(dataset, split),
-    'examples': len(dataset.splits[split]),
+    'examples': dataset.splits[split].evaluated,
     'form': kinds.of(dataset.spec).form(dataset.spec),
     'versions': ', '.join(f'{name} {version}' for name, version in provenance.versions().items()),
     'devices': f'{len(devices)} x {devices[0].device_kind}',

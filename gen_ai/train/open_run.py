@@ -234,7 +234,7 @@ def _protocol(
   task = config.eval.task or program.drawing_task()
   return EvalProtocol(
     split='validation',
-    examples=len(dataset.splits['validation']),
+    examples=dataset.splits['validation'].evaluated,
     split_rule=dataset.split_rule,
     data=dataset.fingerprint,
     averaged=is_averaged(config),

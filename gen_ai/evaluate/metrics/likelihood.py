@@ -233,6 +233,13 @@ class Totals:
       sums = {name: np.concatenate(parts).sum(dtype=np.float64) for name, parts in self._sums.items()}
       return {name: float(total / counts[name]) for name, total in sums.items()}
 
+  def of(self, examples: range) -> 'Totals':
+    """The totals of some of the examples added, by their numbers."""
+    some = Totals()
+    for mine, parts in ((some._sums, self._sums), (some._counts, self._counts)):
+      mine.update({name: [np.concatenate(values)[examples.start : examples.stop]] for name, values in parts.items()})
+    return some
+
   def finish(self) -> dict[str, Figure]:
     """{name with unit: (value, standard error)} over all examples added; raises what `ratio` raises."""
     return {
