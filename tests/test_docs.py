@@ -16,8 +16,10 @@ from experiments import vae
 BLOCK = re.compile(r'```bash\n(.*?)```', re.DOTALL)
 # What `.ci/run` itself runs, or what would run this very suite.
 ELSEWHERE = ('pip install', 'uv sync', 'python -m pytest', 'ruff check')
-# What commands share: a variable of the shell, the folder of a config's runs, a file.
-SHARED = re.compile(r'\b([A-Z]{2,})=\$|\$([A-Z]+)|runs/(\w+)|configs/(\w+)\.py|([a-z_]+\.(?:npy|png|json|html|csv))\b')
+# What commands share: a variable of the shell, the folder of a config's runs, a file, a folder of tokens.
+SHARED = re.compile(
+  r'\b([A-Z]{2,})=\$|\$([A-Z]+)|runs/(\w+)|configs/(\w+)\.py|([a-z_]+\.(?:npy|png|json|html|csv)|\w+-tokens)\b'
+)
 MADE = re.compile(r'--(?:out|html|csv)=(\S+)')
 
 

@@ -27,7 +27,15 @@ def shapes(tmp_path, monkeypatch):
       Image.fromarray(pixels).save(tmp_path / 'shapes' / name / f'{number}.png')
 
 
-def test_recipes_run_as_written(shapes, tmp_path):
+@pytest.fixture
+def corpus(shapes, tmp_path):
+  """A folder of documents beside it."""
+  for number in range(300):
+    (tmp_path / 'corpus' / str(number % 2)).mkdir(parents=True, exist_ok=True)
+    (tmp_path / 'corpus' / str(number % 2) / f'{number}.txt').write_text(f'Document {number} of all documents.\n' * 4)
+
+
+def test_recipes_run_as_written(corpus, tmp_path):
   values = {}
   for language, text in BLOCK.findall((tiny.ROOT / 'docs' / 'recipes.md').read_text()):
     if language == 'python':

@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,8 +17,12 @@ SCHEDULES = ('constant', 'cosine', 'linear', 'wsd')
 PLACES = ('data.name', 'data.data_dir', 'data.manual_dir')  # where data lies: its content hash says what it is
 
 _FOLDER = {'data.name': ("'folder:PATH'", lambda name: name.startswith('folder:'))}
-_IMAGES = {'data.name': ('that holds images', lambda name: not name.startswith('text:') and name != 'python_stdlib')}
+_TEXTS = ('text:', 'tokens:', 'mix:')
+_IMAGES = {'data.name': ('that holds images', lambda name: not name.startswith(_TEXTS) and name != 'python_stdlib')}
 _TEXT = {'data.name': ('that holds text', lambda name: not name.startswith('folder:') and name != 'mnist_5k')}
+# A directory of tokens was cut and has its tokenizer in it.
+_MADE = {'data.name': ('that is no tokens:DIR', lambda name: not name.startswith('tokens:'))}
+_PLAIN = {'data.name': ('that holds text which is no tokens yet', lambda name: _is_text(name))}
 _FALLS = {'optim.schedule': one_of('cosine', 'linear', 'wsd')}
 _MESH = {'parallel': one_of('jit')}
 
@@ -35,9 +40,11 @@ COMMON: dict[str, Field] = {
   'run.save_every': Field(500, tiny=4),  # updates; a multiple of log_every; 0: only at the end
   'run.keep': size(2),  # newest checkpoints kept, besides the best
   'run.trackers': Field('tensorboard'),  # copies of the record: '' | 'tensorboard' | 'wandb' | 'tensorboard,wandb'
-  'data.name': Field(''),  # 'mnist_5k' | 'python_stdlib' | a TFDS name | 'folder:PATH' | 'text:GLOB'
+  # 'mnist_5k' | 'python_stdlib' | a TFDS name | 'folder:PATH' | 'text:GLOB' | 'tokens:DIR' (of gen_ai.data.tokenize) |
+  # 'mix:0.7*NAME+0.3*NAME' (texts by weight)
+  'data.name': Field(''),
   # 'auto' | 'auto[:20%]' (of each part) | 'TRAIN|VALIDATION|TEST' in TFDS slices: 'train[:90%]|train[90%:]|test'
-  'data.split': Field('auto', tiny='auto[:20%]'),
+  'data.split': Field('auto', tiny='auto[:20%]', used_with=_MADE),
   'data.batch_size': size(64, tiny=16),  # examples in one batch over all devices; n_critic batches make a step of a GAN
   'data.seed': Field(0, max=LARGEST_SEED),  # order of the examples
   # 'device' (whole set on the device) | 'host' (read ahead by Grain) | 'auto' (by size)
@@ -50,7 +57,7 @@ COMMON: dict[str, Field] = {
   # what shows through transparent pixels: 'white' | 'black' | '#RRGGBB' | 'none' (ignored)
   'data.background': Field('white', used_with=_IMAGES),
   'data.on_bad_image': Field('refuse', choices=('refuse', 'skip'), used_with=_FOLDER),  # that cannot be read
-  'data.tokens': Field('byte', choices=('byte', 'char'), open=('bpe:SIZE', 'bpe:FILE'), used_with=_TEXT),
+  'data.tokens': Field('byte', choices=('byte', 'char'), open=('bpe:SIZE', 'bpe:FILE'), used_with=_PLAIN),
   'data.block_size': size(64, used_with=_TEXT),  # tokens of context
   'optim.name': Field('adam', choices=OPTIMISERS),  # muon: on hidden kernels; adamw on the rest
   'optim.lr': weight(1e-3),  # peak learning rate
@@ -91,6 +98,13 @@ COMMON: dict[str, Field] = {
   'sample.n': size(64, tiny=8),  # samples in a grid, or texts
 }
 SECTIONS = ('model', 'loss')  # what a method has besides; there, even if it is empty
+
+
+def _is_text(name: str) -> bool:
+  """Whether the data of that name holds text, all or some, that has yet to become tokens; may say so of others."""
+  if name.startswith('mix:'):
+    return bool(re.search(r'\d\*(?!tokens:)', name))
+  return not name.startswith(('folder:', 'tokens:')) and name != 'mnist_5k'
 
 
 def has_family(experiment: str) -> bool:

@@ -10,7 +10,6 @@ import numpy as np
 from gen_ai.core.errors import UserError
 from gen_ai.core.method import Spec
 from gen_ai.data import splits, text
-from gen_ai.data.bpe import BpeVocab
 from gen_ai.data.source import ArrayExamples, ImageSource, Piece, Source
 
 IMAGES, TEXT = 'image', 'text'  # names of kinds of data
@@ -85,11 +84,7 @@ def from_text(
   documents = {own: [text] if isinstance(text, str) else text for own, text in texts.items()}
   sources, rule, vocab = text.make_sources(documents, split, tokens, block_size, kept)
   spec = Spec(TEXT, (block_size,), vocab=vocab)
-  # The same tokens stand for other text under another vocabulary.
-  alphabet = f'{tokens} {vocab.decode(np.arange(vocab.size)) if tokens == "char" else ""}'
-  if isinstance(vocab, BpeVocab):
-    alphabet = f'bpe {vocab.digest}'
-  return Dataset(name, version, spec, dict(sources), rule, fingerprint(sources, alphabet), location)
+  return Dataset(name, version, spec, dict(sources), rule, fingerprint(sources, text.identity(vocab)), location)
 
 
 def from_examples(

@@ -52,7 +52,7 @@ class BpeVocab:
     if lacking:
       raise UserError(f'{name} has no token for the byte {min(lacking)}: it is no byte-level BPE tokenizer.')
     self.separator: int | None = next((number for number, content in special.items() if content == SEPARATOR), None)
-    self._dtype = np.uint16 if self.size <= 2**16 else np.uint32
+    self.dtype = np.uint16 if self.size <= 2**16 else np.uint32
 
   @property
   def digest(self) -> str:
@@ -67,15 +67,20 @@ class BpeVocab:
 
   def encode_compact(self, text: str) -> np.ndarray:
     """Tokens of one text, uint16 or uint32 [T]."""
-    return np.array(self._encoded([text])[0], self._dtype)
+    return np.array(self._encoded([text])[0], self.dtype)
 
   def encode_documents(self, documents: Sequence[str]) -> np.ndarray:
     """Tokens of documents one after another, uint16 or uint32 [n], each behind a separator."""
-    first = [] if self.separator is None else [self.separator]
-    parts = [np.empty(0, self._dtype)]
-    for start in range(0, len(documents), _AT_ONCE):
-      for found in self._encoded(documents[start : start + _AT_ONCE]):
-        parts.append(np.array(first + found, self._dtype))
+    return self.encode_pieces(documents, [True] * len(documents))
+
+  def encode_pieces(self, pieces: Sequence[str], first: Sequence[bool]) -> np.ndarray:
+    """The same of `pieces`, in parallel: behind a separator stand those that begin a document, by `first`."""
+    begin = [] if self.separator is None else [self.separator]
+    parts = [np.empty(0, self.dtype)]
+    for start in range(0, len(pieces), _AT_ONCE):
+      found = self._encoded(pieces[start : start + _AT_ONCE])
+      for tokens, begins in zip(found, first[start : start + _AT_ONCE], strict=True):
+        parts.append(np.array(begin + tokens if begins else tokens, self.dtype))
     return np.concatenate(parts)
 
   def _encoded(self, documents: Sequence[str]) -> list[list[int]]:

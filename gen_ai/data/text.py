@@ -23,6 +23,7 @@ class ByteVocab:
 
   size = 256
   separator: int | None = None
+  dtype = np.uint8
 
   def encode(self, text: str) -> np.ndarray:
     """int32 [T]; raises UserError on a lone surrogate, which UTF-8 cannot hold."""
@@ -81,6 +82,13 @@ class CharVocab:
 
 
 AnyVocab = ByteVocab | CharVocab | bpe.BpeVocab
+
+
+def identity(vocab: AnyVocab) -> str:
+  """What tells a vocabulary from others: the same tokens stand for other text under another one."""
+  if isinstance(vocab, bpe.BpeVocab):
+    return f'bpe {vocab.digest}'
+  return f'char {vocab.decode(np.arange(vocab.size))}' if isinstance(vocab, CharVocab) else 'byte '
 
 
 def _code_points(text: str) -> np.ndarray:
@@ -208,19 +216,11 @@ def file_documents(pattern: str) -> list[dict[str, str]]:
   Raises:
     UserError: no file matches, one cannot be read or is not UTF-8, or there is no text in them.
   """
-  expanded = places.expand(pattern, 'config.data.name=text')
-  matches = glob.glob(_literal(expanded), recursive=True)  # noqa: PTH207 (Path.glob takes no absolute pattern)
-  paths = sorted(path for path in matches if Path(path).is_file())
-  if not paths and matches:
-    raise UserError(
-      f"data set text:{pattern} is a folder: 'text:{Path(pattern) / '**' / '*.txt'}' reads its text files."
-    )
-  if not paths:
-    raise UserError(f'data set text:{pattern}: no file matches (looked from {Path.cwd()}).')
+  paths = matching_files(pattern, f'text:{pattern}')
   documents = []
   for path in paths:
     try:
-      documents.append({'path': path, 'text': Path(path).read_bytes().decode('utf-8-sig')})
+      documents.append({'path': str(path), 'text': path.read_bytes().decode('utf-8-sig')})
     except UnicodeDecodeError as e:
       raise UserError(f'data set text:{pattern}: {path} is not UTF-8 (byte {e.start}); convert it first.') from e
     except OSError as e:
@@ -229,6 +229,23 @@ def file_documents(pattern: str) -> list[dict[str, str]]:
     what = f'{paths[0]} is empty' if len(paths) == 1 else f'all {len(paths)} files are empty'
     raise UserError(f'data set text:{pattern}: {what}: there is nothing to train on.')
   return documents
+
+
+def matching_files(pattern: str, name: str) -> list[Path]:
+  """The files that a path names or a glob matches, sorted; see `file_documents`. `name` is that of the data set.
+
+  Raises:
+    UserError: no file matches.
+  """
+  kind = name.partition(':')[0]
+  expanded = places.expand(pattern, f'config.data.name={kind}')
+  matches = glob.glob(_literal(expanded), recursive=True)  # noqa: PTH207 (Path.glob takes no absolute pattern)
+  paths = [Path(path) for path in sorted(matches) if Path(path).is_file()]
+  if not paths and matches:
+    raise UserError(f"data set {name} is a folder: '{kind}:{Path(pattern) / '**' / '*.txt'}' reads its text files.")
+  if not paths:
+    raise UserError(f'data set {name}: no file matches (looked from {Path.cwd()}).')
+  return paths
 
 
 def _literal(path: Path) -> str:

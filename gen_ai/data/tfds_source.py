@@ -202,11 +202,15 @@ def record(prepared: Prepared) -> list[Any]:
   return [[name, splits[name].shard_lengths, splits[name].num_bytes] for name in sorted(prepared.sizes)]
 
 
-def load_texts(prepared: Prepared) -> dict[str, list[str]]:
-  """{own split: its documents}."""
-  texts = {}
+def load_texts(prepared: Prepared) -> tuple[dict[str, list[str]], int]:
+  """({own split: its documents}, how many of them had bytes that are no UTF-8, replaced)."""
+  texts: dict[str, list[str]] = {}
+  invalid = 0
   for split in prepared.sizes:
-    records = prepared.builder.as_data_source(split=split)
-    documents = [record[prepared.text] for record in records]
-    texts[split] = [d.decode(errors='replace') if isinstance(d, bytes) else str(d) for d in documents]
-  return texts
+    texts[split] = []
+    for record in prepared.builder.as_data_source(split=split):
+      held = record[prepared.text]
+      document = held.decode(errors='replace') if isinstance(held, bytes) else str(held)
+      invalid += isinstance(held, bytes) and '\ufffd' in document and document.encode() != held
+      texts[split].append(document)
+  return texts, invalid

@@ -10,7 +10,7 @@ import numpy as np
 from gen_ai.core.errors import UserError
 from gen_ai.core.files import disk_errors, write_atomic
 from gen_ai.core.method import Spec
-from gen_ai.data import bpe, store, text, tfds_source
+from gen_ai.data import bpe, mixture, store, text, tfds_source, token_directory
 from gen_ai.data.assemble import TEXT, Dataset, from_text
 from gen_ai.data.bpe import BpeVocab
 from gen_ai.data.kinds.base import DataKind, check_count, read_array
@@ -26,6 +26,7 @@ class Documents(NamedTuple):
   texts: Mapping[str, Sequence[str]]  # {own split: documents}
   version: str
   location: str
+  notes: tuple[str, ...] = ()  # what a person should know of how they were read
 
 
 def documents(name: str, data_dir: str = '') -> Documents:
@@ -48,18 +49,27 @@ def documents(name: str, data_dir: str = '') -> Documents:
 
 
 def _of_tfds(prepared: Any) -> Documents:
-  return Documents(tfds_source.load_texts(prepared), prepared.version, prepared.location)
+  texts, invalid = tfds_source.load_texts(prepared)
+  notes = (f'{invalid:,} documents had bytes that are no UTF-8, replaced',) if invalid else ()
+  return Documents(texts, prepared.version, prepared.location, notes)
 
 
-def _opened(data: Any) -> Dataset:
-  return _cut(data, documents(data.name))
+def _opened(data: Any, name: str = '') -> Dataset:
+  """The data set `name` (data.name, if '') of text, as the other fields of `config.data` ask for it."""
+  name = name or data.name
+  if name.startswith('tokens:'):
+    return token_directory.load(name, name.partition(':')[2], data.block_size)
+  return _cut(data, name, documents(name, data.data_dir))
 
 
-def _cut(data: Any, found: Documents) -> Dataset:
+def _mixed(data: Any) -> Dataset:
+  return mixture.load(data.name, lambda name: _opened(data, name))
+
+
+def _cut(data: Any, name: str, found: Documents) -> Dataset:
   kept = store.data_folder(data.data_dir) if data.tokens.startswith(text.BPE) else None
-  return from_text(
-    data.name, found.texts, data.tokens, data.block_size, data.split, found.version, found.location, kept
-  )
+  dataset = from_text(name, found.texts, data.tokens, data.block_size, data.split, found.version, found.location, kept)
+  return dataset._replace(notes=found.notes)
 
 
 class _Text(DataKind):
@@ -69,10 +79,10 @@ class _Text(DataKind):
   endings = ('.txt', '.npy')
   printed = True
   metrics = 'memorisation'
-  sources = MappingProxyType({'text': _opened, 'python_stdlib': _opened})
+  sources = MappingProxyType({'text': _opened, 'python_stdlib': _opened, 'tokens': _opened, mixture.PREFIX: _mixed})
 
   def from_tfds(self, config_data: Any, prepared: Any) -> Dataset:
-    return _cut(config_data, _of_tfds(prepared))
+    return _cut(config_data, config_data.name, _of_tfds(prepared))
 
   def counted(self, spec: Spec) -> str:
     return self.form(spec)
