@@ -1,11 +1,14 @@
-"""What a function is traced for, where it must know: a run axis, parameters that are split over a mesh."""
+"""What a function is traced for, where it must know: a platform, a run axis, parameters split over a mesh."""
 
 import contextlib
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
+import jax
+
 _RUN_AXIS = ContextVar('run_axis', default=False)
+_PLATFORM = ContextVar('platform', default='')
 
 
 class MeshHooks(NamedTuple):
@@ -17,6 +20,21 @@ class MeshHooks(NamedTuple):
 
 
 _MESH: ContextVar[MeshHooks | None] = ContextVar('mesh', default=None)
+
+
+@contextlib.contextmanager
+def planned_for(platform: str) -> Iterator[None]:
+  """While open, functions are traced as for `platform` ('gpu', 'tpu'), although another one will compile them."""
+  token = _PLATFORM.set(platform)
+  try:
+    yield
+  finally:
+    _PLATFORM.reset(token)
+
+
+def platform() -> str:
+  """The platform for which programs are written: what is best there is chosen, and any platform can compile it."""
+  return _PLATFORM.get() or jax.default_backend()
 
 
 @contextlib.contextmanager

@@ -324,7 +324,7 @@ class Transformer(nn.Module):
       split_rngs={'params': True, 'dropout': True},
       in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast, nn.broadcast),
       length=arch.layers // len(arch.pattern),
-      unroll=_UNROLLED_ON_CPU if jax.default_backend() == 'cpu' else 1,
+      unroll=_UNROLLED_ON_CPU if lowering.platform() == 'cpu' else 1,
     )
     return scanned(arch, name='layers')
 

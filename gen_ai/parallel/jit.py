@@ -12,9 +12,8 @@ from ml_collections import ConfigDict
 
 from gen_ai.core.lowering import MeshHooks, under_mesh
 from gen_ai.core.method import Array, Key, PyTree, Reduce, State, identity
-from gen_ai.parallel import flops
 from gen_ai.parallel import mesh as mesh_lib
-from gen_ai.parallel.compiled import LANE_AXES, Compiled, CompileStats, stats
+from gen_ai.parallel.compiled import LANE_AXES, Compiled, CompileStats, Staged, stats
 
 
 class JitLayout:
@@ -123,6 +122,36 @@ class JitLayout:
     del by_lane
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(self.rows_sharding, x), rows)
 
+  def shapes(self, state: PyTree, resident: PyTree, rows: PyTree) -> tuple[PyTree, PyTree, PyTree]:
+    """(state, resident, rows) as `stage` takes them where there are no arrays, from their shapes."""
+
+    def placed(tree: PyTree, where: NamedSharding) -> PyTree:
+      return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), tree)
+
+    return self.abstract(state), placed(dict(resident), self.everywhere), placed(rows, self.rows_sharding)
+
+  def stage(
+    self,
+    fn: Callable[..., Any],
+    floats: PyTree,
+    state: State,
+    key: Key,
+    resident: PyTree,
+    rows: PyTree,
+    returns_state: bool,
+  ) -> Staged:
+    """Traces and lowers `fn` for these arguments or their shapes; with `returns_state` the state is donated."""
+    where = jax.tree.map(lambda x: x.sharding, state)
+    jitted = jax.jit(
+      fn,
+      in_shardings=(self.everywhere, where, self.everywhere, self.everywhere, self.rows_sharding),
+      out_shardings=(where, self.everywhere) if returns_state else self.everywhere,
+      donate_argnums=(1,) if returns_state else (),
+    )
+    with under_mesh(MeshHooks(self.gather_params, self.gather_layer, self.constrain_batch)):
+      traced = jitted.trace(floats, state, key, resident, rows)  # once, for the program and for the count of its work
+    return Staged(traced.lower(), lambda: traced.jaxpr)
+
   def compile(
     self,
     fn: Callable[..., Any],
@@ -136,15 +165,7 @@ class JitLayout:
   ) -> tuple[Compiled, CompileStats]:
     """Compiles `fn` ahead of time for these arguments; with `returns_state` the state is donated. No lanes, no axes."""
     del axes
-    where = jax.tree.map(lambda x: x.sharding, state)
-    jitted = jax.jit(
-      fn,
-      in_shardings=(self.everywhere, where, self.everywhere, self.everywhere, self.rows_sharding),
-      out_shardings=(where, self.everywhere) if returns_state else self.everywhere,
-      donate_argnums=(1,) if returns_state else (),
-    )
     start = time.perf_counter()
-    with under_mesh(MeshHooks(self.gather_params, self.gather_layer, self.constrain_batch)):
-      traced = jitted.trace(floats, state, key, resident, rows)  # once, for the program and for the count of its work
-    compiled = traced.lower().compile()
-    return compiled, stats(compiled, time.perf_counter() - start, flops.of(traced))
+    staged = self.stage(fn, floats, state, key, resident, rows, returns_state)
+    compiled = staged.lowered.compile()
+    return compiled, stats(compiled, time.perf_counter() - start, staged.flops)
