@@ -32,7 +32,7 @@ def get_config(size: str = '124m'):
     # 512 x 1,024 tokens; as many kinds of tokens as GPT-2's own tokenizer has, so that weights go to and fro.
     data=dict(batch_size=512, block_size=1024, tokens='bpe:50257'),
     model=gpt2 | dict(layers=layers, heads=heads, width=width, remat='full' if fsdp > 1 else 'none'),
-    loss=dict(chunk=128),
+    loss=dict(chunk=8192),
     mesh=dict(fsdp=fsdp),
     optim=dict(
       name='adamw',
@@ -56,4 +56,4 @@ def space():
 
 def tiny():
   """What a run of seconds has besides: bytes in place of a tokenizer, any number of devices."""
-  return {'data.tokens': 'byte', 'optim.accumulate': 2, 'mesh.fsdp': 1, 'precision': 'fp32', 'loss.chunk': 8}
+  return {'data.tokens': 'byte', 'optim.accumulate': 2, 'mesh.fsdp': 1, 'precision': 'fp32', 'loss.chunk': 100}

@@ -30,7 +30,7 @@ def get_config(data: str = 'python_stdlib'):
       tied=False,
       remat='full',
     ),
-    loss=dict(chunk=128),
+    loss=dict(chunk=8192),
     # Parameters are split over the 8 devices that fast links join; over all of them the network would bound the speed.
     mesh=dict(fsdp=8),
     optim=dict(
@@ -56,5 +56,5 @@ def space():
 
 def tiny():
   """What a run of seconds has besides: bytes in place of a tokenizer, any number of devices."""
-  sizes = {'model.kv_heads': 1, 'model.mlp_width': 24, 'loss.chunk': 8}
+  sizes = {'model.kv_heads': 1, 'model.mlp_width': 24, 'loss.chunk': 100}
   return sizes | {'data.tokens': 'byte', 'optim.accumulate': 2, 'mesh.fsdp': 1, 'precision': 'fp32'}

@@ -15,8 +15,9 @@ class MeshHooks(NamedTuple):
   """What a mesh does to arrays inside a step, each a function of a tree that gives a tree."""
 
   gather_params: Callable[[Any], Any]  # of a state
-  gather_layer: Callable[[Any], Any]  # of the parameters of one layer of a scan
+  gather_layer: Callable[[Any], Any]  # of the parameters of one layer of a scan, or of others with their names
   constrain_batch: Callable[[Any], Any]  # of activations [B, ...]
+  constrain_features: Callable[[Any], Any]  # of activations [B, ..., D] made of parameters that are split by features
 
 
 _MESH: ContextVar[MeshHooks | None] = ContextVar('mesh', default=None)
@@ -73,9 +74,10 @@ def gather_params(state: Any) -> Any:
 
 
 def gather_layer(params: Any) -> Any:
-  """The parameters of one layer, whole over fsdp; their gradients are split over it again.
+  """Parameters whole over fsdp, whose gradients are split over it again: a tree with the names that a table knows.
 
-  A network that scans over layers calls this inside the scan: the parameters of one layer at a time are whole.
+  A network with a table of shardings calls this where it uses a parameter. One that scans over layers does so inside
+  the scan: the parameters of one layer at a time are whole.
   """
   hooks = _MESH.get()
   return hooks.gather_layer(params) if hooks else params
@@ -85,3 +87,9 @@ def constrain_batch(x: Any) -> Any:
   """Activations [B, ...], split by examples over the mesh and by nothing else."""
   hooks = _MESH.get()
   return hooks.constrain_batch(x) if hooks else x
+
+
+def constrain_features(x: Any) -> Any:
+  """Activations [B, ..., D] that were looked up in a table split by features: split as it is, so that it stays so."""
+  hooks = _MESH.get()
+  return hooks.constrain_features(x) if hooks else x

@@ -21,6 +21,7 @@ _CALLED = re.compile(r'(condition|body|calls|to_apply|\w+_computation)=%?([\w.\-
 _BRANCHES = re.compile(r'branch_computations=\{([^}]*)\}')
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _IOTA = re.compile(r'replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?')
+_MESH = re.compile(r'replica_groups=mesh\[([^\]]*)\](?:, device_ids=\((\[[\d,]+\](?:T\([\d,]+\))?)\))? *\{([^}]*)\}')
 _LISTED = re.compile(r'(?:replica_groups|source_target_pairs)=\{(\{[\d,{}]*\})\}')
 # Bytes that a device sends, as a multiple of (bytes of what it has, bytes of what it gets), in a ring of n devices.
 _RING = {
@@ -125,14 +126,43 @@ def unknown_loops(text: str) -> int:
 
 
 def _groups(rest: str, devices: int) -> np.ndarray:
-  """int [G, n] of a collective's attributes."""
+  """int [G, n] of a collective's attributes, in any of the three ways of writing them."""
+  if found := _MESH.search(rest):
+    return _axes_of(found[1], found[2] or '', found[3])
   if found := _IOTA.search(rest):
     shape, dims, order = ([int(n) for n in (part or '').split(',') if n] for part in found.groups())
-    numbers = np.arange(math.prod(dims)).reshape(dims)
-    return numbers.transpose(order or range(len(dims))).reshape(shape).reshape(-1, shape[-1])
+    return _numbered(dims, order).reshape(-1, shape[-1])
   if found := _LISTED.search(rest):
     return np.array(json.loads(f'[{found[1].replace("{", "[").replace("}", "]")}]'))
-  return np.arange(devices)[None]
+  if 'replica_groups={}' in rest or 'replica_groups' not in rest:
+    return np.arange(devices)[None]
+  raise ValueError(f'the groups of a collective are written in a way that is not known: {rest}')
+
+
+def _numbered(dims: list[int], order: list[int]) -> np.ndarray:
+  """Numbers of devices, laid out as `dims` and then transposed."""
+  return np.arange(math.prod(dims)).reshape(dims).transpose(order or range(len(dims)))
+
+
+def _axes_of(axes: str, numbers: str, chosen: str) -> np.ndarray:
+  """int [G, n] of mesh['a'=2,'b'=4], device_ids=([4,2]T(1,0)) {'b'}; 'b':(2)2 is the part of an axis after 2."""
+  sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", axes)}
+  parts: dict[str, list[tuple[int, int]]] = {name: [] for name in sizes}
+  for name, before, size in re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", chosen):
+    parts[name].append((int(before or 1), int(size or sizes[name])))
+  shape, within = list[int](), list[int]()
+  for name, size in sizes.items():
+    done = 1
+    for before, own in sorted(parts[name]):
+      shape += [before // done, own]
+      within.append(len(shape) - 1)
+      done = before * own
+    shape.append(size // done)
+  dims, _, order = numbers.partition('T')
+  ids = _numbered(*([int(n) for n in re.findall(r'\d+', text)] for text in (dims or f'{math.prod(shape)}', order)))
+  return np.moveaxis(ids.reshape(shape), within, range(-len(within), 0)).reshape(
+    -1, math.prod(shape[i] for i in within)
+  )
 
 
 def collectives(text: str, devices: int) -> list[Collective]:
