@@ -95,9 +95,9 @@ def make(config: ConfigDict, platform: str) -> Plan:
   start = time.perf_counter()
   build, layout = config_lib.builder(config), make_layout(config)
   with lowering.planned_for(platform), store.nothing_kept():
-    spec, source, note = _data(config)
+    spec, source, note = data(config)
     program = Program(config, build, spec, layout)
-    staged, state, resident = program.stage(*_feed(config, program, source, known=not note))
+    staged, state, resident = program.stage(*feed(config, program, source, known=not note))
     compiled = staged.lowered.compile()
   text, memory = compiled.as_text(), compiled.memory_analysis()
   parts = {name: _bytes(part) for name, part in state._asdict().items()}
@@ -127,7 +127,7 @@ def make(config: ConfigDict, platform: str) -> Plan:
   )
 
 
-def _data(config: ConfigDict) -> tuple[Spec, Source, str]:
+def data(config: ConfigDict) -> tuple[Spec, Source, str]:
   """(what the data is like, its training part, why that part is made of zeros or '' where it is real)."""
   families = [kinds.get(name) for name in config_lib.experiment(config).KINDS]
   why = ''
@@ -143,17 +143,17 @@ def _data(config: ConfigDict) -> tuple[Spec, Source, str]:
   raise refused
 
 
-def _feed(config: ConfigDict, program: Program, source: Source, known: bool) -> tuple[Feed, PyTree]:
+def feed(config: ConfigDict, program: Program, source: Source, known: bool) -> tuple[Feed, PyTree]:
   """(the feed of a run, the shapes of its rows over all devices); where data is not known the host brings batches."""
   size, K = program.batch_size, config.run.log_every
   if known:
-    feed = make_feed(source, config.data, K, batches_per_step=program.batches_per_step)
+    found: Feed = make_feed(source, config.data, K, batches_per_step=program.batches_per_step)
   else:
-    feed = HostFeed(source, config.data.seed, size, K, slice(None))
-  if isinstance(feed, HostFeed):
+    found = HostFeed(source, config.data.seed, size, K, slice(None))
+  if isinstance(found, HostFeed):
     batch = source.read(source.eval_index(np.zeros(size, np.int64)))
-    return feed, {name: jax.ShapeDtypeStruct((K, *x.shape), x.dtype) for name, x in batch.items()}
-  return feed, jax.ShapeDtypeStruct((K, size), np.int32)
+    return found, {name: jax.ShapeDtypeStruct((K, *x.shape), x.dtype) for name, x in batch.items()}
+  return found, jax.ShapeDtypeStruct((K, size), np.int32)
 
 
 def _bytes(tree: PyTree) -> int:

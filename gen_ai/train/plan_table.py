@@ -16,6 +16,7 @@ if TYPE_CHECKING:
   from gen_ai.train.plan import Plan
 
 _PARTS = {'params': 'parameters', 'opt_state': 'optimiser', 'ema': 'averages', 'stats': 'statistics'}
+_TILE = 8192  # tokens of the vocabulary whose logits are little
 _REPLICATED = 1.1  # more work on a device than its even share this many times is told
 
 
@@ -85,8 +86,8 @@ def ways_out(plan: 'Plan', config: ConfigDict) -> list[str]:
     state.append(f'config.mesh.fsdp={plan.devices // max(1, plan.mesh["expert"] * plan.mesh["tensor"])}')
   if flat.get('model.remat', 'full') != 'full':
     step.append('config.model.remat=full')
-  if flat.get('loss.chunk', 1) == 0:
-    step.append('config.loss.chunk=128')
+  if flat.get('loss.chunk', 1) == 0 and plan.spec.vocab and plan.spec.vocab.size > _TILE:
+    step.append(f'config.loss.chunk={_TILE}')
   split = max(1, plan.devices // plan.mesh.get('tensor', 1))
   if config.data.batch_size % (2 * config.optim.accumulate * split) == 0:
     step.append(f'config.optim.accumulate={2 * config.optim.accumulate}')
