@@ -2,7 +2,6 @@
 
 import json
 import os
-import shlex
 import subprocess
 import sys
 
@@ -55,8 +54,8 @@ def run(config: ConfigDict, reference: str, argv: list[str], devices: int | None
   code = subprocess.run(words, input=json.dumps(asked), env=variables, text=True, check=False).returncode
   if code < 0:
     raise UserError(
-      f'the plan of {devices} devices was ended by signal {-code}, as where the memory of this machine is not enough: '
-      f'{shlex.join(words)} compiles a program of the size of the model.'
+      f'the compilation for {devices} devices was ended by signal {-code}, as where the memory of this machine is not '
+      'enough: plan fewer devices.'
     )
   return code
 

@@ -44,7 +44,7 @@ def _head(plan: 'Plan', config: ConfigDict, title: str) -> Iterator[str]:
   laid = f', {axes}' if axes else ''
   yield f'plan       {title} on {plan.devices} device(s){laid}, layout {config.parallel}, {config.precision}'
   kind = kinds.of(plan.spec)
-  vocabulary = f', {plan.spec.vocab.size:,} kinds of tokens' if plan.spec.vocab else ''
+  vocabulary = f', vocabulary of {plan.spec.vocab.size:,}' if plan.spec.vocab else ''
   yield f'data       {config.data.name}: {kind.form(plan.spec)}{vocabulary}'
   if plan.data_note:
     yield f'           not opened ({plan.data_note}); batches are taken to come from the host'
@@ -63,7 +63,8 @@ def _memory(plan: 'Plan', config: ConfigDict, on: Accelerator) -> Iterator[str]:
   for part, name in _PARTS.items():
     if plan.state[part]:
       yield f'  {name:<12} {_size(plan.state[part]):>12}'
-  yield f'  {"data":<12} {_size(plan.data):>12}'
+  if plan.data:
+    yield f'  {"data":<12} {_size(plan.data):>12}'
   wide = ', bf16 widened' if config.precision == 'bf16' else ''
   yield (
     f'  {"temporaries":<12} {_size(plan.temporaries):>12}  estimate of a compilation for CPUs{wide}; at least '
@@ -102,7 +103,7 @@ def _speed(plan: 'Plan', config: ConfigDict, on: Accelerator) -> Iterator[str]:
   own = plan.flops / plan.devices
   time = roofline.seconds(own, plan.traffic, plan.collectives, config.precision, on)
   again = f', {plan.recomputed / plan.flops:.0%} of them done again by remat' if plan.recomputed else ''
-  yield f'seconds an update on {on.name}, at least (data sheet: {on.source})'
+  yield f'seconds an update on {on.name}, at least'
   yield f'  compute    {time.compute:>10.3g}  {own / 1e12:,.3g} TFLOPs of products a device{again}'
   yield f'  memory     {time.memory:>10.3g}  {_size(plan.traffic)} moved: the state, and what products read and write'
   sent = sum(one.sent for one in plan.collectives)
@@ -114,6 +115,7 @@ def _speed(plan: 'Plan', config: ConfigDict, on: Accelerator) -> Iterator[str]:
     yield f'  {plan.loops} loop(s) turn until something holds: they count as one turn'
   if plan.compiled_flops > _REPLICATED * own:
     yield f'  a device does {plan.compiled_flops / own:.2g} times its even share: some products are not split'
+  yield f'  by the {on.source}'
   kind = kinds.of(plan.spec)
   many, unit = (plan.examples * kind.dims(plan.spec), kind.piece) if kind.piece else (plan.examples, kind.unit)
   model = plan.flops - plan.recomputed
