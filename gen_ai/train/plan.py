@@ -4,11 +4,8 @@ The training program is compiled for fake devices from shapes alone; no array is
 an estimate: `Plan`.
 """
 
-import json
 import math
-import sys
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,18 +15,16 @@ from jax.sharding import Sharding
 from ml_collections import ConfigDict
 
 from gen_ai import config as config_lib
-from gen_ai.core import command_line, lowering
-from gen_ai.core.errors import DONE, FAILED, UserError
+from gen_ai.core import lowering
+from gen_ai.core.errors import UserError
 from gen_ai.core.method import PyTree, Spec
 from gen_ai.data import dataset as dataset_lib
 from gen_ai.data import kinds, store
 from gen_ai.data.feed import HostFeed, make_feed
 from gen_ai.data.source import Source
 from gen_ai.parallel import hlo, roofline
-from gen_ai.parallel.accelerators import named
 from gen_ai.parallel.layouts import make_layout
 from gen_ai.parallel.program import Feed, Program
-from gen_ai.train import plan_table
 
 
 @dataclass(frozen=True)
@@ -165,17 +160,3 @@ def _bytes(tree: PyTree) -> int:
     return math.prod(shape) * leaf.dtype.itemsize
 
   return sum(map(own, jax.tree.leaves(tree)))
-
-
-def main(arguments: list[str], overrides: Mapping[str, str]) -> int:
-  """Prints the plan of what standard input asks for, see `gen_ai.train.plan_process`; returns the exit code."""
-  del arguments, overrides
-  asked = json.loads(sys.stdin.read())
-  config, accelerator = config_lib.from_json(asked['config']), named(asked['accelerator'])
-  plan = make(config, accelerator.platform)
-  print('\n'.join(plan_table.lines(plan, config, accelerator, asked['title'], asked['command'])))
-  return DONE if plan_table.fits(plan, accelerator) else FAILED
-
-
-if __name__ == '__main__':
-  command_line.run(main)

@@ -50,7 +50,7 @@ def run(config: ConfigDict, reference: str, argv: list[str], devices: int | None
     'accelerator': accelerator,
     'command': command_line.started(_training(argv)),
   }
-  words = [sys.executable, '-m', 'gen_ai.train.plan']
+  words = [sys.executable, '-m', 'gen_ai.train.plan_table']
   code = subprocess.run(words, input=json.dumps(asked), env=variables, text=True, check=False).returncode
   if code < 0:
     raise UserError(

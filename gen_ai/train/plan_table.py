@@ -1,31 +1,35 @@
-"""A plan as a person reads it: memory, seconds, what bounds them, and the ways out where it does not fit."""
+"""A plan as a person reads it: memory, seconds, what bounds them, and the ways out where it does not fit.
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+As a program, `python -m gen_ai.train.plan_table`, it prints that of the config on standard input: see `plan_process`.
+"""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
 
 from ml_collections import ConfigDict
 
-from gen_ai.config import flatten
+from gen_ai.config import flatten, from_json
+from gen_ai.core import command_line
+from gen_ai.core.errors import DONE, FAILED
 from gen_ai.core.text import duration
 from gen_ai.data import kinds
 from gen_ai.parallel import roofline
-from gen_ai.parallel.accelerators import Accelerator
+from gen_ai.parallel.accelerators import Accelerator, named
 from gen_ai.parallel.memory import DEVICE_SHARE
-
-if TYPE_CHECKING:
-  from gen_ai.train.plan import Plan
+from gen_ai.train.plan import Plan, make
 
 _PARTS = {'params': 'parameters', 'opt_state': 'optimiser', 'ema': 'averages', 'stats': 'statistics'}
 _TILE = 8192  # tokens of the vocabulary whose logits are little
 _REPLICATED = 1.1  # more work on a device than its even share this many times is told
 
 
-def fits(plan: 'Plan', on: Accelerator) -> bool:
+def fits(plan: Plan, on: Accelerator) -> bool:
   """Whether the plan takes no more of the accelerator's memory than programs may take."""
   return plan.total <= on.memory * DEVICE_SHARE
 
 
-def lines(plan: 'Plan', config: ConfigDict, on: Accelerator, title: str, command: str) -> list[str]:
+def lines(plan: Plan, config: ConfigDict, on: Accelerator, title: str, command: str) -> list[str]:
   """The plan of the config `title` on an accelerator, and the command that trains."""
   return [
     *_head(plan, config, title),
@@ -39,7 +43,7 @@ def lines(plan: 'Plan', config: ConfigDict, on: Accelerator, title: str, command
   ]
 
 
-def _head(plan: 'Plan', config: ConfigDict, title: str) -> Iterator[str]:
+def _head(plan: Plan, config: ConfigDict, title: str) -> Iterator[str]:
   axes = ' x '.join(f'{axis} {size}' for axis, size in plan.mesh.items() if size > 1)
   laid = f', {axes}' if axes else ''
   yield f'plan       {title} on {plan.devices} device(s){laid}, layout {config.parallel}, {config.precision}'
@@ -58,7 +62,7 @@ def _size(count: float) -> str:
   return f'{count / 1e9:,.2f} GB' if count >= 1e8 else f'{count / 1e6:,.2f} MB'
 
 
-def _memory(plan: 'Plan', config: ConfigDict, on: Accelerator) -> Iterator[str]:
+def _memory(plan: Plan, config: ConfigDict, on: Accelerator) -> Iterator[str]:
   yield 'memory a device'
   for part, name in _PARTS.items():
     if plan.state[part]:
@@ -78,7 +82,7 @@ def _memory(plan: 'Plan', config: ConfigDict, on: Accelerator) -> Iterator[str]:
     yield f'  ways out: {", ".join(ways)}' if ways else '  ways out: more devices, or a smaller model'
 
 
-def ways_out(plan: 'Plan', config: ConfigDict) -> list[str]:
+def ways_out(plan: Plan, config: ConfigDict) -> list[str]:
   """Settings that take less memory and that this config has, those of what takes most of it first."""
   flat = flatten(config)
   state, step = [], []
@@ -99,7 +103,7 @@ def ways_out(plan: 'Plan', config: ConfigDict) -> list[str]:
   return [*state, *step] if plan.arguments > plan.temporaries else [*step, *state]
 
 
-def _speed(plan: 'Plan', config: ConfigDict, on: Accelerator) -> Iterator[str]:
+def _speed(plan: Plan, config: ConfigDict, on: Accelerator) -> Iterator[str]:
   own = plan.flops / plan.devices
   time = roofline.seconds(own, plan.traffic, plan.collectives, config.precision, on)
   again = f', {plan.recomputed / plan.flops:.0%} of them done again by remat' if plan.recomputed else ''
@@ -124,3 +128,17 @@ def _speed(plan: 'Plan', config: ConfigDict, on: Accelerator) -> Iterator[str]:
     f'bound by {time.bound}: at most {many / time.overlapped:,.0f} {unit}/s and {model / time.overlapped / peak:.0%} '
     f'MFU; {many / time.apart:,.0f} and {model / time.apart / peak:.0%} where messages overlap with nothing'
   )
+
+
+def main(arguments: list[str], overrides: Mapping[str, str]) -> int:
+  """Prints the plan that standard input asks for; returns the exit code: 0 where it fits."""
+  del arguments, overrides
+  asked = json.loads(sys.stdin.read())
+  config, accelerator = from_json(asked['config']), named(asked['accelerator'])
+  plan = make(config, accelerator.platform)
+  print('\n'.join(lines(plan, config, accelerator, asked['title'], asked['command'])))
+  return DONE if fits(plan, accelerator) else FAILED
+
+
+if __name__ == '__main__':
+  command_line.run(main)
