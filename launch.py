@@ -16,6 +16,7 @@ from gen_ai.sweep import command as sweep_command
 from gen_ai.sweep.directory import is_sweep, owner
 from gen_ai.sweep.launchers.base import Options
 from gen_ai.sweep.plan import Request
+from gen_ai.train import plan_process
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string(
@@ -36,6 +37,12 @@ flags.DEFINE_string(
 )
 flags.DEFINE_string('profile', '', 'STEP:COUNT: trace COUNT updates after update STEP, for Perfetto and TensorBoard')
 flags.DEFINE_bool('print_config', False, 'print the resolved config and stop')
+flags.DEFINE_bool(
+  'plan', False, 'print memory, FLOPs, messages and the speed to hope for of the run, compiled for --devices, and stop'
+)
+flags.DEFINE_string(
+  'accelerator', '', "--plan for this one: a100, b200, h100, h200, v5e, v6e; '': what is here, or h100"
+)
 flags.DEFINE_bool('list', False, 'list the configs and stop')
 flags.DEFINE_list('sweep', [], 'names of sweep_<name>() in the config file; several are multiplied')
 flags.DEFINE_multi_string('axis', [], 'FIELD=V1,V2 or FIELD=START:STOP; several are multiplied')
@@ -48,7 +55,9 @@ flags.DEFINE_bool(
   'dry_run', False, "print the trials of the sweep, their packing and memory or Slurm's script, and stop"
 )
 flags.DEFINE_string('halving', '', 'early stopping of hopeless trials: METRIC:min,eta=3,first=STEPS')
-flags.DEFINE_list('devices', [], 'local launcher: accelerators to use, by number')
+flags.DEFINE_list(
+  'devices', [], 'local launcher: accelerators to use, by number; --plan: how many, by default as there are'
+)
 flags.DEFINE_integer(
   'per_device',
   0,
@@ -72,13 +81,16 @@ flags.DEFINE_alias('point', 'trial')
 
 # What reads a flag; one that is not named is always read. `Options` of the launchers says which launcher reads which.
 RUN, RESUME, SWEEP, GO_ON = 'a run', 'the resume of a run', 'a sweep', 'the resume of a sweep'
+PLAN = '--plan'
 CONFIG, DRAWN, NEW = '--config=configs/NAME.py', '--sample=N', 'a new run without --run_dir'
 READERS = {
   'list': ('--list',),
   'status': ('--status',),
   'stop': ('--stop',),
   'trial': ('--stop',),
-  'config': (RUN, RESUME, SWEEP),
+  'plan': (PLAN,),
+  'accelerator': (PLAN,),
+  'config': (RUN, RESUME, SWEEP, PLAN),
   'tiny': (CONFIG,),
   'print_config': (RUN,),
   'runs_dir': (NEW, SWEEP),
@@ -91,7 +103,7 @@ READERS = {
   'halving': (SWEEP,),
   'dry_run': (SWEEP,),
   'launcher': (SWEEP, GO_ON),
-  'devices': (SWEEP, GO_ON),
+  'devices': (SWEEP, GO_ON, PLAN),
   'per_device': (SWEEP, GO_ON),
   'max_jobs': (SWEEP, GO_ON),
   'sbatch': (SWEEP, GO_ON),
@@ -147,7 +159,7 @@ def _numbers(words: list[str]) -> list[int]:
 
 def use() -> str:
   """What the command line asks for, as `READERS` calls it; flags that go with nothing of it are refused."""
-  command = next((f'--{name}' for name in ('list', 'status', 'stop') if FLAGS[name].value), '')
+  command = next((f'--{name}' for name in ('list', 'status', 'stop', 'plan') if FLAGS[name].value), '')
   if not command and FLAGS.resume:
     command = GO_ON if is_sweep(FLAGS.resume) else RESUME
   elif not command:
@@ -204,12 +216,23 @@ def sweep(config: ConfigDict | None, overrides: dict[str, str]) -> int:
   return sweep_command.start(request, _options(), FLAGS.dry_run)
 
 
+def plan(config: ConfigDict | None) -> int:
+  """Flags to a plan of a run."""
+  if config is None:
+    raise UserError('--plan needs --config=configs/NAME.py, whose run it plans.')
+  words = FLAGS.devices
+  if len(words) > 1 or not all(word.isdigit() for word in words):
+    raise UserError(f'--devices={",".join(words)} must be one number with --plan: how many devices there will be.')
+  devices = int(words[0]) if words else None
+  return plan_process.run(config, FLAGS.config, sys.argv, devices, FLAGS.accelerator)
+
+
 def run(arguments: list[str], overrides: dict[str, str]) -> int:
   """Flags to config to run."""
   if arguments:
     raise UserError(f"'{arguments[0]}' is no flag: did you mean --config={arguments[0]}?")
   command = use()
-  if overrides and command not in (RUN, RESUME, SWEEP, GO_ON):
+  if overrides and command not in (RUN, RESUME, SWEEP, GO_ON, PLAN):
     raise UserError(f'{command} starts no run: leave --config.{next(iter(overrides))} out.')
   if command == '--list':
     list_configs()
@@ -223,6 +246,8 @@ def run(arguments: list[str], overrides: dict[str, str]) -> int:
   config = resolve(overrides)
   if command == SWEEP:
     return sweep(config, overrides)
+  if command == PLAN:
+    return plan(config)
   run_dir = FLAGS.resume or FLAGS.run_dir
   if config is None and not run_dir:
     raise UserError(f'Nothing to run: give --config=configs/NAME.py (`{LAUNCH} --list` shows all) or --resume=DIR.')

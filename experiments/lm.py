@@ -36,12 +36,12 @@ from gen_ai.core.method import (
 )
 from gen_ai.core.optim import Updater, Weighted, gradients
 from gen_ai.core.switch import is_off
-from gen_ai.maths.cross_entropy import TokenLoss, chunked, token_loss
+from gen_ai.maths.cross_entropy import TokenLoss, tiled, token_loss
 from gen_ai.maths.sampling import Rule, generate, looks_back
 from gen_ai.nets import hugging_face
 from gen_ai.nets.apply import compute_dtype
 from gen_ai.nets.experts import LOSSES
-from gen_ai.nets.transformer import MATRICES, SHARDING, Architecture, Transformer, capped, head_of
+from gen_ai.nets.transformer import MATRICES, SHARDING, Architecture, Transformer, head_of, logits_by
 
 ROUTERS = ('balance', 'router_z')  # names of losses of routers, in config.loss, among the metrics and as sown
 KINDS = ('text',)  # of data
@@ -142,12 +142,11 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
       mutable=[LOSSES] if arch.experts else False,
     )
     hidden, sown = found if arch.experts else (found, {})
-    head = head_of(params).astype(hidden.dtype)
 
-    def logits(hidden: Array) -> Array:
-      return capped(jnp.matmul(hidden, head, preferred_element_type=jnp.float32), model.softcap)
+    def logits(rows: Array, hidden: Array) -> Array:
+      return logits_by(hidden, rows, model.tied, model.softcap)
 
-    return chunked(logits, hidden, tokens[:, 1:], config.loss.chunk), routed(sown, model.layers)
+    return tiled(logits, head_of(params), hidden, tokens[:, 1:], config.loss.chunk), routed(sown, model.layers)
 
   def train_step(state: State, batch: Batch, key: Key) -> tuple[State, Metrics]:
     def loss_fn(params: PyTree, stats: PyTree, batch: Batch, key: Key):

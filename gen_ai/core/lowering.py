@@ -1,22 +1,41 @@
-"""What a function is traced for, where it must know: a run axis, parameters that are split over a mesh."""
+"""What a function is traced for, where it must know: a platform, a run axis, parameters split over a mesh."""
 
 import contextlib
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
+import jax
+
 _RUN_AXIS = ContextVar('run_axis', default=False)
+_PLATFORM = ContextVar('platform', default='')
 
 
 class MeshHooks(NamedTuple):
   """What a mesh does to arrays inside a step, each a function of a tree that gives a tree."""
 
   gather_params: Callable[[Any], Any]  # of a state
-  gather_layer: Callable[[Any], Any]  # of the parameters of one layer of a scan
+  gather_layer: Callable[[Any], Any]  # of the parameters of one layer of a scan, or of others with their names
   constrain_batch: Callable[[Any], Any]  # of activations [B, ...]
+  constrain_features: Callable[[Any], Any]  # of activations [B, ..., D] made of parameters that are split by features
 
 
 _MESH: ContextVar[MeshHooks | None] = ContextVar('mesh', default=None)
+
+
+@contextlib.contextmanager
+def planned_for(platform: str) -> Iterator[None]:
+  """While open, functions are traced as for `platform` ('gpu', 'tpu'), although another one will compile them."""
+  token = _PLATFORM.set(platform)
+  try:
+    yield
+  finally:
+    _PLATFORM.reset(token)
+
+
+def platform() -> str:
+  """The platform for which programs are written: what is best there is chosen, and any platform can compile it."""
+  return _PLATFORM.get() or jax.default_backend()
 
 
 @contextlib.contextmanager
@@ -55,9 +74,10 @@ def gather_params(state: Any) -> Any:
 
 
 def gather_layer(params: Any) -> Any:
-  """The parameters of one layer, whole over fsdp; their gradients are split over it again.
+  """Parameters whole over fsdp, whose gradients are split over it again: a tree with the names that a table knows.
 
-  A network that scans over layers calls this inside the scan: the parameters of one layer at a time are whole.
+  A network with a table of shardings calls this where it uses a parameter. One that scans over layers does so inside
+  the scan: the parameters of one layer at a time are whole.
   """
   hooks = _MESH.get()
   return hooks.gather_layer(params) if hooks else params
@@ -67,3 +87,9 @@ def constrain_batch(x: Any) -> Any:
   """Activations [B, ...], split by examples over the mesh and by nothing else."""
   hooks = _MESH.get()
   return hooks.constrain_batch(x) if hooks else x
+
+
+def constrain_features(x: Any) -> Any:
+  """Activations [B, ..., D] that were looked up in a table split by features: split as it is, so that it stays so."""
+  hooks = _MESH.get()
+  return hooks.constrain_features(x) if hooks else x

@@ -18,6 +18,7 @@ import numpy as np
 from gen_ai.core import installation, places
 from gen_ai.core.errors import UserError
 
+PREFIX = 'bpe:'  # how `data.tokens` begins that names byte-level BPE
 SEPARATOR = '<|endoftext|>'  # the token between documents, as GPT-2 names it
 FEWEST = 257  # tokens: the bytes and the separator
 _AT_ONCE = 256  # documents that are encoded in parallel
@@ -102,6 +103,33 @@ class BpeVocab:
   def packed(self) -> str:
     """The tokenizer's file in letters of ASCII, for a run's record; see `unpacked`."""
     return base64.b64encode(zlib.compress(self.text.encode(), 9)).decode()
+
+
+class Unlearned:
+  """Stands for the vocabulary of 'bpe:SIZE' before it is learned, where nothing but its size matters."""
+
+  separator: int | None = 0
+
+  def __init__(self, size: int):
+    self.size = size
+
+  def encode(self, text: str) -> np.ndarray:
+    """int32 [T]: the bytes as tokens; the separator alone for ''."""
+    return 1 + np.frombuffer(text.encode(), np.uint8).astype(np.int32) if text else np.zeros(1, np.int32)
+
+  def decode(self, tokens: Any) -> str:
+    """Nothing is known of the tokens: ''."""
+    del tokens
+    return ''
+
+  def byte_counts(self) -> np.ndarray:
+    """float32 [V] of ones."""
+    return np.ones(self.size, np.float32)
+
+
+def is_size(tokens: str) -> bool:
+  """Whether `data.tokens` is 'bpe:SIZE', a number of tokens to be learned."""
+  return tokens.startswith(PREFIX) and tokens.removeprefix(PREFIX).isdecimal()
 
 
 def unpacked(packed: str) -> BpeVocab:

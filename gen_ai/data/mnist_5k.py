@@ -21,11 +21,18 @@ from gen_ai.core.errors import UserError
 
 NAME = 'mnist_5k'
 VERSION = '1.0.0'
+SHAPE = (28, 28, 1)
+CLASSES = 10
 FILE = Path(__file__).with_name('mnist_5k.npz')
 DIGEST = '809ec085d551285cf9efad12c42a6aead98c62f96eb9936cc5b778870773e50d'  # of `digest`
 _WAY_OUT = 'It comes with gen_ai: install that again.'
 # Rows of each class, in the file's order.
 _SPLITS = {'train': slice(0, 400), 'validation': slice(400, 450), 'test': slice(450, 500)}
+
+
+def is_prepared(data_dir: Path) -> bool:
+  """Whether the data set lies under `data_dir`."""
+  return (data_dir / NAME / VERSION / 'dataset_info.json').exists()
 
 
 def prepare(data_dir: Path) -> Path:
@@ -40,7 +47,7 @@ def prepare(data_dir: Path) -> Path:
     UserError: the stored digits are gone or damaged, or the folder cannot be written.
   """
   final = data_dir / NAME / VERSION
-  if (final / 'dataset_info.json').exists():
+  if is_prepared(data_dir):
     return final
   import tensorflow_datasets as tfds
 

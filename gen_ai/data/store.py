@@ -4,12 +4,14 @@ Decoding 60,000 PNGs through TFDS takes several seconds at every start; mapping 
 """
 
 import collections
+import contextlib
 import hashlib
 import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,6 +47,19 @@ class Decoded(NamedTuple):
 
 
 ReadRows = Callable[[np.ndarray], Rows]  # index int64 [n]
+
+
+_KEEPS = ContextVar('keeps', default=True)
+
+
+@contextlib.contextmanager
+def nothing_kept() -> Iterator[None]:
+  """While open, nothing is written into the data folder: what is made is made in memory."""
+  token = _KEEPS.set(False)
+  try:
+    yield
+  finally:
+    _KEEPS.reset(token)
 
 
 def data_folder(data_dir: str) -> Path:
@@ -89,7 +104,7 @@ def decoded(read_rows: ReadRows, n: int, shape: tuple[int, int, int], folder: Pa
   found = kept(folder)
   if found is not None:
     return found
-  if not to_file:
+  if not to_file or not _KEEPS.get():
     return _in_memory(read_rows, n, shape)
   try:
     folder.parent.mkdir(parents=True, exist_ok=True)

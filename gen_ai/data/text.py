@@ -14,7 +14,7 @@ from gen_ai.core.errors import UserError
 from gen_ai.data import bpe, splits, token_files
 from gen_ai.data.source import TextSource
 
-BPE = 'bpe:'  # how `data.tokens` begins that names byte-level BPE
+BPE = bpe.PREFIX
 _LEFT_OUT = ('test', 'tests', 'idle_test', 'site-packages', 'dist-packages', '__pycache__')
 
 
@@ -120,7 +120,7 @@ def bpe_vocab(tokens: str, documents: Sequence[str], kept: Path | None = None) -
     UserError: no such tokenizer.
   """
   which = tokens.removeprefix(BPE)
-  return token_files.learned(documents, int(which), kept) if which.isdecimal() else bpe.read(which)
+  return token_files.learned(documents, int(which), kept) if bpe.is_size(tokens) else bpe.read(which)
 
 
 def make_sources(

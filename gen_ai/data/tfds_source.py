@@ -93,6 +93,16 @@ def open_prepared(name: str, data_dir: str, manual_dir: str = '') -> Prepared:
   return _find_features(name, builder, tfds)
 
 
+def described(name: str) -> Prepared | None:
+  """Images of a data set that is not prepared, as TFDS's code describes them; None where none does."""
+  tfds = import_tfds()
+  try:
+    found = _find_features(name, tfds.builder(name, data_dir='/nowhere'), tfds)
+  except (tfds.core.registered.DatasetNotFoundError, ImportError, ValueError, UserError):
+    return None
+  return found if found.image else None
+
+
 def prepare_command(name: str, data_dir: str, manual_dir: str) -> str:
   """The command line that prepares data set `name`."""
   options = {flag: folder for flag, folder in (('data_dir', data_dir), ('manual_dir', manual_dir)) if folder}

@@ -12,12 +12,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax import lax
 
 from gen_ai.core.errors import UserError
-from gen_ai.core.lowering import has_run_axis
+from gen_ai.core.lowering import has_run_axis, platform
 from gen_ai.core.method import Array
 from gen_ai.nets.bias import add_bias
 from gen_ai.nets.spectral import normalise_spectrum
@@ -37,7 +36,7 @@ def resolve_lowering(lowering: str) -> str:
   if lowering not in LOWERINGS:
     raise UserError(f'unknown convolution lowering {lowering!r}; choose one of: {", ".join(LOWERINGS)}')
   if lowering == 'auto':
-    return 'patches' if jax.default_backend() == 'cpu' or has_run_axis() else 'direct'
+    return 'patches' if platform() == 'cpu' or has_run_axis() else 'direct'
   return lowering
 
 

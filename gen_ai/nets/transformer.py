@@ -324,13 +324,16 @@ class Transformer(nn.Module):
       split_rngs={'params': True, 'dropout': True},
       in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast, nn.broadcast),
       length=arch.layers // len(arch.pattern),
-      unroll=_UNROLLED_ON_CPU if jax.default_backend() == 'cpu' else 1,
+      unroll=_UNROLLED_ON_CPU if lowering.platform() == 'cpu' else 1,
     )
     return scanned(arch, name='layers')
 
   def _embedded(self, tokens: Array, positions: Array) -> Array:
-    x = self.token_embedding[tokens]
-    return (x + self.position_embedding[positions] if self.arch.positions == 'learned' else x).astype(self.arch.dtype)
+    x = lowering.constrain_features(self.token_embedding[tokens])
+    if self.arch.positions == 'learned':
+      x = lowering.constrain_batch(x)
+      x = x + _gathered(position_embedding=self.position_embedding)['position_embedding'][positions]
+    return x.astype(self.arch.dtype)
 
   def hidden(self, tokens: Array, train: bool, positions: Array | None = None, parts: Array | None = None) -> Array:
     """The last hidden states [B, T, D], normalised: logits are their products with `head_of`.
@@ -355,9 +358,8 @@ class Transformer(nn.Module):
 
   def _logits(self, hidden: Array) -> Array:
     """[..., D] -> float32 [..., V]."""
-    kernel = self.token_embedding.T if self.arch.tied else self.head['kernel']
-    logits = jnp.matmul(hidden, kernel.astype(self.arch.dtype), preferred_element_type=jnp.float32)
-    return capped(logits, self.arch.softcap)
+    rows = self.token_embedding if self.arch.tied else self.head['kernel'].T
+    return logits_by(hidden, rows, self.arch.tied, self.arch.softcap)
 
   def __call__(self, tokens: Array, train: bool, positions: Array | None = None, parts: Array | None = None) -> Array:
     """Logits float32 [B, T, V] of each next token; see `hidden`."""
@@ -399,7 +401,21 @@ def capped(logits: Array, softcap: float | Array) -> Array:
   return logits if is_off(softcap) else softcap * jnp.tanh(logits / softcap)
 
 
+def _gathered(**params: Any) -> Any:
+  """Parameters outside of the scan over layers by their names, whole over fsdp."""
+  return lowering.gather_layer(params)
+
+
 def head_of(params: Any) -> Array:
-  """The kernel [D, V] that makes logits of hidden states."""
-  kernel: Array = params['head']['kernel'] if 'head' in params else params['token_embedding'].T
+  """What makes logits of hidden states: a row [D] for every token, [V, D], as it lies on the devices."""
+  kernel: Array = params['head']['kernel'].T if 'head' in params else params['token_embedding']
   return kernel
+
+
+def logits_by(hidden: Array, rows: Array, tied: bool, softcap: float | Array) -> Array:
+  """Logits float32 [..., n] of the tokens whose `rows` [n, D] of `head_of` these are; the rows are gathered for it."""
+  if tied:
+    kernel = _gathered(token_embedding=rows)['token_embedding'].T
+  else:
+    kernel = _gathered(head={'kernel': rows.T})['head']['kernel']
+  return capped(jnp.matmul(hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32), softcap)

@@ -2,10 +2,30 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
+
+from gen_ai.parallel import flops
 
 Compiled = Callable[..., Any]
 LANE_AXES = (0, 0, 0, None, None)  # of (floats, state, key, resident, rows), as vmap's in_axes; None: the same for all
+
+
+class Staged(NamedTuple):
+  """A program that is traced and lowered, and not compiled yet."""
+
+  lowered: Any  # jax.stages.Lowered
+  jaxpr: Callable[[], Any]  # gives the ClosedJaxpr of which `times` are the work of all devices
+  times: int = 1
+
+  @property
+  def flops(self) -> float:
+    """Of one call over all devices: matrix products and convolutions."""
+    return flops.in_jaxpr(self.jaxpr()) * self.times
+
+  @property
+  def recomputed(self) -> float:
+    """Those of them that rematerialisation does a second time."""
+    return flops.recomputed(self.jaxpr()) * self.times
 
 
 @dataclass(frozen=True)

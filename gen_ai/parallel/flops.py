@@ -11,6 +11,8 @@ from typing import Any
 import jax
 from jax.extend import core
 
+_AGAIN = 'rematted_computation'  # how JAX calls what a checkpointed function computes again for its gradient
+
 
 def _inner(value: Any) -> Iterator[Any]:
   """The jaxprs inside one parameter of an equation."""
@@ -47,11 +49,32 @@ def _jaxpr(jaxpr: Any) -> float:
   return sum(_equation(equation) for equation in jaxpr.eqns)
 
 
+def _again(equation: Any) -> float:
+  """FLOPs of what an equation does a second time."""
+  if _AGAIN in str(equation.source_info.name_stack):
+    return _equation(equation)
+  params = equation.params
+  again = sum(_again(inner) for value in params.values() for jaxpr in _inner(value) for inner in jaxpr.eqns)
+  if equation.primitive.name == 'scan':
+    return again * params['length']
+  return again * (params['mesh'].size if equation.primitive.name == 'shard_map' else 1)
+
+
+def in_jaxpr(closed: Any) -> float:
+  """FLOPs over all devices of a ClosedJaxpr. While loops count one round."""
+  return _jaxpr(closed.jaxpr)
+
+
+def recomputed(closed: Any) -> float:
+  """Those of them that `jax.checkpoint` does a second time, to save memory: model FLOPs are the rest."""
+  return sum(map(_again, closed.jaxpr.eqns))
+
+
 def of(traced: Any) -> float:
   """FLOPs over all devices of what `jax.jit(function).trace(...)` returned. While loops count one round."""
-  return _jaxpr(traced.jaxpr.jaxpr)
+  return in_jaxpr(traced.jaxpr)
 
 
 def count(function: Callable[..., Any], *args: Any) -> float:
   """FLOPs of `function(*args)`; arguments may be jax.ShapeDtypeStruct. While loops count one round."""
-  return _jaxpr(jax.make_jaxpr(function)(*args).jaxpr)
+  return in_jaxpr(jax.make_jaxpr(function)(*args))

@@ -12,9 +12,8 @@ from ml_collections import ConfigDict
 
 from gen_ai.core.lowering import MeshHooks, under_mesh
 from gen_ai.core.method import Array, Key, PyTree, Reduce, State, identity
-from gen_ai.parallel import flops
 from gen_ai.parallel import mesh as mesh_lib
-from gen_ai.parallel.compiled import LANE_AXES, Compiled, CompileStats, stats
+from gen_ai.parallel.compiled import LANE_AXES, Compiled, CompileStats, Staged, stats
 
 
 class JitLayout:
@@ -38,30 +37,34 @@ class JitLayout:
     """The parameters and averages gathered over fsdp, as a step uses them; between steps they stay split.
 
     Left to itself the compiler may split activations by features over fsdp, which splits the batch already: slow, and
-    in jax 0.10 and 0.12 wrong on a mesh with data, fsdp and tensor (the contract tests caught it).
+    in jax 0.10 and 0.12 wrong on a mesh with data, fsdp and tensor (the contract tests caught it). A network with a
+    table gathers its own where it uses them, by `gather_layer`.
     """
-    if self.mesh.shape['fsdp'] == 1:
+    if self.mesh.shape['fsdp'] == 1 or self.table:
       return state
 
     def gather(path: Any, leaf: Array) -> Array:
-      if self.table and mesh_lib.LAYER in mesh_lib.row_of(path, self.table):
-        return leaf  # `gather_layer` does, layer by layer
       return jax.lax.with_sharding_constraint(leaf, self._without_fsdp(self._spec(path, leaf)))
 
     gathered = jax.tree_util.tree_map_with_path(gather, (state.params, state.ema))
     return state._replace(params=gathered[0], ema=gathered[1])
 
   def gather_layer(self, params: PyTree) -> PyTree:
-    """The parameters of one layer of a scan gathered over fsdp; the gradients that come back are split again."""
+    """Named parameters, of one layer of a scan or of none, gathered over fsdp; their gradients are split again."""
     if self.mesh.shape['fsdp'] == 1 or not self.table:
       return params
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: self._gathered(self._spec(path, leaf), leaf), params)
 
-    def gather(path: Any, leaf: Array) -> Array:
-      spec = self._spec(path, leaf)
-      split = jax.lax.with_sharding_constraint(leaf, NamedSharding(self.mesh, spec))
-      return jax.lax.with_sharding_constraint(split, self._without_fsdp(spec))
+  def _gathered(self, spec: PartitionSpec, leaf: Array) -> Array:
+    split = NamedSharding(self.mesh, spec)
 
-    return jax.tree_util.tree_map_with_path(gather, params)
+    @jax.custom_vjp
+    def gather(leaf: Array) -> Array:
+      return jax.lax.with_sharding_constraint(jax.lax.with_sharding_constraint(leaf, split), self._without_fsdp(spec))
+
+    # JAX would gather the gradient as well before it splits it: every device would be sent all of it.
+    gather.defvjp(lambda leaf: (gather(leaf), None), lambda _, grad: (jax.lax.with_sharding_constraint(grad, split),))
+    return gather(leaf)
 
   def constrain_batch(self, x: PyTree) -> PyTree:
     """Activations [B, ...] split by examples alone."""
@@ -69,6 +72,15 @@ class JitLayout:
     if self.mesh.size == 1:
       return x
     return jax.tree.map(lambda a: a if a.shape[0] % parts else self.constrain(a), x)
+
+  def constrain_features(self, x: Array) -> Array:
+    """Activations [B, ..., D] split by features over fsdp, and by examples over the other axes of a batch."""
+    fsdp = self.mesh.shape['fsdp']
+    if fsdp == 1 or not self.table or x.shape[0] % self.batch_parts or x.shape[-1] % fsdp:
+      return x
+    others = tuple(axis for axis in mesh_lib.BATCH[0] if axis != 'fsdp')
+    spec = PartitionSpec(others, *(None,) * (x.ndim - 2), 'fsdp')
+    return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, spec))
 
   def _spec(self, path: Any, leaf: Any) -> PartitionSpec:
     if self.table:
@@ -123,6 +135,37 @@ class JitLayout:
     del by_lane
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(self.rows_sharding, x), rows)
 
+  def shapes(self, state: PyTree, resident: PyTree, rows: PyTree) -> tuple[PyTree, PyTree, PyTree]:
+    """(state, resident, rows) as `stage` takes them where there are no arrays, from their shapes."""
+
+    def placed(tree: PyTree, where: NamedSharding) -> PyTree:
+      return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), tree)
+
+    return self.abstract(state), placed(dict(resident), self.everywhere), placed(rows, self.rows_sharding)
+
+  def stage(
+    self,
+    fn: Callable[..., Any],
+    floats: PyTree,
+    state: State,
+    key: Key,
+    resident: PyTree,
+    rows: PyTree,
+    returns_state: bool,
+  ) -> Staged:
+    """Traces and lowers `fn` for these arguments or their shapes; with `returns_state` the state is donated."""
+    where = jax.tree.map(lambda x: x.sharding, state)
+    jitted = jax.jit(
+      fn,
+      in_shardings=(self.everywhere, where, self.everywhere, self.everywhere, self.rows_sharding),
+      out_shardings=(where, self.everywhere) if returns_state else self.everywhere,
+      donate_argnums=(1,) if returns_state else (),
+    )
+    hooks = MeshHooks(self.gather_params, self.gather_layer, self.constrain_batch, self.constrain_features)
+    with under_mesh(hooks):
+      traced = jitted.trace(floats, state, key, resident, rows)  # once, for the program and for the count of its work
+    return Staged(traced.lower(), lambda: traced.jaxpr)
+
   def compile(
     self,
     fn: Callable[..., Any],
@@ -136,15 +179,7 @@ class JitLayout:
   ) -> tuple[Compiled, CompileStats]:
     """Compiles `fn` ahead of time for these arguments; with `returns_state` the state is donated. No lanes, no axes."""
     del axes
-    where = jax.tree.map(lambda x: x.sharding, state)
-    jitted = jax.jit(
-      fn,
-      in_shardings=(self.everywhere, where, self.everywhere, self.everywhere, self.rows_sharding),
-      out_shardings=(where, self.everywhere) if returns_state else self.everywhere,
-      donate_argnums=(1,) if returns_state else (),
-    )
     start = time.perf_counter()
-    with under_mesh(MeshHooks(self.gather_params, self.gather_layer, self.constrain_batch)):
-      traced = jitted.trace(floats, state, key, resident, rows)  # once, for the program and for the count of its work
-    compiled = traced.lower().compile()
-    return compiled, stats(compiled, time.perf_counter() - start, flops.of(traced))
+    staged = self.stage(fn, floats, state, key, resident, rows, returns_state)
+    compiled = staged.lowered.compile()
+    return compiled, stats(compiled, time.perf_counter() - start, staged.flops)

@@ -15,8 +15,7 @@ from ml_collections import ConfigDict
 
 from gen_ai.core.errors import UserError
 from gen_ai.core.method import Key, PyTree, State, identity
-from gen_ai.parallel import flops
-from gen_ai.parallel.compiled import LANE_AXES, Compiled, CompileStats, stats
+from gen_ai.parallel.compiled import LANE_AXES, Compiled, CompileStats, Staged, stats
 
 
 class PmapLayout:
@@ -109,19 +108,20 @@ class PmapLayout:
       lambda x: np.moveaxis(x.reshape(x.shape[0], parts, x.shape[1] // parts, *x.shape[2:]), 1, 0), rows
     )
 
-  def compile(
-    self,
-    fn: Callable[..., Any],
-    floats: PyTree,
-    state: State,
-    key: Key,
-    resident: PyTree,
-    rows: PyTree,
-    returns_state: bool,
-    axes: Sequence[Any] = LANE_AXES,
-  ) -> tuple[Compiled, CompileStats]:
-    """Compiles `fn` ahead of time for these arguments; with `returns_state` the state is donated. No lanes, no axes."""
-    del axes
+  def shapes(self, state: PyTree, resident: PyTree, rows: PyTree) -> tuple[PyTree, PyTree, PyTree]:
+    """(state, resident, rows) as `stage` takes them where there are no arrays, from their shapes."""
+    parts = len(self.local)
+
+    def copies(tree: PyTree) -> PyTree:
+      return jax.tree.map(lambda x: jax.ShapeDtypeStruct((parts, *x.shape), x.dtype), tree)
+
+    def shares(x: Any) -> jax.ShapeDtypeStruct:
+      return jax.ShapeDtypeStruct((parts, x.shape[0], x.shape[1] // parts, *x.shape[2:]), x.dtype)
+
+    return copies(state), copies(dict(resident)), jax.tree.map(shares, rows)
+
+  def _mapped(self, fn: Callable[..., Any], returns_state: bool) -> tuple[Any, Any]:
+    """(`fn` on every device, what one of them does)."""
 
     def per_device(floats: PyTree, state: State, key: Key, resident: PyTree, rows: PyTree):
       if returns_state:  # fixed latents of samples and evaluation noise are the same on every device
@@ -135,19 +135,51 @@ class PmapLayout:
       devices=self.devices,
       donate_argnums=(1,) if returns_state else (),
     )
+    return mapped, per_device
+
+  def stage(
+    self,
+    fn: Callable[..., Any],
+    floats: PyTree,
+    state: State,
+    key: Key,
+    resident: PyTree,
+    rows: PyTree,
+    returns_state: bool,
+  ) -> Staged:
+    """Traces and lowers `fn` for these arguments or their shapes; with `returns_state` the state is donated."""
+    mapped, per_device = self._mapped(fn, returns_state)
+
+    def jaxpr() -> Any:
+      one = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype), (state, resident, rows))
+      count = jax.vmap(partial(per_device, floats), axis_name=self.AXIS, in_axes=(0, None, 0, 0), axis_size=1)
+      return jax.make_jaxpr(count)(one[0], key, *one[1:])
+
+    return Staged(mapped.lower(floats, state, key, resident, rows), jaxpr, self.batch_parts)
+
+  def compile(
+    self,
+    fn: Callable[..., Any],
+    floats: PyTree,
+    state: State,
+    key: Key,
+    resident: PyTree,
+    rows: PyTree,
+    returns_state: bool,
+    axes: Sequence[Any] = LANE_AXES,
+  ) -> tuple[Compiled, CompileStats]:
+    """Compiles `fn` ahead of time for these arguments; with `returns_state` the state is donated. No lanes, no axes."""
+    del axes
     start = time.perf_counter()
-    compiled = mapped.lower(floats, state, key, resident, rows).compile()
+    staged = self.stage(fn, floats, state, key, resident, rows, returns_state)
+    compiled = staged.lowered.compile()
     seconds = time.perf_counter() - start
     # Over several processes JAX compares the global shapes of a compiled pmap with this process's share, and refuses.
-    execute = compiled if jax.process_count() == 1 else mapped
+    execute = compiled if jax.process_count() == 1 else self._mapped(fn, returns_state)[0]
 
     def call(*args: Any):
       out = execute(*args)
       first = partial(jax.tree.map, lambda x: x.addressable_data(0).reshape(x.shape[1:]))
       return (out[0], first(out[1])) if returns_state else first(out)
 
-    one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), (state, resident, rows))
-    count = jax.vmap(partial(per_device, floats), axis_name=self.AXIS, in_axes=(0, None, 0, 0), axis_size=1)
-    wide = jax.tree.map(lambda s: jax.ShapeDtypeStruct((1, *s.shape), s.dtype), one)
-    total = flops.count(count, wide[0], key, *wide[1:]) * self.batch_parts
-    return call, stats(compiled, seconds, total)
+    return call, stats(compiled, seconds, staged.flops)

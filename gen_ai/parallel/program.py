@@ -19,7 +19,8 @@ from gen_ai.core.errors import UserError
 from gen_ai.core.method import Array, Key, Method, PyTree, Reduce, Spec, State, Task, identity
 from gen_ai.core.text import did_you_mean
 from gen_ai.parallel import memory
-from gen_ai.parallel.compiled import Compiled, CompileStats
+from gen_ai.parallel.compiled import Compiled, CompileStats, Staged
+from gen_ai.parallel.lanes import LaneLayout
 from gen_ai.parallel.layouts import Layout, check_batch
 
 Build = Callable[..., Method]
@@ -180,6 +181,21 @@ class Program:
       return compiled(self.floats, state, self.key, resident, self.layout.put_rows(rows, feed.by_lane))
 
     return run
+
+  def stage(self, feed: Feed, rows: PyTree) -> tuple[Staged, State, PyTree]:
+    """A chunk of training before it is compiled, for shapes alone: nothing is put on a device.
+
+    Args:
+      feed: what brings batches; of its resident arrays the shapes count.
+      rows: arrays [K, B, ...] of all devices, or their shapes.
+
+    Returns:
+      (the program, the shapes of its state, those of its resident arrays), each with its sharding where it has one.
+    """
+    assert not isinstance(self.layout, LaneLayout)
+    state, resident, placed = self.layout.shapes(self.shapes, feed.resident, rows)
+    fn = chunk(self._make, feed, self.layout)
+    return self.layout.stage(fn, self.floats, state, self.key, resident, placed, True), state, resident
 
   def _compile(self, fn: Callable[..., Any], state: State, key: Key, resident: PyTree, rows: PyTree):
     """Compiles what leaves the state as it is."""

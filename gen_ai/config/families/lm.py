@@ -37,7 +37,7 @@ FIELDS: dict[str, Field] = {
   'loss.balance': weight(0.01, used_with=_EXPERTS),  # weight of the loss that spreads tokens over experts
   'loss.router_z': weight(1e-3, used_with=_EXPERTS),  # of the squared log of the router's sum
   'loss.z': weight(0.0),  # weight of the squared log of the softmax's sum
-  'loss.chunk': Field(0),  # positions of a row whose logits are in memory at once; 0: all
+  'loss.chunk': Field(0),  # tokens of the vocabulary whose logits are in memory at once; 0: all
   'eval.batch_size': COMMON['eval.batch_size'].but(64),
   'eval.samples': COMMON['eval.samples'].but(256),
   'eval.best': COMMON['eval.best'].but('loss_nats:min'),

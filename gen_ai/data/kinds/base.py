@@ -19,6 +19,7 @@ class DataKind:
   Attributes:
     name: as `Spec.kind` has it.
     unit: what examples are called, in the plural.
+    piece: what `dims` counts, in the plural, where speed is told in it.
     example: name of the array of examples in a batch, and of the input of tasks that take one.
     endings: of files that hold samples; the first is the one that a person opens.
     printed: whether samples are shown on the terminal where no file is named.
@@ -29,6 +30,7 @@ class DataKind:
 
   name = ''
   unit = 'examples'
+  piece = ''
   example = ''
   endings: tuple[str, ...] = ('.npy',)
   printed = False
@@ -40,6 +42,19 @@ class DataKind:
     """The data set `prepared` of TFDS. Raises UserError where this kind of data is not read from there."""
     del config_data
     raise UserError(f'{prepared.name} of TFDS does not hold {self.unit} that can be read.')
+
+  def made(self, config_data: Any) -> bool:
+    """Whether opening the data set would make something first: prepared files, a tokenizer."""
+    del config_data
+    return False
+
+  def foreseen(self, config_data: Any) -> tuple[Spec, Source] | None:
+    """What the data of `config.data` will be like and a source of examples like it, all of them 0.
+
+    For a plan of what is not prepared. None where the data must be opened to know.
+    """
+    del config_data
+    return None
 
   def counted(self, spec: Spec) -> str:
     """What the number of examples counts: 'images'."""

@@ -9,10 +9,10 @@ import numpy as np
 
 from gen_ai.core.errors import UserError
 from gen_ai.core.method import Spec
-from gen_ai.data import images, pictures, spread, tfds_source
+from gen_ai.data import images, mnist_5k, pictures, spread, store, tfds_source
 from gen_ai.data.assemble import IMAGES, Dataset, from_examples
 from gen_ai.data.kinds.base import DataKind, check_count, read_array
-from gen_ai.data.source import IMAGE, Source
+from gen_ai.data.source import IMAGE, ArrayExamples, ImageSource, Piece, Source
 from gen_ai.maths.pixels import to_uint8
 
 ROW = 8  # images beside each other where several kinds of them are shown
@@ -53,6 +53,23 @@ class _Images(DataKind):
     classes, about = tfds_source.num_classes(prepared), {'version': prepared.version, 'location': prepared.location}
     whole = from_examples(config_data.name, examples, config_data.split, classes, stand_in, **about)
     return whole._replace(class_names=tfds_source.class_names(prepared))
+
+  def made(self, config_data: Any) -> bool:
+    """The digits that come with gen_ai are prepared by whoever asks for them first."""
+    return config_data.name == mnist_5k.NAME and not mnist_5k.is_prepared(store.data_folder(config_data.data_dir))
+
+  def foreseen(self, config_data: Any) -> tuple[Spec, Source] | None:
+    """TFDS knows the shape of its images before they are prepared, and we that of our digits."""
+    size, grey = config_data.image_size, config_data.grey == 'true'
+    if config_data.name == mnist_5k.NAME:
+      H, W, C = mnist_5k.SHAPE
+      shape, classes = (size or H, size or W, 1 if grey else C), mnist_5k.CLASSES
+    elif described := tfds_source.described(config_data.name):
+      shape, classes = tfds_source.image_shape(described, size, grey), tfds_source.num_classes(described)
+    else:
+      return None
+    examples = ArrayExamples(np.broadcast_to(np.uint8(0), (1, *shape)), np.zeros(1, np.int32) if classes else None)
+    return Spec(IMAGES, shape, classes), ImageSource([Piece(examples, 0, 1)])
 
   def stored(self, x: Any) -> Any:
     return to_uint8(x)

@@ -14,7 +14,7 @@ from gen_ai.data import bpe, mixture, store, text, tfds_source, token_directory
 from gen_ai.data.assemble import TEXT, Dataset, from_text
 from gen_ai.data.bpe import BpeVocab
 from gen_ai.data.kinds.base import DataKind, check_count, read_array
-from gen_ai.data.source import TOKENS
+from gen_ai.data.source import TOKENS, Source, TextSource
 from gen_ai.data.text import AnyVocab, ByteVocab, CharVocab
 
 RULE = '\n' + '-' * 40 + '\n'  # between texts
@@ -75,6 +75,7 @@ def _cut(data: Any, name: str, found: Documents) -> Dataset:
 class _Text(DataKind):
   name = TEXT
   unit = 'texts'
+  piece = 'tokens'
   example = TOKENS
   endings = ('.txt', '.npy')
   printed = True
@@ -83,6 +84,21 @@ class _Text(DataKind):
 
   def from_tfds(self, config_data: Any, prepared: Any) -> Dataset:
     return _cut(config_data, config_data.name, _of_tfds(prepared))
+
+  def made(self, config_data: Any) -> bool:
+    """Tokens are learned, which takes minutes of a large text."""
+    return bpe.is_size(config_data.tokens)
+
+  def foreseen(self, config_data: Any) -> tuple[Spec, Source] | None:
+    """Bytes, a tokenizer's file and a number of tokens say how large the vocabulary is; characters do not."""
+    tokens, T = config_data.tokens, config_data.block_size
+    if tokens == 'char':
+      return None
+    which = tokens.removeprefix(text.BPE)
+    vocab: ByteVocab | BpeVocab | bpe.Unlearned = ByteVocab()
+    if tokens.startswith(text.BPE):
+      vocab = bpe.Unlearned(int(which)) if bpe.is_size(tokens) else bpe.read(which)
+    return Spec(TEXT, (T,), vocab=vocab), TextSource(np.broadcast_to(np.int32(0), (T + 1,)), T, 'train')
 
   def counted(self, spec: Spec) -> str:
     return self.form(spec)
