@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from gen_ai.core import random
 from gen_ai.core.errors import UserError
 from gen_ai.core.method import (
+  DRAFT,
   EXAMPLE,
   GENERATE,
   NUMBER,
@@ -27,17 +28,22 @@ from gen_ai.core.method import (
   Method,
   Metrics,
   PyTree,
+  Reader,
   Reduce,
   Spec,
   State,
+  Stream,
   SumCount,
   Task,
+  Vocab,
   identity,
 )
 from gen_ai.core.optim import Updater, Weighted, gradients
 from gen_ai.core.switch import is_off
 from gen_ai.maths.cross_entropy import TokenLoss, tiled, token_loss
-from gen_ai.maths.sampling import Rule, generate, looks_back
+from gen_ai.maths.sampling import Decoding, Rule, looks_back
+from gen_ai.maths.speculative import Speculation
+from gen_ai.maths.stops import automaton
 from gen_ai.nets import hugging_face
 from gen_ai.nets.apply import compute_dtype
 from gen_ai.nets.experts import LOSSES
@@ -104,6 +110,18 @@ def note_on_prompts(prompts: np.ndarray, context: int) -> str:
   )
 
 
+def stop_table(vocab: Vocab, texts: tuple[str, ...]) -> np.ndarray:
+  """Where a drawn text ends: behind any of `texts`, however it is cut into tokens, or at a separator.
+
+  Raises:
+    UserError: an empty text, or one that the vocabulary cannot hold.
+  """
+  for text in texts:
+    vocab.encode(text)
+  last = () if vocab.separator is None else (vocab.separator,)
+  return automaton([text.encode() for text in texts], vocab.token_bytes(), last)
+
+
 def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
   """The language model of `config`; see `gen_ai.core.method.Method`."""
   model, (T,), vocab = config.model, spec.shape, spec.vocab
@@ -119,8 +137,7 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
       "has none: take 'bpe:4096', say."
     )
   prompt = np.asarray(vocab.encode(config.sample.prompt or ('\n' if separator is None else '')))
-  stops = [tuple(int(token) for token in vocab.encode(text)) for text in config.sample.stop]
-  stops += [] if separator is None else [(separator,)]
+  stops = stop_table(vocab, tuple(config.sample.stop)) if config.sample.stop or separator is not None else None
 
   def init(key: Key) -> State:
     return updater.init(net.init({'params': key}, jnp.zeros((2, T), jnp.int32), train=False)['params'])
@@ -173,19 +190,51 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     bits = (per_token * (of_bytes > 0)).sum() / math.log(2)
     return {'loss_nats': (per_token.sum(), mask.sum()), 'bits_per_byte': (bits, of_bytes.sum())}
 
-  def generated(state: State, inputs: Batch, own_keys: Key) -> Batch:
-    """Each row goes on from its own prompt by sample.length tokens; what follows them in a row is -1."""
-    params, B, sample = updater.eval_params(state), own_keys.shape[0], config.sample
-    prompts = inputs.get('prompt', jnp.broadcast_to(jnp.asarray(prompt, jnp.int32), (B, len(prompt))))
+  def reader(state: State) -> Reader:
+    params = updater.eval_params(state)
 
     def extend(cache: PyTree, tokens: Array, positions: Array, pick: Array, fresh: bool) -> tuple[Array, PyTree]:
       out: Any = net.apply({'params': params}, cache, tokens, positions, pick, fresh, method='extend')
       return out
 
+    return Reader(extend, net.init_cache, T)
+
+  def continuing(draft: Reader | None = None, at_once: int = 0) -> Task:
+    """Each row goes on from its own prompt by sample.length tokens; what follows them in a row is -1."""
+    sample = config.sample
     rule = Rule(sample.repetition, sample.temperature, sample.top_k, sample.top_p, sample.min_p)
-    keys = random.stream(own_keys, 'extend')
-    text = generate(extend, net.init_cache(B), prompts, sample.length, T, keys, rule, stops)
-    return {SAMPLE: text, 'given': (prompts >= 0).sum(1)}
+
+    def decoding(state: State, own_keys: Key) -> Any:
+      how = sample.length, random.stream(own_keys, 'extend'), rule, stops
+      if draft is None:
+        return Decoding(reader(state), *how)
+      return Speculation(reader(state), draft, at_once, *how)
+
+    def start(state: State, inputs: Batch, own_keys: Key) -> PyTree:
+      usual = jnp.broadcast_to(jnp.asarray(prompt, jnp.int32), (own_keys.shape[0], len(prompt)))
+      return decoding(state, own_keys).start(inputs.get('prompt', usual))
+
+    def advance(state: State, carry: PyTree, own_keys: Key, pieces: Array) -> PyTree:
+      return decoding(state, own_keys).advance(carry, pieces)
+
+    def outputs(carry: Any) -> Batch:
+      told = DRAFT if draft is not None else ()
+      return {SAMPLE: carry.text, 'given': carry.given, **{name: getattr(carry, name) for name in told}}
+
+    def generated(state: State, inputs: Batch, own_keys: Key) -> Batch:
+      whole = jnp.int32(sample.length)
+      return outputs(advance(state, start(state, inputs, own_keys), own_keys, whole))
+
+    names = ('given', *(DRAFT if draft is not None else ()))
+    return Task(
+      generated,
+      {'prompt': Field(PROMPT, (None,))},
+      {SAMPLE: Field(EXAMPLE, (None,)), **{name: Field('count') for name in names}},
+      check=checked,
+      stream=Stream(start, advance, outputs, lambda carry: carry.done),
+      reader=reader,
+      drafted=None if draft is not None else continuing,
+    )
 
   def scored(state: State, inputs: Batch, own_keys: Key) -> Batch:
     """-log p of each token given those before it; 0 for the first, which nothing predicts, and after the end."""
@@ -207,12 +256,7 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     return ''
 
   tasks = {
-    GENERATE: Task(
-      generated,
-      {'prompt': Field(PROMPT, (None,))},
-      {SAMPLE: Field(EXAMPLE, (None,)), 'given': Field('count')},
-      check=checked,
-    ),
+    GENERATE: continuing(),
     'score': Task(
       scored,
       {'prompt': Field(PROMPT, (None,), True)},

@@ -49,7 +49,6 @@ os.environ['PYTHONPATH'] = os.pathsep.join(dict.fromkeys(_PATHS))
 
 import jax  # noqa: E402
 
-
 _MOST_MEMORY = 2 * 2**30  # bytes of one worker; several share the machine with all the commands that they start
 _most_memory = _MOST_MEMORY
 

@@ -7,6 +7,7 @@ import pytest
 
 from gen_ai.core.errors import UserError
 from gen_ai.maths.sampling import Rule, filtered, generate, sample_token
+from gen_ai.maths.stops import automaton
 
 LOGITS = jnp.array([0.0, 3.0, 2.0, 2.5, -1.0])
 
@@ -87,10 +88,10 @@ def counting(cache, tokens, positions, pick, fresh):
 
 def count_on(prompt, length, context=32, rule=Rule(), stops=()):  # noqa: B008
   prompt = jnp.asarray(prompt)
-  n = len(prompt)
+  n, table = len(prompt), automaton(stops, [[token] for token in range(7)]) if stops else None
   run = jax.jit(
     lambda prompt: generate(
-      counting, jnp.zeros((1, n, context), jnp.int32), prompt, length, context, keys(n), rule, stops
+      counting, jnp.zeros((1, n, context), jnp.int32), prompt, length, context, keys(n), rule, table
     )
   )
   return run(prompt).tolist()

@@ -10,6 +10,7 @@ import pytest
 
 from gen_ai.core.errors import UserError
 from gen_ai.maths.sampling import Rule, generate
+from gen_ai.maths.stops import automaton
 from gen_ai.nets import attention
 from gen_ai.nets.transformer import MATRICES, SHARDING, Architecture, Dropout, Transformer
 from gen_ai.parallel import mesh
@@ -110,9 +111,10 @@ def test_reading_at_once_and_token_by_token_equal_the_full_forward(made, read):
 
 def continued(model, variables, prompt, length, rule, stops=(), number=0):
   own = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(0), i))(jnp.arange(number, number + len(prompt)))
+  table = automaton(stops, [[token] for token in range(model.arch.vocab_size)]) if stops else None
   run = jax.jit(
     lambda prompt: generate(
-      extend_fn(model, variables), model.init_cache(len(prompt)), prompt, length, model.arch.context, own, rule, stops
+      extend_fn(model, variables), model.init_cache(len(prompt)), prompt, length, model.arch.context, own, rule, table
     )
   )
   return np.asarray(run(jnp.asarray(prompt)))

@@ -2,6 +2,8 @@
 
 Inputs of a task: --label=circle (name or number), --prompt="def ", --image=x.npy, --mask=half, --latent=z.npy, and any
 other by --input=NAME=VALUE or --input=NAME=FILE.npy. What is repeated gives sample i the i-th, and round again.
+
+Text: --stream shows it while it is made, --interactive asks for prompts, --draft=RUN lets a small run draft for it.
 """
 
 import sys
@@ -12,13 +14,14 @@ from typing import Any
 import numpy as np
 from absl import flags
 
+from gen_ai.commands import _prompts
 from gen_ai.config import LARGEST_SEED
 from gen_ai.core import command_line, files
 from gen_ai.core.errors import UserError
-from gen_ai.core.method import EXAMPLE, GENERATE, MASK, PROMPT, SAMPLE, Task
+from gen_ai.core.method import DRAFT, EXAMPLE, GENERATE, MASK, PROMPT, SAMPLE, Task
 from gen_ai.core.text import did_you_mean
 from gen_ai.data import kinds
-from gen_ai.evaluate import restored
+from gen_ai.evaluate import drafting, restored, streaming
 from gen_ai.evaluate.generation import check_inputs
 from gen_ai.evaluate.trained import Trained
 from gen_ai.maths import masks
@@ -63,6 +66,17 @@ def define_flags() -> None:
     upper_bound=LARGEST_SEED,
   )
   flags.DEFINE_string('step', 'latest', "checkpoint: 'latest', 'best' or a step")
+  flags.DEFINE_bool(
+    'stream', None, 'show texts while they are made, one after the other; if not given, one text on a terminal is'
+  )
+  flags.DEFINE_bool('interactive', False, 'ask for prompts and stream a text for each, until Ctrl-D')
+  flags.DEFINE_string(
+    'draft',
+    '',
+    'directory of a run of a small model with the same tokens: it drafts, and this run takes what it would have drawn '
+    'itself, in fewer passes',
+  )
+  flags.DEFINE_integer('draft_tokens', 4, 'tokens that --draft drafts at once', lower_bound=1, upper_bound=64)
 
 
 def _given() -> dict[str, Any]:
@@ -171,6 +185,51 @@ def _chosen(run_dir: str, tasks: Mapping[str, Task], task: str, drawing: bool) -
   return name
 
 
+def _tell_draft(outputs: Mapping[str, np.ndarray]) -> None:
+  """Says how good a draft was, where there was one."""
+  if not set(DRAFT) <= outputs.keys():
+    return
+  accepted, rejected, passes, made = (int(outputs[name].sum()) for name in DRAFT)
+  looked = accepted + rejected
+  print(
+    f'draft: {accepted:,} of {looked:,} tokens that the model looked at were accepted '
+    f'({100 * accepted / max(looked, 1):.1f} %); {made / max(passes, 1):.2f} tokens a pass of the model.',
+    file=sys.stderr,
+  )
+
+
+def _opened(run_dir: str, name: str, task: Task, overrides: Mapping[str, Any]) -> Trained:
+  """The run, with the one that drafts for it. Raises UserError where either cannot be opened or they do not fit."""
+  if not FLAGS.draft:
+    return Trained(run_dir, FLAGS.step, overrides)
+  small, spec = restored.tasks(FLAGS.draft), restored.recorded_spec(FLAGS.draft)
+  drafting.check(name, task, restored.recorded_spec(run_dir), run_dir, small, spec, FLAGS.draft)
+  return Trained(run_dir, FLAGS.step, overrides).drafted_by(Trained(FLAGS.draft), FLAGS.draft_tokens)
+
+
+def _refuse_idle() -> None:
+  """Raises UserError for flags that nothing would read."""
+  now = [f'--{name}' for name in ('draft', 'stream', 'interactive') if FLAGS[name].value]
+  command_line.refuse_idle({'draft_tokens': ('--draft',)}, now, 'a call without one')
+  for shown in ('stream', 'interactive'):
+    given = [name for name in ('out', 'n', 'prompt', 'stream') if FLAGS[name].value and name != shown]
+    wrong = [name for name in given if shown == 'interactive' or name == 'out']
+    if FLAGS[shown].value and wrong:
+      raise UserError(f'--{shown} shows texts as they are made: leave --{wrong[0]} out.')
+
+
+def _print_streamed(trained: Trained, name: str, n: int, seed: int, arrays: Mapping[str, np.ndarray], rule: str):
+  """Prints `n` texts while they are made; returns their outputs, {name: [n, ...]} of those that tell of a draft."""
+  drawing, told = trained.streaming(name), []
+  for number in range(n):
+    print(rule if number else '', end='')
+    for text in drawing.text(trained.state, seed, number, arrays):
+      print(text, end='', flush=True)
+    told.append(drawing.outputs)
+  print()
+  return {one: np.concatenate([outputs[one] for outputs in told]) for one in DRAFT if one in told[0]}
+
+
 def main(
   arguments: list[str],
   overrides: dict[str, str],
@@ -192,6 +251,7 @@ def main(
     raise UserError('config.sample.n is for the grids of training: here --n=N says how many samples are drawn.')
   if 'sample.prompt' in overrides:
     raise UserError('config.sample.prompt starts the texts of training: here --prompt=TEXT starts them.')
+  _refuse_idle()
   tasks = restored.tasks(run_dir)
   name = _chosen(run_dir, tasks, task, drawing)
   found, given = tasks[name], _given()
@@ -200,18 +260,28 @@ def main(
   kind, out = kinds.of(restored.recorded_spec(run_dir)), Path(FLAGS.out) if FLAGS.out else None
   if out is not None:
     _check_out(out, kind, found)
+  if FLAGS.stream or FLAGS.interactive:
+    streaming.check(name, found, restored.recorded_spec(run_dir))
   inputs = _read(run_dir, found, given)
-  trained = Trained(run_dir, FLAGS.step, overrides)
+  trained = _opened(run_dir, name, found, overrides)
   seed = trained.config.eval.seed if FLAGS.seed is None else FLAGS.seed
+  if FLAGS.interactive:
+    return _prompts.ask(trained, name, seed, inputs)
   for one in needed:
     inputs[one] = trained.examples(FLAGS.n or EXAMPLES)
   arrays = trained.inputs(name, FLAGS.n, seed, **inputs)
   examples = [len(arrays[one]) for one in arrays if found.inputs[one].what == EXAMPLE]
-  n = FLAGS.n or max(examples or [len(array) for array in arrays.values() if len(array) > 1], default=GIVEN)
+  usual = 1 if FLAGS.stream else GIVEN
+  n = FLAGS.n or max(examples or [len(array) for array in arrays.values() if len(array) > 1], default=usual)
   n = min([n, *examples])
   if trained.note:
     print(f'note: {trained.note}.', file=sys.stderr)
+  on_terminal = out is None and n == 1 and kind.printed and found.stream is not None and sys.stdout.isatty()
+  if FLAGS.stream or (FLAGS.stream is None and on_terminal):
+    _tell_draft(_print_streamed(trained, name, n, seed, arrays, kind.between))
+    return 0
   outputs = trained.outputs(name, n, seed, arrays)
+  _tell_draft(outputs)
   shown = kind.shown(trained.spec, outputs[SAMPLE]) if found.draws else ''
   if out is None and shown:
     print(shown)

@@ -10,7 +10,7 @@ Values:
   tokens int32 [B, T + 1], each a target of those before it; -1 after the end of a text (evaluation batches only)
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
@@ -68,6 +68,49 @@ WHOLE = (LABEL, PROMPT)  # whose values are whole numbers
 TaskFn = Callable[[State, Mapping[str, Array], Key], Mapping[str, Array]]
 
 
+class Stream(NamedTuple):
+  """The work of a task in pieces, so that what is made is seen at once; all traceable.
+
+  `outputs(advance(state, start(state, inputs, keys), keys, pieces))` is what `Task.run` returns once all rows are done,
+  in however many calls of `advance`.
+
+  Attributes:
+    start: (state, inputs, keys [B]) -> carry, arrays.
+    advance: (state, carry, keys [B], pieces int32 []) -> carry, in which every row has so many pieces (tokens of a
+      text), counted from the start, or is done.
+    outputs: carry -> outputs {name: [B, ...]}; what is not made yet is -1.
+    done: carry -> bool [B].
+  """
+
+  start: Callable[[State, Mapping[str, Array], Key], PyTree]
+  advance: Callable[[State, PyTree, Key, Array], PyTree]
+  outputs: Callable[[PyTree], Mapping[str, Array]]
+  done: Callable[[PyTree], Array]
+
+
+class Extend(Protocol):
+  """A language model that reads on."""
+
+  def __call__(self, cache: PyTree, tokens: Array, positions: Array, pick: Array, fresh: bool) -> tuple[Array, PyTree]:
+    """(logits after some of tokens [B, P], the cache with all of them in it).
+
+    Args:
+      cache: what was read before.
+      tokens: int32 [B, P].
+      positions: int32 [B, P]; what is at the context or beyond is not kept.
+      pick: int32 [B] -> logits [B, V] after token number `pick`; int32 [B, Q] -> [B, Q, V].
+      fresh: whether nothing was read before.
+    """
+
+
+class Reader(NamedTuple):
+  """A language model as something that reads tokens: to draw from, or to draft for another."""
+
+  extend: Extend
+  cache: Callable[[int], PyTree]  # an empty one for B rows, of leaves [layers, B, ...]
+  context: int  # tokens that a cache holds
+
+
 class Task(NamedTuple):
   """Something that a trained model can do: generate, complete, reconstruct, ...
 
@@ -79,6 +122,10 @@ class Task(NamedTuple):
     settings: sections of the config that it may be run again under after training; evaluations record them.
     check: looks at the inputs of a call, NumPy arrays, before anything is computed; returns what a person should know
       of them, '' if nothing. Raises UserError for inputs that it cannot take.
+    stream: the same work in pieces; None: it comes whole.
+    reader: state -> the model behind it, which may draft for another task; None: it cannot.
+    drafted: (the reader of a small model, tokens that it drafts at once) -> this task with its outputs drawn from the
+      same distribution by fewer passes of the model, and `DRAFT` among them; None: it takes no draft.
   """
 
   run: TaskFn
@@ -86,6 +133,9 @@ class Task(NamedTuple):
   outputs: Mapping[str, Field] = MappingProxyType({})
   settings: tuple[str, ...] = ('sample',)
   check: Callable[[Mapping[str, Any]], str] = lambda inputs: ''
+  stream: Stream | None = None
+  reader: Callable[[State], Reader] | None = None
+  drafted: Callable[[Reader, int], 'Task'] | None = None
 
   @property
   def draws(self) -> bool:
@@ -95,6 +145,9 @@ class Task(NamedTuple):
 
 SAMPLE = 'sample'  # the output of tasks that draw
 GENERATE = 'generate'  # the task of drawing samples
+# Outputs int32 [B] of a task with a draft: drafted tokens that the model accepted and that it did not, its passes after
+# the prompt, and the tokens that all this made.
+DRAFT = ('accepted', 'rejected', 'passes', 'made')
 
 
 class FileLayout(Protocol):
@@ -149,6 +202,9 @@ class Vocab(Protocol):
 
   def decode(self, tokens: Any) -> str:
     """Text of int [T] tokens."""
+
+  def token_bytes(self) -> Sequence[bytes]:
+    """The bytes of UTF-8 that each token stands for; none of a separator."""
 
   def byte_counts(self) -> Any:
     """float32 [V]: UTF-8 bytes that each token stands for."""

@@ -96,6 +96,10 @@ class BpeVocab:
     """Text of int [T]; bytes that are no UTF-8 become the replacement character, separators nothing."""
     return b''.join(self._bytes[int(token)] for token in np.asarray(tokens)).decode(errors='replace')
 
+  def token_bytes(self) -> Sequence[bytes]:
+    """The bytes of UTF-8 that each token stands for; none of a separator."""
+    return self._bytes
+
   def byte_counts(self) -> np.ndarray:
     """float32 [V]: bytes of UTF-8 of each token; 0 of a separator."""
     return np.array([len(text) for text in self._bytes], np.float32)
@@ -121,6 +125,10 @@ class Unlearned:
     """Nothing is known of the tokens: ''."""
     del tokens
     return ''
+
+  def token_bytes(self) -> Sequence[bytes]:
+    """One byte for each token: nothing is known of them."""
+    return [b'?'] * self.size
 
   def byte_counts(self) -> np.ndarray:
     """float32 [V] of ones."""

@@ -40,6 +40,10 @@ class ByteVocab:
     """Text of int [T]; bytes that are no UTF-8 become the replacement character."""
     return np.asarray(tokens).astype(np.uint8).tobytes().decode(errors='replace')
 
+  def token_bytes(self) -> Sequence[bytes]:
+    """Each byte."""
+    return [bytes([byte]) for byte in range(self.size)]
+
   def byte_counts(self) -> np.ndarray:
     """float32 [256] of ones."""
     return np.ones(self.size, np.float32)
@@ -74,6 +78,10 @@ class CharVocab:
   def decode(self, tokens: Any) -> str:
     """Text of int [T]."""
     return self._codes[np.asarray(tokens, np.int64)].astype('<u4').tobytes().decode('utf-32-le', 'surrogatepass')
+
+  def token_bytes(self) -> Sequence[bytes]:
+    """The 1 to 4 bytes of UTF-8 of each character."""
+    return [chr(code).encode('utf-8', 'surrogatepass') for code in self._codes]
 
   def byte_counts(self) -> np.ndarray:
     """float32 [V]: 1 to 4 bytes of UTF-8 for each character."""

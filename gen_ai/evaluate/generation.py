@@ -19,6 +19,7 @@ from gen_ai.core.method import GENERATE, SAMPLE, Key, Method, State, Task
 from gen_ai.data import kinds
 from gen_ai.data.feed import make_feed
 from gen_ai.data.source import Source
+from gen_ai.evaluate.drafting import Draft
 from gen_ai.evaluate.metrics import features
 from gen_ai.evaluate.metrics.extractors import Extractor
 from gen_ai.parallel.program import Program
@@ -106,13 +107,21 @@ class Generation:
     seed: of the noise.
     task: its name.
     inputs: what it is given; None: nothing.
+    draft: a small model that helps; None: none.
 
   Raises:
     UserError: the method has no such task.
   """
 
-  def __init__(self, program: Program, seed: int, task: str = GENERATE, inputs: Inputs | None = None):
-    self._program, self._inputs, self._task = program, inputs, program.task(task)
+  def __init__(
+    self,
+    program: Program,
+    seed: int,
+    task: str = GENERATE,
+    inputs: Inputs | None = None,
+    draft: Draft | None = None,
+  ):
+    self._program, self._inputs, self._draft, self._task = program, inputs, draft, program.task(task)
     self._name, self._kind = task, kinds.of(program.spec)
     self._key = random.stream(random.root(seed), 'samples')
     self._compiled: dict[Any, Callable[..., Any]] = {}
@@ -151,7 +160,7 @@ class Generation:
 
     def row(method: Method, state: State, resident: Mapping[str, Any], row: Any, key: Key):
       found = self._run(method, state, resident, row, key)
-      fields = method.tasks[self._name].outputs
+      fields = self._task.outputs
       return {
         name: self._kind.stored(value) if name in fields and fields[name].what == 'example' else value
         for name, value in found.items()
@@ -166,7 +175,10 @@ class Generation:
 
   def _run(self, method: Method, state: State, resident: Any, row: Any, key: Key) -> Mapping[str, Any]:
     given = {} if self._inputs is None else self._inputs.gather(resident, row['inputs'])
-    return method.tasks[self._name].run(state, given, random.per_example(key, row['number']))
+    task = method.tasks[self._name]
+    if self._draft is not None:
+      task = self._draft.helping(task, self._name, resident)
+    return task.run(state, given, random.per_example(key, row['number']))
 
   def _size(self, wanted: int) -> int:
     """The smallest batch from `wanted` on that divides over the devices."""
@@ -178,6 +190,8 @@ class Generation:
     local = self._program.layout.local_rows(size)
     if self._inputs is not None:
       resident = {**resident, **self._inputs.resident}
+    if self._draft is not None:
+      resident = {**resident, **self._draft.resident}
     for start in range(0, len(index), size):
       block = index[start : start + size].astype(np.int32)
       numbers = np.pad(block, (0, size - len(block)), mode='edge')[None, local]

@@ -28,11 +28,7 @@ def open_config(run_dir: str, overrides: Mapping[str, Any], sections: tuple[str,
   """
   directory.RunDir.open(run_dir)
   surroundings.start()
-  for path in overrides:
-    if path not in sections and path.split('.')[0] not in sections:
-      names = ', '.join(f'config.{name}' if '.' in name else f'config.{name}.*' for name in sections)
-      free = f'; what may be given here is {names}' if sections else ''
-      raise UserError(f'config.{path} belongs to the training of {run_dir} and is fixed{free}.')
+  check_free(run_dir, overrides, sections)
   config, added = older_runs.read_config(run_dir)
   if added:
     print(f'note: {older_runs.note(run_dir, added)}', file=sys.stderr)
@@ -43,6 +39,15 @@ def open_config(run_dir: str, overrides: Mapping[str, Any], sections: tuple[str,
   config_lib.validate(config)
   idle.refuse(config, overrides)
   return config
+
+
+def check_free(run_dir: str, overrides: Mapping[str, Any], sections: tuple[str, ...]) -> None:
+  """Raises UserError for an override outside `sections` (or fields)."""
+  for path in overrides:
+    if path not in sections and path.split('.')[0] not in sections:
+      names = ', '.join(f'config.{name}' if '.' in name else f'config.{name}.*' for name in sections)
+      free = f'; what may be given here is {names}' if sections else ''
+      raise UserError(f'config.{path} belongs to the training of {run_dir} and is fixed{free}.')
 
 
 def recorded_spec(run_dir: str) -> Spec:

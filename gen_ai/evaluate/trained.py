@@ -1,13 +1,16 @@
 """A trained model in Python: run = gen_ai.load('runs/wgan/...'); run.generate(n=16, label='circle', seed=1)."""
 
+import copy
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
+from gen_ai import config as config_lib
+from gen_ai.config import idle
 from gen_ai.core import random
 from gen_ai.core.errors import UserError
 from gen_ai.core.method import EXAMPLE, GENERATE, LABEL, LATENT, MASK, NUMBER, PROMPT, SAMPLE, Field, PyTree, Spec, Task
@@ -15,9 +18,11 @@ from gen_ai.core.optim import is_averaged
 from gen_ai.core.text import did_you_mean
 from gen_ai.data import dataset as dataset_lib
 from gen_ai.data import kinds
-from gen_ai.evaluate import restored
+from gen_ai.evaluate import drafting, restored
 from gen_ai.evaluate.generation import CallInputs, Generation, check_inputs
+from gen_ai.evaluate.streaming import Streaming
 from gen_ai.maths import masks
+from gen_ai.parallel.program import Program
 from gen_ai.run import data_identity, info
 
 N = 16  # samples that a call draws where nothing says how many
@@ -54,6 +59,8 @@ class Trained:
     self._program, self.state, self.step = restored.restore(str(run_dir), self.config, spec, str(step))
     self.tasks = self._program.tasks
     self.note = ''
+    self._draft: drafting.Draft | None = None
+    self._streams: dict[str, Streaming] = {}
 
   def __repr__(self) -> str:
     tasks = ', '.join(f'{name}({", ".join(task.inputs)})' for name, task in self.tasks.items())
@@ -101,8 +108,74 @@ class Trained:
 
   def outputs(self, task: str, n: int, seed: int, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """See `run`; of inputs that `inputs` has made arrays."""
-    generation = Generation(self._program, seed, task, CallInputs(arrays) if arrays else None)
+    given, draft = CallInputs(arrays) if arrays else None, self._draft_of(task)
+    generation = Generation(self._program, seed, task, given, draft)
     return generation.outputs(self.state, np.arange(n))[0]
+
+  def _draft_of(self, task: str) -> drafting.Draft | None:
+    return self._draft if self._program.task(task).drafted is not None else None
+
+  def stream(self, seed: int | None = None, task: str = GENERATE, number: int = 0, **inputs: Any) -> Iterator[str]:
+    """The text of one sample while it is made, in pieces; the first begins with the prompt. All together are sample
+    `number` of what `generate` gives as tokens.
+
+    Args:
+      seed: see `generate`.
+      task: its name.
+      number: of the sample, which says which noise it has, and which of the inputs.
+      inputs: see `run`.
+
+    Raises:
+      UserError: no such task, inputs that it does not take, or what it makes is no text.
+    """
+    seed = self.config.eval.seed if seed is None else seed
+    return self.streaming(task).text(self.state, seed, number, self.inputs(task, None, seed, **inputs))
+
+  def streaming(self, task: str) -> Streaming:
+    """What `stream` goes by: one for all calls, so that texts of like sizes share what is compiled."""
+    if task not in self._streams:
+      self._streams[task] = Streaming(self._program, task, self._draft_of(task))
+    return self._streams[task]
+
+  def drafted_by(self, small: 'Trained', tokens: int = 4) -> 'Trained':
+    """This run with `small` to draft for it: the same distribution of texts, in fewer passes of the large model.
+
+    Its tasks then return more: how many drafted tokens were `accepted` and `rejected`, and the `passes` of the model.
+
+    Args:
+      small: a run with the same tokens.
+      tokens: that it drafts at once.
+
+    Raises:
+      UserError: no task of this run takes a draft, or `small` cannot draft for it.
+    """
+    name = next((name for name, task in self.tasks.items() if task.drafted is not None), GENERATE)
+    drafting.check(name, self._program.task(name), self.spec, self.path, small.tasks, small.spec, small.path)
+    if tokens < 1:
+      raise UserError(f'a draft of {tokens} tokens is none: draft 1 or more.')
+    other = copy.copy(self)
+    other._program = copy.copy(self._program)  # whose floats `use` changes
+    other._draft, other._streams = drafting.Draft(small._program, small.state, tokens), {}
+    return other
+
+  def use(self, settings: Mapping[str, Any]) -> None:
+    """From now on tasks run under these settings: {'sample.temperature': 0.7}.
+
+    Raises:
+      UserError: a setting that no task has, or a value that it cannot have.
+    """
+    sections = tuple(dict.fromkeys(section for task in self.tasks.values() for section in task.settings))
+    restored.check_free(str(self.path), settings, sections)
+    config = config_lib.override(self.config, settings)
+    config_lib.validate(config)
+    idle.refuse(config, settings)
+    floats = config_lib.traced(config).keys() & config_lib.traced(self.config).keys()
+    if config_lib.difference(self.config, config).keys() <= floats:
+      self._program.use_floats(config)
+    else:
+      self._program = Program(config, config_lib.builder(config), self.spec, self._program.layout)
+      self._streams = {}
+    self.config, self.tasks = config, self._program.tasks
 
   def inputs(self, task: str, n: int | None, seed: int, **inputs: Any) -> dict[str, np.ndarray]:
     """The inputs of a call as arrays {name: [N, ...]}; see `run`. The name of a mask becomes as many masks."""

@@ -1,14 +1,14 @@
 """Drawing tokens from a language model: which tokens may come, and a whole continuation as one program."""
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from gen_ai.core.errors import UserError
-from gen_ai.core.method import Array, Key, PyTree
+from gen_ai.core.method import Array, Extend, Key, PyTree, Reader
 from gen_ai.core.switch import is_off
 
 
@@ -88,13 +88,6 @@ def sample_token(key: Key, logits: Array, rule: Rule = Rule(), seen: Array | Non
   return jax.vmap(jax.random.categorical)(key, filtered(logits, rule, seen)).astype(jnp.int32)
 
 
-class Extend(Protocol):
-  """A language model that reads on."""
-
-  def __call__(self, cache: PyTree, tokens: Array, positions: Array, pick: Array, fresh: bool) -> tuple[Array, PyTree]:
-    """(logits [B, V] after token number `pick` int32 [B] of tokens [B, P], the cache with all of them in it)."""
-
-
 def looks_back(tokens: int, context: int) -> int:
   """How many of a text's last tokens a fresh cache begins with.
 
@@ -102,6 +95,146 @@ def looks_back(tokens: int, context: int) -> int:
   other half is there for what follows.
   """
   return tokens if tokens < context else max(1, context - max(1, context // 2))
+
+
+def read_back(reader: Reader, text: Array, end: Array, count: Array, most: int) -> tuple[Array, PyTree]:
+  """(logits [B, V] after, cache of) the last `count` [B] tokens of each row of `text` before column `end` [B].
+
+  `most` is static, and at least every count.
+  """
+  B = text.shape[0]
+  columns = jnp.clip((end - count)[:, None] + jnp.arange(most), 0, text.shape[1] - 1)
+  tokens = jnp.maximum(jnp.take_along_axis(text, columns, 1), 0)
+  return reader.extend(reader.cache(B), tokens, jnp.broadcast_to(jnp.arange(most), (B, most)), count - 1, True)
+
+
+def read_prompt(reader: Reader, text: Array, given: Array, most: int) -> tuple[Array, PyTree, Array]:
+  """(logits after, cache of, tokens in it [B]) the `given` [B] tokens, at most `most`, that each row begins with."""
+  context, keep = reader.context, looks_back(reader.context, reader.context)
+  seen = jnp.where(given < context, given, keep)
+  logits, cache = read_back(reader, text, given, seen, most if context > most else max(keep, context - 1))
+  return logits, cache, seen
+
+
+def rows_where(chosen: Array, new: PyTree, old: PyTree, axis: int) -> PyTree:
+  """Of the rows of arrays, which `axis` counts, those `chosen` bool [B] from `new`, the others from `old`."""
+
+  def pick(new: Array, old: Array) -> Array:
+    return jnp.where(chosen.reshape(-1, *[1] * (new.ndim - axis - 1)), new, old)
+
+  return jax.tree.map(pick, new, old)
+
+
+def tokens_held(text: Array, V: int) -> Array:
+  """bool [B, V]: which tokens each row of `text` int32 [B, T], -1 where there is none, holds."""
+  row = jnp.arange(text.shape[0])[:, None]
+  return jnp.zeros((text.shape[0], V), bool).at[row, jnp.where(text < 0, V, text)].set(True, mode='drop')
+
+
+def with_room(prompt: Array, length: int) -> tuple[Array, Array]:
+  """(int32 [B, P + length] that begins with `prompt` [B, P], tokens of each prompt [B]). Raises UserError for P = 0."""
+  B, P = prompt.shape
+  if P < 1:
+    raise UserError('the prompt has no token; it needs at least 1')
+  room = jnp.full((B, length), -1, prompt.dtype)
+  return jnp.concatenate([prompt, room], 1).astype(jnp.int32), (prompt >= 0).sum(1)
+
+
+def after(state: Array, token: Array, stops: np.ndarray | None) -> Array:
+  """The states [B] of the automaton of stops after one more token [B]; below 0 of a row that has ended."""
+  return state if stops is None else jnp.asarray(stops)[state, token]
+
+
+def key_of(key: Key, number: Array) -> Key:
+  """Keys [B] of the tokens `number` [B] or [] after the prompts, of rows with keys [B]."""
+  return jax.vmap(jax.random.fold_in)(key, jnp.broadcast_to(number, key.shape))
+
+
+class Drawn(NamedTuple):
+  """How far a `Decoding` is.
+
+  Attributes:
+    made: int32 [], tokens drawn for every row that has not ended.
+    cache: of what was read.
+    logits: float [B, V], of the next token.
+    width: int32 [B], tokens in the cache.
+    text: int32 [B, P + length]; what is not drawn is -1.
+    given: int32 [B], tokens of the prompts.
+    state: int32 [B], of the automaton of stops.
+    done: bool [B].
+  """
+
+  made: Array
+  cache: PyTree
+  logits: Array
+  width: Array
+  text: Array
+  given: Array
+  state: Array
+  done: Array
+
+
+@dataclass(frozen=True)
+class Decoding:
+  """Continues prompts by `length` tokens: the prompts are read at once, then one token at a time.
+
+  A row's text depends on its own prompt and key alone, whatever stands beside it. Where a row has used up the context,
+  the end of its text starts a fresh cache, see `looks_back`.
+
+  Attributes:
+    reader: the model.
+    length: static number of tokens to draw.
+    key: keys [B], a row's own each; its token number i after the prompt has noise of its own.
+    rule: how tokens are drawn.
+    stops: int32 [S, V] of `gen_ai.maths.stops.automaton`, which says where a row ends; None: only at its length.
+  """
+
+  reader: Reader
+  length: int
+  key: Key
+  rule: Rule = Rule()
+  stops: np.ndarray | None = None
+
+  def start(self, prompt: Array) -> Drawn:
+    """Reads `prompt` int32 [B, P]; every row begins with its own, and a shorter one ends in -1.
+
+    Raises:
+      UserError: an empty prompt.
+    """
+    text, given = with_room(prompt, self.length)
+    logits, cache, width = read_prompt(self.reader, text, given, prompt.shape[1])
+    state = jnp.zeros_like(given)
+    return Drawn(jnp.int32(0), cache, logits, width, text, given, state, state > 0)
+
+  def advance(self, drawn: Drawn, count: int | Array) -> Drawn:
+    """Until every row has `count` tokens after its prompt, or has ended."""
+
+    def more(now: Drawn) -> Array:
+      return (now.made < count) & ~now.done.all()
+
+    result: Drawn = jax.lax.while_loop(more, self._step, drawn)
+    return result
+
+  def _step(self, now: Drawn) -> Drawn:
+    context, text, row = self.reader.context, now.text, jnp.arange(len(now.text))
+    column, keep = now.given + now.made, looks_back(context, context)
+    held = None if is_off(self.rule.repetition) else tokens_held(text, now.logits.shape[1])
+    token = jnp.where(now.done, -1, sample_token(key_of(self.key, now.made), now.logits, self.rule, held))
+    text = text.at[row, column].set(token)
+    tokens, first = jnp.maximum(token, 0)[:, None], jnp.zeros_like(now.given)
+    state = after(now.state, tokens[:, 0], self.stops)
+    done = now.done | (state < 0) | (now.made + 1 >= self.length)
+    logits, cache = self.reader.extend(now.cache, tokens, now.width[:, None], first, False)
+    full, width = now.width >= context, now.width + 1
+
+    def again(now: tuple[Array, PyTree]) -> tuple[Array, PyTree]:
+      logits, cache = read_back(self.reader, text, column + 1, jnp.full_like(column, keep), keep)
+      return rows_where(full, logits, now[0], 0), rows_where(full, cache, now[1], 1)
+
+    if text.shape[1] > context:
+      logits, cache = jax.lax.cond((full & ~done).any(), again, lambda now: now, (logits, cache))
+      width = jnp.where(full, keep, width)
+    return Drawn(now.made + 1, cache, logits, width, text, now.given, state, done)
 
 
 def generate(
@@ -112,21 +245,19 @@ def generate(
   context: int,
   key: Key,
   rule: Rule = Rule(),  # noqa: B008
-  stops: Sequence[Sequence[int]] = (),
+  stops: np.ndarray | None = None,
 ) -> Array:
-  """Continues every row of `prompt` by `length` tokens: the prompts are read at once, then one token at a time.
-
-  A row's text depends on its own prompt and key alone, whatever stands beside it.
+  """Continues every row of `prompt` by `length` tokens, see `Decoding`.
 
   Args:
     extend: see `Extend`.
     cache: an empty one, of leaves [layers, B, ...].
     prompt: int32 [B, P]; every row begins with its own, and a shorter one ends in -1.
     length: static number of tokens to draw.
-    context: of the model; where a row has used it up, the end of its text starts a fresh cache, see `looks_back`.
-    key: keys [B], a row's own each; its token number i after the prompt has noise of its own.
+    context: of the model.
+    key: keys [B], a row's own each.
     rule: how tokens are drawn.
-    stops: sequences of tokens after which a row ends.
+    stops: see `Decoding`.
 
   Returns:
     int32 [B, P + length]: each row's prompt and its continuation right after; what follows is -1.
@@ -134,66 +265,5 @@ def generate(
   Raises:
     UserError: an empty prompt.
   """
-  B, P = prompt.shape
-  if P < 1:
-    raise UserError('the prompt has no token; it needs at least 1')
-  given, row, keep = (prompt >= 0).sum(1), jnp.arange(B), looks_back(context, context)
-  text = jnp.concatenate([prompt, jnp.full((B, length), -1, prompt.dtype)], 1).astype(jnp.int32)
-
-  def read(text: Array, end: Array, count: Array, most: int) -> tuple[Array, PyTree]:
-    """(logits after, cache of) the last `count` [B] tokens of every row before column `end` [B], at most `most`."""
-    columns = jnp.clip((end - count)[:, None] + jnp.arange(most), 0, text.shape[1] - 1)
-    tokens = jnp.maximum(jnp.take_along_axis(text, columns, 1), 0)
-    return extend(cache, tokens, jnp.broadcast_to(jnp.arange(most), (B, most)), count - 1, True)
-
-  seen = jnp.where(given < context, given, keep)
-  logits, filled = read(text, given, seen, P if context > P else max(keep, context - 1))
-
-  def step(carry: tuple[Array, PyTree, Array, Array, Array, Array]):
-    i, cache, logits, width, text, done = carry
-    held = None
-    if not is_off(rule.repetition):
-      held = (
-        jnp.zeros(logits.shape, bool)
-        .at[row[:, None], jnp.where(text < 0, logits.shape[1], text)]
-        .set(True, mode='drop')
-      )
-    own = jax.vmap(lambda one: jax.random.fold_in(one, i))(key)
-    token = jnp.where(done, -1, sample_token(own, logits, rule, held))
-    text = text.at[row, given + i].set(token)
-    done = done | _ended(text, given + i, given, stops)
-    logits, cache = extend(cache, jnp.maximum(token, 0)[:, None], width[:, None], jnp.zeros(B, jnp.int32), False)
-    full, width = width >= context, width + 1
-
-    def again(now: tuple[Array, PyTree]) -> tuple[Array, PyTree]:
-      anew = read(text, given + i + 1, jnp.full(B, keep), keep)
-
-      def chosen(new: Array, old: Array, axis: int) -> Array:
-        return jnp.where(full.reshape(-1, *[1] * (new.ndim - axis - 1)), new, old)
-
-      rows = jax.tree.map(lambda new, old: chosen(new, old, 1), anew[1], now[1])
-      return chosen(anew[0], now[0], 0), rows
-
-    if P + length > context:
-      needed = (full & ~done).any() & (i + 1 < length)
-      logits, cache = jax.lax.cond(needed, again, lambda now: now, (logits, cache))
-      width = jnp.where(full, keep, width)
-    return i + 1, cache, logits, width, text, done
-
-  def more(carry: tuple[Array, PyTree, Array, Array, Array, Array]) -> Array:
-    return (carry[0] < length) & ~carry[5].all()
-
-  start = (jnp.int32(0), filled, logits, seen, text, jnp.zeros(B, bool))
-  result: Array = jax.lax.while_loop(more, step, start)[4]
-  return result
-
-
-def _ended(text: Array, column: Array, given: Array, stops: Sequence[Sequence[int]]) -> Array:
-  """bool [B]: whether the drawn text up to `column` [B] ends in one of the sequences."""
-  ended = jnp.zeros(text.shape[0], bool)
-  for stop in stops:
-    wanted = np.asarray(stop, np.int32)
-    at = column[:, None] - len(wanted) + 1 + jnp.arange(len(wanted))
-    found = jnp.take_along_axis(text, jnp.maximum(at, 0), 1) == wanted
-    ended |= (found & (at >= given[:, None])).all(1)
-  return ended
+  decoding = Decoding(Reader(extend, lambda B: cache, context), length, key, rule, stops)
+  return decoding.advance(decoding.start(prompt), length).text

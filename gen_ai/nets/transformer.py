@@ -376,7 +376,7 @@ class Transformer(nn.Module):
   def extend(
     self, cache: Cache, tokens: Array, positions: Array, pick: Array, fresh: bool = False
   ) -> tuple[Array, Cache]:
-    """The logits `__call__` gives after one of `tokens`, from a cache that holds what was before them.
+    """The logits `__call__` gives after some of `tokens`, from a cache that holds what was before them.
 
     Use: `model.apply({'params': params}, cache, tokens, positions, pick, method='extend')`.
 
@@ -385,15 +385,15 @@ class Transformer(nn.Module):
       tokens: int32 [B, P].
       positions: int32 [B, P], below the context; a row's own, one after another. A token at the context or beyond is
         not kept.
-      pick: int32 [B], number of the token in its row whose logits are wanted.
+      pick: int32 [B] or [B, Q], numbers of the tokens in their row whose logits are wanted.
       fresh: whether nothing is before these tokens, whose positions are then 0 to P - 1.
 
     Returns:
-      (float32 [B, V], the cache with these positions filled).
+      (float32 [B, V] or [B, Q, V], the cache with these positions filled).
     """
     x, cache = self.layers(self._embedded(tokens, positions), cache, False, positions, None, fresh)
-    x = jnp.take_along_axis(x, pick[:, None, None], 1)[:, 0]
-    return self._logits(self.final_norm(x)), cache
+    x = jnp.take_along_axis(x, pick.reshape(len(pick), -1, 1), 1)
+    return self._logits(self.final_norm(x if pick.ndim == 2 else x[:, 0])), cache
 
 
 def capped(logits: Array, softcap: float | Array) -> Array:

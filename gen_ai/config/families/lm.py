@@ -49,5 +49,5 @@ FIELDS: dict[str, Field] = {
   'sample.top_p': weight(0.0, max=1.0),  # among the likeliest that hold this share of the probability; 0: all
   'sample.min_p': weight(0.0, below=1.0),  # among those with this share of the likeliest one's probability; 0: all
   'sample.repetition': weight(0.0),  # above 1: tokens that the text holds become less likely; 0: as they are
-  'sample.stop': Field(()),  # strings after which a text ends
+  'sample.stop': Field(()),  # strings after which a text ends; the token that one ends in is kept whole
 }

@@ -23,6 +23,7 @@ class DataKind:
     example: name of the array of examples in a batch, and of the input of tasks that take one.
     endings: of files that hold samples; the first is the one that a person opens.
     printed: whether samples are shown on the terminal where no file is named.
+    between: what is shown between two of them there.
     sheet: name of a file of samples, in commands that are suggested.
     metrics: what samples of a file are judged by where the user names nothing.
     sources: {prefix of config.data.name: opens it}.
@@ -34,6 +35,7 @@ class DataKind:
   example = ''
   endings: tuple[str, ...] = ('.npy',)
   printed = False
+  between = ''
   sheet = 'samples.npy'
   metrics = ''
   sources: Mapping[str, Callable[[Any], Dataset]] = MappingProxyType({})
@@ -133,6 +135,11 @@ class DataKind:
   def shown(self, spec: Spec, samples: np.ndarray) -> str:
     """`samples` as text for a terminal; '' where they are for a file."""
     del spec, samples
+    return ''
+
+  def settled(self, spec: Spec, sample: np.ndarray) -> str:
+    """Of one sample that is still being made, the part of `shown` that no more of it will change."""
+    del spec, sample
     return ''
 
   def hidden(self, examples: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -17,8 +17,6 @@ from gen_ai.data.kinds.base import DataKind, check_count, read_array
 from gen_ai.data.source import TOKENS, Source, TextSource
 from gen_ai.data.text import AnyVocab, ByteVocab, CharVocab
 
-RULE = '\n' + '-' * 40 + '\n'  # between texts
-
 
 class Documents(NamedTuple):
   """Texts before they are cut."""
@@ -79,6 +77,7 @@ class _Text(DataKind):
   example = TOKENS
   endings = ('.txt', '.npy')
   printed = True
+  between = '\n' + '-' * 40 + '\n'
   metrics = 'memorisation'
   sources = MappingProxyType({'text': _opened, 'python_stdlib': _opened, 'tokens': _opened, mixture.PREFIX: _mixed})
 
@@ -149,7 +148,11 @@ class _Text(DataKind):
 
   def shown(self, spec: Spec, samples: np.ndarray) -> str:
     assert spec.vocab is not None
-    return RULE.join(spec.vocab.decode(row[row >= 0]) for row in np.asarray(samples))
+    return self.between.join(spec.vocab.decode(row[row >= 0]) for row in np.asarray(samples))
+
+  def settled(self, spec: Spec, sample: np.ndarray) -> str:
+    # The bytes that a character is not yet whole of are decoded as one of these, and may become another.
+    return self.shown(spec, sample[None]).removesuffix('\N{REPLACEMENT CHARACTER}')
 
 
 KIND = _Text()
