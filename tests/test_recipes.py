@@ -27,7 +27,16 @@ def shapes(tmp_path, monkeypatch):
       Image.fromarray(pixels).save(tmp_path / 'shapes' / name / f'{number}.png')
 
 
-def test_recipes_run_as_written(shapes, tmp_path):
+@pytest.fixture
+def gpt2(tmp_path):
+  """A folder of GPT-2's files, of a tiny model."""
+  layout = {'gated': False, 'activation': 'gelu', 'norm': 'layer', 'positions': 'learned', 'bias': True}
+  changes = {f'model__{name}': value for name, value in {**layout, 'qk_norm': False}.items()}
+  assert tiny.run(tiny.config('lm', run__steps=4, **changes), tmp_path / 'trained')[0] == DONE
+  assert cli.command('gen_ai.export', tmp_path / 'trained', f'--out={tmp_path}/gpt2').returncode == DONE
+
+
+def test_recipes_run_as_written(shapes, gpt2, tmp_path):
   values = {}
   for language, text in BLOCK.findall((tiny.ROOT / 'docs' / 'recipes.md').read_text()):
     if language == 'python':
@@ -43,5 +52,5 @@ def test_recipes_run_as_written(shapes, tmp_path):
   np.testing.assert_array_equal(values['run'].generate(n=16, label=0, seed=1), values['images'])
   assert not np.array_equal(values['run'].generate(n=16, label='square', seed=1), values['images'])
   assert values['everything']['sample'].shape == (2, 28, 28, 3) and 'conv' in str(values['generator']).lower()
-  for name in ('circles.png', 'temperature.html'):
+  for name in ('circles.png', 'temperature.html', 'tuned/model.safetensors'):
     assert (tmp_path / name).is_file()
