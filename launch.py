@@ -114,7 +114,7 @@ READERS = {
   'num_processes': (RUN, RESUME),
   'process_id': (RUN, RESUME),
   'profile': (RUN, RESUME),
-  'init_from': (RUN,),
+  'init_from': (RUN, SWEEP),
 }
 
 
@@ -212,6 +212,7 @@ def sweep(config: ConfigDict | None, overrides: dict[str, str]) -> int:
     FLAGS.halving,
     FLAGS.launcher,
     FLAGS.runs_dir,
+    FLAGS.init_from,
   )
   return sweep_command.start(request, _options(), FLAGS.dry_run)
 
@@ -277,7 +278,8 @@ def run(arguments: list[str], overrides: dict[str, str]) -> int:
   file = provenance.describe_file(FLAGS.config) if FLAGS.config else info.ConfigFile()
   if trial:
     file, overrides = trial[0].config_file, trial[0].about['asked']['overrides'] | trial[1].overrides
-  origin = info.Origin(sys.argv, file, overrides, cache, open_run.parent_of(FLAGS.init_from))
+  parent = trial[0].parent if trial else open_run.parent_of(FLAGS.init_from)
+  origin = info.Origin(sys.argv, file, overrides, cache, parent)
   files = trial[0].stop_files(trial[1]) if trial else []
   if FLAGS.resume:  # by hand: a stop that was asked of the sweep before does not hold for this
     files = [file for file in files if not file.exists()]

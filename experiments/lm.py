@@ -38,33 +38,38 @@ from gen_ai.core.method import (
   Vocab,
   identity,
 )
+from gen_ai.core.names import Part
 from gen_ai.core.optim import Updater, Weighted, gradients
 from gen_ai.core.switch import is_off
 from gen_ai.maths.cross_entropy import TokenLoss, tiled, token_loss
 from gen_ai.maths.sampling import Decoding, Rule, looks_back
 from gen_ai.maths.speculative import Speculation
 from gen_ai.maths.stops import automaton
-from gen_ai.nets import hugging_face
+from gen_ai.nets import hugging_face, lora, scaling
 from gen_ai.nets.apply import compute_dtype
 from gen_ai.nets.experts import LOSSES
 from gen_ai.nets.transformer import MATRICES, SHARDING, Architecture, Transformer, head_of, logits_by
 
 ROUTERS = ('balance', 'router_z')  # names of losses of routers, in config.loss, among the metrics and as sown
 KINDS = ('text',)  # of data
+HEAD_OF_DEPTH = 64  # numbers in a head where config.model.depth sets the sizes
 LEADING = {'loss_nats': 'min', 'bits_per_byte': 'min'}
 
 
 def architecture(config: ConfigDict, vocab_size: int) -> Architecture:
   """What config.model describes. Raises UserError for sizes that do not fit together."""
   model = config.model
+  layers, heads, width = model.layers, model.heads, model.width
+  if model.depth:
+    layers, heads, width = model.depth, model.depth, HEAD_OF_DEPTH * model.depth
   arch = Architecture(
     vocab_size=vocab_size,
     context=config.data.block_size,
-    layers=model.layers,
-    heads=model.heads,
-    width=model.width,
+    layers=layers,
+    heads=heads,
+    width=width,
     kv_heads=model.kv_heads,
-    head_width=model.head_width,
+    head_width=model.head_width or (HEAD_OF_DEPTH if model.depth else 0),
     mlp_width=model.mlp_width,
     gated=model.gated,
     experts=model.experts,
@@ -83,6 +88,10 @@ def architecture(config: ConfigDict, vocab_size: int) -> Architecture:
     softcap=model.softcap,
     dropout=model.dropout,
     remat=model.remat,
+    base_width=model.base_width,
+    lora=model.lora,
+    lora_scale=model.lora_scale,
+    lora_on=model.lora_on,
     dtype=compute_dtype(config.precision),
   )
   arch.check(lambda field: f'config.model.{field}')
@@ -128,7 +137,8 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
   assert vocab is not None
   arch = architecture(config, vocab.size)
   net = Transformer(arch)
-  updater = Updater(config, matrices=MATRICES)
+  trains = Part('|'.join(lora.NAMES), f'config.model.lora={arch.lora}') if arch.lora else None
+  updater = Updater(config, matrices=MATRICES, rates=scaling.rates(arch.growth, config.optim.name), trains=trains)
   bytes_of = jnp.asarray(vocab.byte_counts())
   apart, separator = model.documents == 'apart', vocab.separator
   if apart and separator is None:
@@ -163,10 +173,11 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     def logits(rows: Array, hidden: Array) -> Array:
       return logits_by(hidden, rows, model.tied, model.softcap)
 
-    return tiled(logits, head_of(params), hidden, tokens[:, 1:], config.loss.chunk), routed(sown, model.layers)
+    return tiled(logits, head_of(params), hidden, tokens[:, 1:], config.loss.chunk), routed(sown, arch.layers)
 
   def train_step(state: State, batch: Batch, key: Key) -> tuple[State, Metrics]:
-    def loss_fn(params: PyTree, stats: PyTree, batch: Batch, key: Key):
+    def loss_fn(trained: PyTree, stats: PyTree, batch: Batch, key: Key):
+      params = updater.whole(trained, state.params)
       found, routers = losses(params, batch['tokens'], True, random.stream(key, 'dropout'))
       nats, count = found.nats.sum(), jnp.float32(found.nats.size)
       total = nats if is_off(config.loss.z) else nats + config.loss.z * (found.normaliser**2).sum()
@@ -176,7 +187,7 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
       return Weighted(total, count), ({name: Weighted(value, count) for name, value in metrics.items()}, stats)
 
     grads, metrics, _ = gradients(
-      loss_fn, state.params, (), {'tokens': batch['tokens']}, key, config.optim.accumulate, reduce
+      loss_fn, updater.trained(state.params), (), {'tokens': batch['tokens']}, key, config.optim.accumulate, reduce
     )
     return updater.advance(updater.update(state, grads)), {**metrics, 'grad_norm': optax.tree.norm(grads)}
 
@@ -268,4 +279,15 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
   note = note_on_prompts(prompt[None], T)
   notes = (note,) if note else ()
   files = hugging_face.layout(arch)
-  return Method(init, train_step, eval_step, tasks, leading=LEADING, sharding=SHARDING, files=files, notes=notes)
+  return Method(
+    init,
+    train_step,
+    eval_step,
+    tasks,
+    leading=LEADING,
+    sharding=SHARDING,
+    files=files,
+    notes=notes,
+    trains=trains,
+    merged=lambda params: lora.merged(params, arch.lora_scale),
+  )

@@ -8,6 +8,7 @@ import pytest
 import tiny
 
 from gen_ai import config as config_lib
+from gen_ai.config import idle
 from gen_ai.core.errors import UserError
 from gen_ai.run import provenance
 from gen_ai.sweep import trials
@@ -441,3 +442,36 @@ def test_a_list_of_choices_names_the_wrong_one():
   field = config_lib.declared('gan')['augment.policy']
   assert not field.refusal('cutout,color')
   assert field.refusal('color,colour') == "has 'colour', which is none of color, translation, cutout"
+
+
+def test_a_depth_sets_sizes_and_is_no_matter_of_the_sizes_by_hand():
+  from experiments import lm
+
+  sizes = []
+  for depth in (1, 3):
+    config = config_lib.override(config_lib.load('configs/lm.py'), {'model.depth': depth, 'model.base_width': 128})
+    arch = lm.architecture(config, 11)
+    sizes.append((arch.layers, arch.heads, arch.width, arch.sizes[2]))
+    assert arch.growth == depth / 2 and arch.attention_scale is None, 'heads are of 64 numbers at every depth'
+    with pytest.raises(UserError, match='config.model.width=32 would do nothing: it is for config.model.depth 0'):
+      idle.refuse(config_lib.override(config, {'model.width': 32}), ['model.width'])
+  assert sizes == [(1, 1, 64, 64), (3, 3, 192, 64)]
+
+
+def test_the_dial_of_a_config_file():
+  assert config_lib.by_depth('d6', 'lm.py') == {'model.depth': 6, 'model.base_width': 256, 'run.steps': 3000}
+  for text in ('6', 'd0', 'deep', 'd-1', ''):
+    with pytest.raises(UserError, match=f'lm.py:{text} is no depth: .* as in lm.py:d6'):
+      config_lib.by_depth(text, 'lm.py')
+
+
+def test_a_tiny_run_of_a_depth_has_the_tiny_sizes(tmp_path):
+  file = tmp_path / 'deep.py'
+  file.write_text(
+    "from gen_ai.config import by_depth, load, override\n\n\ndef get_config(depth='d4'):\n"
+    "  return override(load('configs/lm.py'), by_depth(depth, 'deep.py'))\n"
+  )
+  small = config_lib.override(config_lib.load(f'{file}:d6'), config_lib.tiny(f'{file}:d6')).model
+  assert (small.depth, small.layers, small.heads, small.width) == (0, 1, 2, 16)
+  swept = trials.resolve(config_lib.load(f'{file}:d2'), [{'model.depth': depth} for depth in ('1', '2', '3')])
+  assert [trial.config.model.depth for trial in swept] == [1, 2, 3] and len(trials.groups(swept)) == 3

@@ -140,7 +140,7 @@ MAY_IMPORT = {
   'compare': {'core', 'config', 'run', 'sweep'},  # reads directories only
   'commands': {'core', 'config', 'maths', 'nets', 'data', 'run', 'parallel', 'evaluate', 'train', 'sweep', 'compare'},
   'experiments': {'core', 'maths', 'nets'},
-  'configs': {'core', 'config', 'sweep'},  # of sweep: space
+  'configs': {'core', 'config', 'run', 'sweep'},  # of run: configs that were recorded; of sweep: space
   '': {'core', 'commands', 'evaluate'},  # gen_ai/__init__.py and __main__.py
 }
 # The loop and all below it know no method: experiments are found by the name in a config.

@@ -17,7 +17,7 @@ B, T, D, E, K, F = 2, 12, 8, 4, 2, 6
 
 
 def mixture(capacity=0, gated=True):
-  return experts.Experts(E, K, F, gated, jax.nn.silu, capacity, 0.5, 0.5, jnp.float32)
+  return experts.Experts(E, K, F, gated, jax.nn.silu, capacity, 0.5, 0.5, 0.5, jnp.float32)
 
 
 @pytest.fixture(scope='module')

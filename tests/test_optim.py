@@ -15,6 +15,7 @@ from gen_ai import config as config_lib
 from gen_ai.core import optim
 from gen_ai.core.errors import UserError
 from gen_ai.core.method import Spec, identity
+from gen_ai.core.names import name_of
 from gen_ai.data.text import ByteVocab
 from gen_ai.nets.transformer import MATRICES, Architecture, Transformer
 
@@ -188,6 +189,58 @@ def test_every_parameter_of_muon_is_in_the_group_of_its_name(name):
   assert {group: ' '.join(sorted(names)) for group, names in found.items()} == GROUPS[name]
 
 
+# Every parameter of the Transformer's layouts, without 'layers/block_0/', by the rule of 'muon' that moves it.
+NORMS = 'attention_norm/scale final_norm/scale mlp_norm/scale'
+LAYOUTS = {
+  'gpt2': {
+    'muon': 'attention_out/kernel mlp_in/kernel mlp_out/kernel qkv/kernel',
+    'adam': 'attention_norm/bias attention_norm/scale attention_out/bias final_norm/bias final_norm/scale mlp_in/bias '
+    'mlp_norm/bias mlp_norm/scale mlp_out/bias position_embedding qkv/bias token_embedding',
+  },
+  'modern': {
+    'muon': 'attention_out/kernel mlp_in/kernel mlp_out/kernel qkv/kernel',
+    'adam': f'{NORMS} token_embedding',
+  },
+  'untied': {
+    'muon': 'attention_out/kernel mlp_in/kernel mlp_out/kernel qkv/kernel',
+    'adam': 'attention_norm/scale final_norm/scale head/kernel mlp_norm/scale token_embedding',
+  },
+  'experts': {
+    'muon': 'attention_out/kernel mixture/experts_in/kernel mixture/experts_out/kernel mixture/router/kernel '
+    'qkv/kernel',
+    'adam': f'{NORMS} token_embedding',
+  },
+  'lora': {
+    'muon': 'attention_out/kernel attention_out/lora_a attention_out/lora_b mlp_in/kernel mlp_in/lora_a mlp_in/lora_b '
+    'mlp_out/kernel mlp_out/lora_a mlp_out/lora_b qkv/kernel qkv/lora_a qkv/lora_b',
+    'adam': f'{NORMS} token_embedding',
+  },
+}
+MODERN = {'gated': True, 'activation': 'silu', 'norm': 'rms', 'positions': 'rope', 'bias': False, 'kv_heads': 2}
+BUILT = {
+  'gpt2': {'kv_heads': 2},
+  'modern': MODERN,
+  'untied': {**MODERN, 'tied': False},
+  'experts': {**MODERN, 'experts': 2},
+  'lora': {**MODERN, 'lora': 2},
+}
+
+
+def shapes_of(layout):
+  arch = Architecture(11, 8, layers=2, heads=4, width=16, **BUILT[layout])
+  return jax.eval_shape(
+    lambda key: Transformer(arch).init(key, jnp.zeros((1, 8), jnp.int32), False)['params'], jax.random.key(0)
+  )
+
+
+@pytest.mark.parametrize('layout', LAYOUTS)
+def test_every_parameter_of_a_transformer_is_listed_with_its_rule(layout):
+  found = {'muon': [], 'adam': []}
+  for path, group in jax.tree_util.tree_leaves_with_path(optim.groups(shapes_of(layout))):
+    found[group].append(name_of(path).removeprefix('layers/block_0/'))
+  assert {group: ' '.join(sorted(names)) for group, names in found.items()} == LAYOUTS[layout]
+
+
 def test_muon_moves_kernels_as_optax_does_and_the_rest_as_adamw():
   """Against optax.contrib.muon on matrices of our choice, and AdamW itself; both at the pace of one learning rate."""
   draw = np.random.default_rng(0)
@@ -231,33 +284,57 @@ def test_muon_moves_kernels_as_optax_does_and_the_rest_as_adamw():
   }
 
 
-def test_muon_moves_the_matrices_of_stacked_layers_as_each_alone():
-  """The kernels of two layers of a Transformer in one scan, each as the matrices that it holds."""
-  arch = Architecture(11, 8, layers=2, heads=4, width=16, kv_heads=2, gated=True)
-  params = jax.eval_shape(
-    lambda key: Transformer(arch).init(key, jnp.zeros((1, 8), jnp.int32), False)['params'], jax.random.key(0)
-  )
+def matrices_of(name, k):
+  """The matrices in the kernel of a layer: of each query head of a group, of the keys, of a gate, of an expert."""
+  module, leaf = name.split('/')[-2:]
+  if module == 'qkv' and leaf != 'lora_a':
+    return [k[:, :, slot].reshape(len(k), -1) for slot in range(k.shape[2])]
+  if module == 'attention_out' and leaf != 'lora_b':
+    return [k.reshape(-1, k.shape[-1])]
+  if module == 'mlp_in' and leaf != 'lora_a':
+    return [k[:, part] for part in range(k.shape[1])]
+  if module == 'experts_in':
+    return [one[:, part] for one in k for part in range(k.shape[2])]
+  return list(k) if module == 'experts_out' else [k]
+
+
+@jax.jit
+def optax_muon(gradient):
+  rule = optax.contrib.muon(0.1, beta=0.95, consistent_rms=0.2)
+  return rule.update(gradient, rule.init(gradient), gradient)[0]
+
+
+@pytest.mark.parametrize('layout', ['gpt2', 'experts', 'lora'])
+def test_muon_moves_the_matrices_of_stacked_layers_as_each_alone(layout):
+  """Two layers in one scan: each matrix by Optax's own Muon, what is no matrix as AdamW does."""
   draw = np.random.default_rng(0)
   params, grads = (
-    jax.tree.map(lambda p: jnp.asarray(draw.normal(size=p.shape), jnp.float32), params) for _ in range(2)
+    jax.tree.map(lambda p: jnp.asarray(draw.normal(size=p.shape), jnp.float32), shapes_of(layout)) for _ in range(2)
   )
-  fields = section(name='muon', lr=0.1, b1=0.95)
-  rule = optim.optimiser(fields, 10, matrices=MATRICES)
-  change, _ = rule.update(grads, rule.init(params), params)
-  block, given, D, H = change['layers']['block_0'], grads['layers']['block_0'], 16, 4
-  matrices = {  # (of the kernel [layers, ...], its matrices)
-    'qkv': [(lambda k, s=s: k[:, :, s].reshape(D, 2 * H)) for s in range(4)],  # [D, K, slots, H]
-    'attention_out': [lambda k: k.reshape(16, D)],
-    'mlp_in': [(lambda k, s=s: k[:, s]) for s in range(2)],
-    'mlp_out': [lambda k: k],
-  }
-  for name, parts in matrices.items():
+  fields = {'lr': 0.1, 'b1': 0.95, 'weight_decay': 0.0}
+
+  def change_of(name):
+    rule = optim.optimiser(section(name=name, **fields), 10, matrices=MATRICES)
+    return jax.jit(lambda params, grads: rule.update(grads, rule.init(params), params)[0])(params, grads)
+
+  change, adam = change_of('muon'), change_of('adamw')
+  groups, seen = jax.tree.leaves(optim.groups(params)), 0
+  for (path, found), g, theirs, group in zip(
+    jax.tree_util.tree_leaves_with_path(change), *map(jax.tree.leaves, (grads, adam)), groups, strict=True
+  ):
+    if group == 'adam':
+      np.testing.assert_allclose(found, theirs, rtol=1e-5)
+      continue
     for layer in range(2):
-      for part in parts:
-        g, found = part(given[name]['kernel'][layer]), part(block[name]['kernel'][layer])
-        reference = optax.contrib.muon(0.1, beta=0.95, consistent_rms=0.2)
-        expected, _ = reference.update(g, reference.init(g), g)
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6, err_msg=f'{name} {layer}')
+      for ours, gradient in zip(*(matrices_of(name_of(path), leaf[layer]) for leaf in (found, g)), strict=True):
+        assert ours.ndim == 2
+        np.testing.assert_allclose(ours, optax_muon(gradient), rtol=1e-4, atol=1e-6, err_msg=f'{path} {layer}')
+        seen += 1
+  assert (
+    seen
+    == 2
+    * {'gpt2': 4 + 1 + 1 + 1, 'experts': 4 + 1 + 1 + 2 * 2 + 2, 'lora': 4 + 1 + 2 + 1 + (1 + 4) + 2 + 3 + 2}[layout]
+  )
 
 
 @pytest.mark.parametrize('name', ['adamw', 'lion', 'muon'])

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from gen_ai import config as config_lib
 from gen_ai.core import random
 from gen_ai.core.errors import UserError
+from gen_ai.core.names import name_of
 from gen_ai.nets.transformer import SHARDING
 from gen_ai.parallel import finite, flops, layouts, mesh
 
@@ -186,6 +187,17 @@ def test_shardings_of_a_state_hold_and_split_it():
   assert shardings['w'].shard_shape((8, 64)) == (8, 16)
   assert shardings['b'].is_fully_replicated
   assert mesh.replicated(made).is_fully_replicated
+
+
+def test_what_an_optimiser_keeps_of_no_parameter_is_whole_on_every_device():
+  """Muon's coefficients are in no table of shardings; its momentum lies as the parameter does."""
+  config = tiny.config('lm', optim__name='muon', mesh__fsdp=2, mesh__min_shard=16)
+  state = tiny.program(config, 8).abstract_state()
+  leaves = {name_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state.opt_state)}
+  (coefficients,) = (leaf for name, leaf in leaves.items() if name.endswith('ns_coeffs'))
+  (momentum,) = (leaf for name, leaf in leaves.items() if name.endswith('mu/layers/block_0/mlp_out/kernel'))
+  assert coefficients.shape and coefficients.sharding.is_fully_replicated
+  assert momentum.sharding.spec == state.params['layers']['block_0']['mlp_out']['kernel'].sharding.spec != P()
 
 
 @pytest.mark.parametrize(

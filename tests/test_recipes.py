@@ -35,7 +35,16 @@ def corpus(shapes, tmp_path):
     (tmp_path / 'corpus' / str(number % 2) / f'{number}.txt').write_text(f'Document {number} of all documents.\n' * 4)
 
 
-def test_recipes_run_as_written(corpus, tmp_path):
+@pytest.fixture
+def gpt2(tmp_path):
+  """A folder of GPT-2's files, of a tiny model."""
+  layout = {'gated': False, 'activation': 'gelu', 'norm': 'layer', 'positions': 'learned', 'bias': True}
+  changes = {f'model__{name}': value for name, value in {**layout, 'qk_norm': False}.items()}
+  assert tiny.run(tiny.config('lm', run__steps=4, **changes), tmp_path / 'trained')[0] == DONE
+  assert cli.command('gen_ai.export', tmp_path / 'trained', f'--out={tmp_path}/gpt2').returncode == DONE
+
+
+def test_recipes_run_as_written(corpus, gpt2, tmp_path):
   values = {}
   for language, text in BLOCK.findall((tiny.ROOT / 'docs' / 'recipes.md').read_text()):
     if language == 'python':
@@ -51,5 +60,5 @@ def test_recipes_run_as_written(corpus, tmp_path):
   np.testing.assert_array_equal(values['run'].generate(n=16, label=0, seed=1), values['images'])
   assert not np.array_equal(values['run'].generate(n=16, label='square', seed=1), values['images'])
   assert values['everything']['sample'].shape == (2, 28, 28, 3) and 'conv' in str(values['generator']).lower()
-  for name in ('circles.png', 'temperature.html'):
+  for name in ('circles.png', 'temperature.html', 'tuned/model.safetensors'):
     assert (tmp_path / name).is_file()

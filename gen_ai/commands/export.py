@@ -1,8 +1,9 @@
 """A trained run as files that others read: python -m gen_ai.export RUN --out=DIR [--programs] [--batch=16].
 
-A language model built like GPT-2 or Llama becomes a folder in Hugging Face's layout, with its tokenizer. The parameters
-of any other model keep their own names. --programs adds what the model can do as programs of `jax.export`: one file a
-task, which needs neither this code nor the weights. README.md is a card from the run's record.
+A language model built like GPT-2 or Llama becomes a folder in Hugging Face's layout, with its tokenizer; its adapters
+(LoRA) are added to its weights. The parameters of any other model keep their own names. --programs adds what the model
+can do as programs of `jax.export`: one file a task, which needs neither this code nor the weights. README.md is a card
+from the run's record.
 """
 
 import importlib.util
@@ -18,7 +19,8 @@ from absl import flags
 from gen_ai import config as config_lib
 from gen_ai.core import command_line, files, installation
 from gen_ai.core.errors import DONE, UserError
-from gen_ai.core.method import Task
+from gen_ai.core.method import PyTree, Task
+from gen_ai.core.names import name_of
 from gen_ai.core.text import number
 from gen_ai.data.bpe import BpeVocab
 from gen_ai.evaluate.trained import Trained
@@ -53,19 +55,16 @@ def export(run_dir: str, out: str, step: str = 'latest', most_bytes: int = 5 * G
   return run, [*written, weight_files.CONFIG, 'README.md']
 
 
-def _leaves(run: Trained) -> dict[str, Any]:
-  return {
-    jax.tree_util.keystr(path, simple=True, separator='/'): leaf
-    for path, leaf in jax.tree_util.tree_leaves_with_path(run.params)
-  }
+def _leaves(params: PyTree) -> dict[str, Any]:
+  return {name_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
 
 
 def _tensors(run: Trained) -> tuple[Iterator[tuple[str, np.ndarray]], dict[str, Any], str]:
   """(the tensors one at a time, config.json, what the layout is)."""
-  leaves = _leaves(run)
-  layout = config_lib.builder(run.config)(run.config, run.spec).files
+  method = config_lib.builder(run.config)(run.config, run.spec)
+  layout, leaves = method.files, _leaves(run.params)
   if layout is not None:
-    return layout.tensors(leaves), dict(layout.config), layout.name
+    return layout.tensors(_leaves(method.merged(run.params))), dict(layout.config), layout.name
   tree = {'experiment': run.config.experiment, 'config': config_lib.to_json(run.config)}
   named = ((path.replace('/', '.'), np.ascontiguousarray(leaf)) for path, leaf in sorted(leaves.items()))
   return named, tree, 'parameters by their own names'

@@ -8,6 +8,7 @@ its term off at compile time.
 
 from gen_ai.config.checks import validate
 from gen_ai.config.defaults import COMMON, LARGEST_SEED, PLACES, common, declared, settle, usual
+from gen_ai.config.dial import by_depth
 from gen_ai.config.field import NETWORK, Field, one_of, size, weight
 from gen_ai.config.load import (
   SOURCE,
@@ -40,6 +41,7 @@ __all__ = [
   'as_flags',
   'assign',
   'builder',
+  'by_depth',
   'call',
   'common',
   'declared',

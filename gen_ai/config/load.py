@@ -345,12 +345,14 @@ def tiny(reference: str) -> dict[str, Any]:
   """
   path, argument = split_reference(reference)
   module, config = load_module(path, argument), load(reference)
-  flat, fields = flatten(config), declared(config.experiment)
-  supplied = {
-    name: field.tiny
-    for name, field in fields.items()
-    if field.tiny is not None and name in flat and not idle.reason(config, name)
-  }
+  flat, supplied = flatten(config), dict[str, Any]()
+  small = {name: field.tiny for name, field in declared(config.experiment).items() if name in flat}
+  while more := {
+    name: value
+    for name, value in small.items()
+    if value is not None and name not in supplied and not idle.reason(override(config, supplied), name)
+  }:  # a dial that is off makes the sizes that it set fields that are read
+    supplied |= more
   overrides = call(path, 'tiny()', module.tiny) if hasattr(module, 'tiny') else {}
   if not isinstance(overrides, Mapping):
     raise UserError(f'{path}: tiny() returns {_kind(overrides)}, not {{"section.field": value}}.')

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 
 from gen_ai.core.errors import UserError
+from gen_ai.core.names import Part
 
 Array = jax.Array
 Key = jax.Array  # a typed key, jax.random.key
@@ -189,6 +190,10 @@ class Method(NamedTuple):
   sharding: Mapping[str, tuple[str, ...]] = MappingProxyType({})
   files: FileLayout | None = None  # how others write such a model; None: parameters keep their own names
   notes: tuple[str, ...] = ()  # what a person should know of these settings, shown where training begins
+  # The only parameters that training changes; None: all. The others come from another run (--init_from).
+  trains: Part | None = None
+  # Parameters, or averages of them, as the same model without `trains` has them; see gen_ai.nets.lora.
+  merged: Callable[[PyTree], PyTree] = lambda params: params
 
 
 class Vocab(Protocol):

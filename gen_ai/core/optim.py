@@ -1,7 +1,6 @@
 """Optimisers by name, learning-rate schedules, gradient accumulation, averages, and the update that uses them all."""
 
 import math
-import re
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -14,13 +13,12 @@ from optax import contrib
 
 from gen_ai.core.errors import UserError
 from gen_ai.core.method import Array, Batch, Key, Metrics, PyTree, Reduce, State
+from gen_ai.core.names import Part, decayed, groups, joined, name_of, row
 from gen_ai.core.switch import is_off
 
 OPTIMISERS = ('adam', 'adamw', 'sgd', 'rmsprop', 'lion', 'muon')
-HEADS = ('score', 'classes', 'head', 'to_rgb')  # modules whose kernels lead out of a network
 MUON_RMS = 0.2
 SCHEDULES = ('constant', 'cosine', 'linear', 'wsd')
-NOT_DECAYED = ('bias', 'scale')  # names of parameters to which weight decay does not apply, whatever their shape
 
 
 def schedule_shape(optim: ConfigDict, steps: int) -> Callable[[Array], Array]:
@@ -64,44 +62,20 @@ def ends_with_run(optim: ConfigDict) -> bool:
   return optim.schedule != 'constant' and not optim.decay_steps
 
 
-def _name(path: tuple[Any, ...]) -> str:
-  return jax.tree_util.keystr(path, simple=True, separator='/')
-
-
-def decayed(params: PyTree) -> PyTree:
-  """True for kernels and embeddings, False for biases and scales, stacked or not: what weight decay applies to."""
-  return jax.tree_util.tree_map_with_path(
-    lambda path, p: p.ndim >= 2 and _name(path).rpartition('/')[2] not in NOT_DECAYED, params
-  )
-
-
-def groups(params: PyTree) -> PyTree:
-  """'muon' or 'adam' for every parameter, by its name: which rule of optimiser 'muon' moves it.
-
-  Muon is made for the matrices of hidden layers (https://kellerjordan.github.io/posts/muon/): dense and convolution
-  kernels. Embeddings, learned constants, norms and biases are Adam's, and so are the kernels of HEADS.
-  """
-
-  def group(path: tuple[Any, ...], leaf: Array) -> str:
-    *modules, name = _name(path).split('/')
-    head = bool(modules) and modules[-1].rstrip('0123456789').rstrip('_') in HEADS
-    return 'muon' if name == 'kernel' and leaf.ndim >= 2 and not head else 'adam'
-
-  return jax.tree_util.tree_map_with_path(group, params)
-
-
 # {end of a name: (axes in, axes out) of the matrices in a kernel, counted from its end}; other axes count matrices.
 Matrices = Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
+Rates = Mapping[str, float]  # {end of a name: factor of its updates}; 1 without a row
 
 
 def _matrix(path: tuple[Any, ...], leaf: Array, matrices: Matrices) -> contrib.MuonDimensionNumbers:
   """Which axes of a kernel are a matrix: as the table says, else one matrix [... * in, out] of [..., in, out]."""
-  ends = [axes for pattern, axes in matrices.items() if re.search(f'(^|/)({pattern})$', _name(path))]
-  into, out = ends[0] if ends else (tuple(range(-leaf.ndim, -1)), (-1,))
+  into, out = row(name_of(path), matrices, (tuple(range(-leaf.ndim, -1)), (-1,)))
   return contrib.MuonDimensionNumbers(tuple(leaf.ndim + i for i in into), tuple(leaf.ndim + i for i in out))
 
 
-def _muon(optim: ConfigDict, lr: Callable[[Array], Array], matrices: Matrices) -> optax.GradientTransformation:
+def _muon(
+  optim: ConfigDict, lr: Callable[[Array], Array], matrices: Matrices, rates: Rates
+) -> optax.GradientTransformation:
   """Muon on the kernels of hidden layers and AdamW on the rest, see `groups`.
 
   The update of a matrix has a root mean square of MUON_RMS, near that of Adam (arXiv 2502.16982), so that one learning
@@ -121,11 +95,31 @@ def _muon(optim: ConfigDict, lr: Callable[[Array], Array], matrices: Matrices) -
   kernels = optax.chain(
     contrib.scale_by_muon(beta=optim.b1, eps=optim.eps, weight_dimension_numbers=numbers),
     optax.stateless(by_shape),
+    *_rates(rates),
     optax.add_decayed_weights(optim.weight_decay),
     optax.scale_by_learning_rate(lr),
   )
-  rest = optax.adamw(lr, b1=optim.b1, b2=optim.b2, eps=optim.eps, weight_decay=optim.weight_decay, mask=decayed)
+  rest = optax.chain(
+    optax.scale_by_adam(b1=optim.b1, b2=optim.b2, eps=optim.eps),
+    *_rates(rates),
+    optax.add_decayed_weights(optim.weight_decay, decayed),
+    optax.scale_by_learning_rate(lr),
+  )
   return optax.partition({'muon': kernels, 'adam': rest}, groups)
+
+
+def _scaled_by(rates: Rates) -> optax.GradientTransformation:
+  """Multiplies the update of every parameter by the factor of its name."""
+
+  def scale(updates: PyTree, params: PyTree) -> PyTree:
+    return jax.tree_util.tree_map_with_path(lambda path, x: row(name_of(path), rates, 1.0) * x, updates)
+
+  return optax.stateless(scale)
+
+
+def _rates(rates: Rates) -> list[optax.GradientTransformation]:
+  """What multiplies updates before weight decay joins them; nothing, not even a state, where there are no factors."""
+  return [_scaled_by(rates)] if rates else []
 
 
 def optimiser(
@@ -134,6 +128,7 @@ def optimiser(
   lr_factor: float | Array = 1.0,
   updates_per_step: int = 1,
   matrices: Matrices = MappingProxyType({}),
+  rates: Rates = MappingProxyType({}),
 ) -> optax.GradientTransformation:
   """The Optax optimiser that `config.optim` describes, gradient clipping and schedule included.
 
@@ -143,6 +138,7 @@ def optimiser(
     lr_factor: multiplies the learning rate, for a second network that learns at another pace.
     updates_per_step: updates this network makes in one step of the run, by which schedules count.
     matrices: of the kernels that are not one matrix each, for Muon.
+    rates: factors of updates by name. Weight decay goes by the learning rate alone.
 
   Raises:
     UserError: an unknown name, or a weight decay that the optimiser has not.
@@ -156,22 +152,23 @@ def optimiser(
   def lr(count: Array) -> Array:
     return shape(count // updates_per_step) * optim.lr * lr_factor
 
-  decay = {'weight_decay': optim.weight_decay, 'mask': decayed}
-  moments = {'b1': optim.b1, 'b2': optim.b2}
-  if optim.name == 'adam':
-    rule = optax.adam(lr, **moments, eps=optim.eps)
-  elif optim.name == 'adamw':
-    rule = optax.adamw(lr, **moments, eps=optim.eps, **decay)
-  elif optim.name == 'sgd':
-    rule = optax.sgd(lr, momentum=None if is_off(optim.b1) else optim.b1)
-  elif optim.name == 'rmsprop':
-    rule = optax.rmsprop(
-      lr, decay=optim.b2, eps=optim.eps, eps_in_sqrt=False, momentum=None if is_off(optim.b1) else optim.b1
-    )
+  moments, decay = {'b1': optim.b1, 'b2': optim.b2}, []
+  if optim.name in ('adamw', 'lion'):
+    decay = [optax.add_decayed_weights(optim.weight_decay, decayed)]
+  if optim.name in ('adam', 'adamw'):
+    direction = optax.scale_by_adam(**moments, eps=optim.eps)
+    rule = optax.chain(direction, *_rates(rates), *decay, optax.scale_by_learning_rate(lr))
   elif optim.name == 'lion':
-    rule = optax.lion(lr, **moments, **decay)
+    rule = optax.chain(optax.scale_by_lion(**moments), *_rates(rates), *decay, optax.scale_by_learning_rate(lr))
+  elif optim.name == 'muon':
+    rule = _muon(optim, lr, matrices, rates)
   else:
-    rule = _muon(optim, lr, matrices)
+    momentum = None if is_off(optim.b1) else optim.b1
+    if optim.name == 'sgd':
+      rule = optax.sgd(lr, momentum=momentum)
+    else:
+      rule = optax.rmsprop(lr, decay=optim.b2, eps=optim.eps, eps_in_sqrt=False, momentum=momentum)
+    rule = optax.chain(rule, *_rates(rates)) if rates else rule
   return rule if is_off(optim.clip_norm) else optax.chain(optax.clip_by_global_norm(optim.clip_norm), rule)
 
 
@@ -287,6 +284,8 @@ class Updater:
     average: state -> the tree that is averaged, by default all of `params`.
     batches_per_step: batches of data in one step, by which a half-life in images is counted.
     matrices: of the kernels that are not one matrix each, see `Matrices`.
+    rates: factors of updates by name.
+    trains: the only parameters that are trained; None: all. The others have no gradient and no state of an optimiser.
 
   Raises:
     UserError: see `optimiser`.
@@ -299,10 +298,13 @@ class Updater:
     average: Callable[[State], PyTree] = lambda state: state.params,
     batches_per_step: int = 1,
     matrices: Matrices = MappingProxyType({}),
+    rates: Rates = MappingProxyType({}),
+    trains: Part | None = None,
   ):
     optim, steps = config.optim, config.run.steps
-    self._whole = optimiser(optim, steps, matrices=matrices) if not parts else None
-    self._rules = {name: optimiser(optim, steps, *pace, matrices) for name, pace in (parts or {}).items()}
+    self._whole = optimiser(optim, steps, matrices=matrices, rates=rates) if not parts else None
+    self._rules = {name: optimiser(optim, steps, *pace, matrices, rates) for name, pace in (parts or {}).items()}
+    self._trains = trains
     self._average = average
     self._decay = optim.ema_decay
     if 'ema_halflife' in optim and not is_off(optim.ema_halflife):
@@ -311,28 +313,37 @@ class Updater:
 
   def init(self, params: PyTree, stats: PyTree = ()) -> State:
     """The state before the first update."""
-    rules = self._rules.items()
-    opt_state = self._whole.init(params) if self._whole else {name: rule.init(params[name]) for name, rule in rules}
+    own, rules = self.trained(params), self._rules.items()
+    opt_state = self._whole.init(own) if self._whole else {name: rule.init(own[name]) for name, rule in rules}
     state = State(jnp.int32(0), params, opt_state, (), stats)
     # Copies: the programs donate the state, and one buffer cannot be given away twice.
     return state._replace(ema=jax.tree.map(jnp.copy, self._average(state))) if self.averaged else state
+
+  def trained(self, params: PyTree) -> PyTree:
+    """The parameters that are trained, which a loss is differentiated by: all, or those of `trains`."""
+    return params if self._trains is None else self._trains.of(params)
+
+  def whole(self, trained: PyTree, params: PyTree) -> PyTree:
+    """All parameters: `trained`, and the others of `params`, which stay as they are."""
+    return trained if self._trains is None else joined(trained, params)
 
   def update(self, state: State, grads: PyTree, part: str = '') -> State:
     """The state with `params` and `opt_state` one update on; its step stays.
 
     Args:
       state: before.
-      grads: like state.params, or like params[part].
+      grads: like `trained` of state.params, or like its [part].
       part: the only part that is updated; '': all.
     """
+    trained = self.trained(state.params)
     if self._whole:
-      change, opt_state = self._whole.update(grads, state.opt_state, state.params)
-      return state._replace(params=optax.apply_updates(state.params, change), opt_state=opt_state)
-    params, states = dict(state.params), dict(state.opt_state)
+      change, opt_state = self._whole.update(grads, state.opt_state, trained)
+      return state._replace(params=self.whole(optax.apply_updates(trained, change), state.params), opt_state=opt_state)
+    params, states = dict(trained), dict(state.opt_state)
     for name, own in {part: grads}.items() if part else grads.items():
       change, states[name] = self._rules[name].update(own, states[name], params[name])
       params[name] = optax.apply_updates(params[name], change)
-    return state._replace(params=params, opt_state=states)
+    return state._replace(params=self.whole(params, state.params), opt_state=states)
 
   def advance(self, state: State) -> State:
     """The state after a step whose updates are made: its count and its averages."""

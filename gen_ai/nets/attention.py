@@ -38,13 +38,14 @@ def rotated(x: Array, positions: Array, theta: float | Array) -> Array:
   return jnp.concatenate([one * cos - two * sin, two * cos + one * sin], -1).astype(x.dtype)
 
 
-def weights(query: Array, key: Array, mask: Array) -> Array:
+def weights(query: Array, key: Array, mask: Array, scale: float | None = None) -> Array:
   """softmax(Q K^T / sqrt(H)) of arXiv 1706.03762, eq. 1, in float32 whatever the operands are.
 
   Args:
     query: [B, T, N, H].
     key: [B, S, K, H]; query head n looks at key head n // (N / K).
     mask: bool [B or 1, 1, T, S], true where a query may look; every query may look somewhere.
+    scale: in place of 1 / sqrt(H).
 
   Returns:
     float32 [B, N, T, S].
@@ -52,7 +53,8 @@ def weights(query: Array, key: Array, mask: Array) -> Array:
   B, T, N, H = query.shape
   S, K = key.shape[1], key.shape[2]
   grouped = query.reshape(B, T, K, N // K, H)
-  scores = jnp.einsum('btkgh,bskh->bkgts', grouped, key, preferred_element_type=jnp.float32) * H**-0.5
+  scale = H**-0.5 if scale is None else scale
+  scores = jnp.einsum('btkgh,bskh->bkgts', grouped, key, preferred_element_type=jnp.float32) * scale
   return jax.nn.softmax(jnp.where(mask, scores.reshape(B, N, T, S), -jnp.inf), -1)
 
 
@@ -92,7 +94,9 @@ def causal_mask(queries: Array, keys: Array, window: int = 0, query_parts: Any =
   return mask[:, None]
 
 
-def causal(query: Array, key: Array, value: Array, window: int = 0, parts: Array | None = None) -> Array:
+def causal(
+  query: Array, key: Array, value: Array, window: int = 0, parts: Array | None = None, scale: float | None = None
+) -> Array:
   """Causal attention of T tokens over themselves: [B, T, N, H].
 
   Args:
@@ -102,16 +106,18 @@ def causal(query: Array, key: Array, value: Array, window: int = 0, parts: Array
     window: see `causal_mask`.
     parts: int32 [B, T], the document of each token, which alone it sees; None: all of one. They need a mask, which
       cuDNN would take as a bias of T^2 numbers: such rows are computed by XLA.
+    scale: of the products of queries and keys; None: 1 / sqrt(H).
   """
   T, H = query.shape[1], query.shape[-1]
   if parts is not None:
     mask = causal_mask(jnp.arange(T), jnp.arange(T), window, parts, parts)
-    return over(query, key, value, mask)
+    return over(query, key, value, mask, scale)
   implementation: Any = kernel(jax.default_backend(), query.dtype, T, H)
   out: Any = jax.nn.dot_product_attention(
     query,
     key,
     value,
+    scale=scale,
     is_causal=True,
     local_window_size=(window - 1, 0) if window else None,
     implementation=implementation,
@@ -120,8 +126,8 @@ def causal(query: Array, key: Array, value: Array, window: int = 0, parts: Array
   return attended
 
 
-def over(query: Array, key: Array, value: Array, mask: Array) -> Array:
-  """Attention [B, T, N, H] under a mask bool [B or 1, 1, T, S], by XLA."""
-  out: Any = jax.nn.dot_product_attention(query, key, value, mask=mask, implementation='xla')
+def over(query: Array, key: Array, value: Array, mask: Array, scale: float | None = None) -> Array:
+  """Attention [B, T, N, H] under a mask bool [B or 1, 1, T, S], by XLA; `scale` as `causal` has it."""
+  out: Any = jax.nn.dot_product_attention(query, key, value, mask=mask, scale=scale, implementation='xla')
   attended: Array = out
   return attended

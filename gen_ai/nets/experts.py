@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from gen_ai.core.method import Array
+from gen_ai.nets import lora
 
 LOSSES = 'losses'  # the collection of variables in which `Experts` leaves what the router costs
 
@@ -76,8 +77,10 @@ class Experts(nn.Module):
     gated: whether the hidden layer is multiplied by another.
     activation: of the hidden layer.
     capacity: of an expert in training, in percent of its even share of a row; 0: it takes all that come.
-    std, out_std: of the initial kernels, into the hidden layer and out of it.
+    std, out_std, router_std: of the initial kernels, into the hidden layer, out of it, and of the router.
     dtype: of activations; the router computes in float32.
+    rank: of adapters of the kernels (`gen_ai.nets.lora`), which are added to them; 0: none.
+    scale: their factor.
   """
 
   count: int
@@ -88,16 +91,19 @@ class Experts(nn.Module):
   capacity: int
   std: float
   out_std: float
+  router_std: float
   dtype: Any
+  rank: int = 0
+  scale: float | Array = 1.0
 
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
     """Every expert computes every token unless it trains with a capacity; sows the losses [B] of `Routes`."""
     T, D = x.shape[1:]
     E, F, dtype = self.count, self.hidden, self.dtype
-    router = _Kernel((D, E), self.std, name='router')()
-    into = _Kernel((E, D, 1 + self.gated, F), self.std, name='experts_in')().astype(dtype)
-    out = _Kernel((E, F, D), self.out_std, name='experts_out')().astype(dtype)
+    router = _Kernel((D, E), self.router_std, name='router')()
+    into = _Kernel((E, D, 1 + self.gated, F), self.std, self.rank, self.scale, name='experts_in')().astype(dtype)
+    out = _Kernel((E, F, D), self.out_std, self.rank, self.scale, name='experts_out')().astype(dtype)
     routes = route(x.astype(jnp.float32) @ router, self.chosen)
     self.sow(LOSSES, 'balance', routes.balance)
     self.sow(LOSSES, 'router_z', routes.z)
@@ -116,12 +122,17 @@ class Experts(nn.Module):
 
 
 class _Kernel(nn.Module):
-  """A parameter NAME/kernel of its own."""
+  """A parameter NAME/kernel of its own; with a `rank`, of experts [E, in, ...], plus `scale` times its adapters."""
 
   shape: tuple[int, ...]
   std: float
+  rank: int = 0
+  scale: float | Array = 1.0
 
   @nn.compact
   def __call__(self) -> Array:
     kernel: Array = self.param('kernel', nn.initializers.normal(self.std), self.shape, jnp.float32)
-    return kernel
+    if not self.rank:
+      return kernel
+    count, into, *out = self.shape
+    return kernel + self.scale * lora.product(*lora.pair(self, self.rank, (into,), tuple(out), (count,)), self.shape)

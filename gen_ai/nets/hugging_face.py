@@ -71,7 +71,7 @@ class Layout:
 def layout(arch: Architecture) -> Layout | None:
   """The layout that can hold the model; None where it is built like neither."""
   _, G, H, F = arch.sizes
-  plain = arch.pattern == 'L' and not arch.experts and not arch.qk_norm and is_off(arch.softcap)
+  plain = arch.pattern == 'L' and not arch.experts and not arch.qk_norm and is_off(arch.softcap) and arch.growth == 1
   parts = arch.norm, arch.positions, arch.gated, arch.bias
   full = G == 1 and arch.heads * H == arch.width and 4 * arch.width == F and arch.tied
   kind = ''

@@ -9,6 +9,7 @@ Layers are one scan over stacked parameters [layers, ...], so that compilation t
 """
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,7 @@ from gen_ai.core import lowering
 from gen_ai.core.errors import UserError
 from gen_ai.core.method import Array
 from gen_ai.core.switch import is_off
-from gen_ai.nets import attention
+from gen_ai.nets import attention, lora
 from gen_ai.nets.activation import activation_fn
 from gen_ai.nets.experts import LOSSES, Experts
 
@@ -45,9 +46,20 @@ SHARDING = {
   r'mlp_in/kernel': ('layer', 'embed', '', 'mlp'),
   r'mlp_in/bias': ('layer', '', 'mlp'),
   r'mlp_out/kernel': ('layer', 'mlp', 'embed'),
+  r'qkv/lora_a': ('layer', 'embed', ''),
+  r'qkv/lora_b': ('layer', '', 'heads', '', ''),
+  r'attention_out/lora_a': ('layer', 'heads', '', '', ''),
+  r'(attention_out|mlp_out)/lora_b': ('layer', '', 'embed'),
+  r'mlp_in/lora_a': ('layer', 'embed', ''),
+  r'mlp_in/lora_b': ('layer', '', '', 'mlp'),
+  r'mlp_out/lora_a': ('layer', 'mlp', ''),
   r'router/kernel': ('layer', '', ''),
   r'experts_in/kernel': ('layer', 'expert', 'embed', '', 'mlp'),
   r'experts_out/kernel': ('layer', 'expert', 'mlp', 'embed'),
+  r'experts_in/lora_a': ('layer', 'expert', 'embed', ''),
+  r'experts_in/lora_b': ('layer', 'expert', '', '', 'mlp'),
+  r'experts_out/lora_a': ('layer', 'expert', 'mlp', ''),
+  r'experts_out/lora_b': ('layer', 'expert', '', 'embed'),
   r'(attention_out|mlp_out)/bias': ('layer', ''),
   r'(attention_norm|mlp_norm)/(scale|bias)': ('layer', ''),
   r'final_norm/(scale|bias)': ('',),
@@ -61,6 +73,10 @@ MATRICES = {
   r'mlp_out/kernel': ((-2,), (-1,)),
   r'experts_in/kernel': ((-3,), (-1,)),  # of each expert, as of the MLP
   r'experts_out/kernel': ((-2,), (-1,)),
+  r'qkv/lora_b': ((-4,), (-3, -1)),
+  r'attention_out/lora_a': ((-4, -3, -2), (-1,)),
+  r'(mlp_in|experts_in)/lora_b': ((-3,), (-1,)),
+  r'router/kernel|lora_a|lora_b': ((-2,), (-1,)),
 }
 
 
@@ -94,6 +110,10 @@ class Architecture:
     softcap: logits become softcap * tanh(logits / softcap) (arXiv 2408.00118); 0: as they are.
     dropout: of embeddings, attention weights and both branches of a block; may be traced, a Python 0 switches it off.
     remat: what the backward pass computes again: 'none', 'dots' (all but matrix products) or 'full'.
+    base_width: D of the model whose learning rate is known, see `gen_ai.nets.scaling`; 0: no scaling by width.
+    lora: rank of adapters (`gen_ai.nets.lora`); 0: none.
+    lora_scale: their factor, alpha / rank; may be traced.
+    lora_on: which kernels get them: 'attention' or 'all' (of blocks).
     dtype: of activations and of the weights in matrix products.
   """
 
@@ -122,12 +142,17 @@ class Architecture:
   softcap: float | Array = 0.0
   dropout: float | Array = 0.0
   remat: str = 'none'
+  base_width: int = 0
+  lora: int = 0
+  lora_scale: float | Array = 1.0
+  lora_on: str = 'all'
   dtype: Any = jnp.float32
 
   def check(self, name: Callable[[str], str] = str) -> None:
     """Raises UserError where the sizes do not fit together; `name` makes a field's name one that users know."""
     keys = self.kv_heads or self.heads
-    for field, choices in (('norm', NORMS), ('positions', POSITIONS), ('remat', REMAT)):
+    fields = (('norm', NORMS), ('positions', POSITIONS), ('remat', REMAT), ('lora_on', tuple(lora.ON)))
+    for field, choices in fields:
       if getattr(self, field) not in choices:
         raise UserError(f"{name(field)}='{getattr(self, field)}' is none of {', '.join(choices)}.")
     if not self.head_width and self.width % self.heads:
@@ -157,6 +182,41 @@ class Architecture:
     usual = -(-self.width * 8 // 3 // 8) * 8 if self.gated else 4 * self.width
     return keys, self.heads // keys, self.head_width or self.width // self.heads, self.mlp_width or usual
 
+  @property
+  def growth(self) -> float:
+    """D over that of the model whose learning rate is known; 1 without one."""
+    return self.width / self.base_width if self.base_width else 1.0
+
+  @property
+  def init_std(self) -> float:
+    """Of kernels between hidden layers."""
+    return _INIT_STD * self.growth**-0.5
+
+  @property
+  def residual_std(self) -> float:
+    """Of kernels that lead to the residual stream.
+
+    Each layer adds to it twice: this keeps its variance independent of depth (GPT-2, section 2.3).
+    """
+    return self.init_std / (2 * self.layers) ** 0.5
+
+  @property
+  def attention_scale(self) -> float | None:
+    """Factor of products of queries and keys, in proportion 1 / H, where heads have grown; None: H^-1/2.
+
+    Heads of a `head_width` have not: there are more of them.
+    """
+    return None if self.head_width or self.growth == 1 else (self.sizes[2] * self.growth) ** -0.5
+
+  @property
+  def output_scale(self) -> float:
+    """Factor of logits."""
+    return 1 / self.growth
+
+  def adapted(self, module: str) -> int:
+    """Rank of the adapters of a module of a block, by its name; 0: it has none."""
+    return self.lora if re.fullmatch(lora.ON[self.lora_on], module) else 0
+
 
 class Dropout(nn.Module):
   """Inverted dropout whose rate may be traced; a Python 0 compiles to nothing. Draws from the stream 'dropout'."""
@@ -174,13 +234,18 @@ class Dropout(nn.Module):
 
 
 class Projection(nn.Module):
-  """x times a kernel [*into, *out], plus a bias [*out]: the last axes of x are `into`, those of the result `out`."""
+  """x times a kernel [*into, *out], plus a bias [*out]: the last axes of x are `into`, those of the result `out`.
+
+  With a `rank`, plus `scale` times x A B, see `gen_ai.nets.lora`.
+  """
 
   into: tuple[int, ...]
   out: tuple[int, ...]
   std: float
   use_bias: bool
   dtype: Any
+  rank: int = 0
+  scale: float | Array = 1.0
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
@@ -189,7 +254,11 @@ class Projection(nn.Module):
     given, made = math.prod(self.into), math.prod(self.out)
     batch = x.shape[: x.ndim - len(self.into)]
     # One product of two matrices, which every platform has a fast kernel for.
-    y = x.reshape(*batch, given).astype(self.dtype) @ kernel.astype(self.dtype).reshape(given, made)
+    x = x.reshape(*batch, given).astype(self.dtype)
+    y = x @ kernel.astype(self.dtype).reshape(given, made)
+    if self.rank:
+      a, b = (matrix.astype(self.dtype) for matrix in lora.pair(self, self.rank, self.into, self.out))
+      y += jnp.asarray(self.scale, self.dtype) * (x @ a.reshape(given, self.rank) @ b.reshape(self.rank, made))
     y = y.reshape(*batch, *self.out)
     return (
       y + self.param('bias', nn.initializers.zeros, self.out, jnp.float32).astype(self.dtype) if self.use_bias else y
@@ -209,9 +278,9 @@ class Block(nn.Module):
   window: int  # tokens that a query sees; 0: all before it
 
   def _projection(self, name: str, into: tuple[int, ...], out: tuple[int, ...], residual: bool = False) -> Projection:
-    # Each layer adds twice to the residual stream: this keeps its variance independent of depth (GPT-2, section 2.3).
-    std = _INIT_STD / (2 * self.arch.layers) ** 0.5 if residual else _INIT_STD
-    return Projection(into, out, std, self.arch.bias, self.arch.dtype, name=name)
+    arch = self.arch
+    std = arch.residual_std if residual else arch.init_std
+    return Projection(into, out, std, arch.bias, arch.dtype, arch.adapted(name), arch.lora_scale, name=name)
 
   @nn.compact
   def __call__(
@@ -249,19 +318,32 @@ class Block(nn.Module):
       cache = cache[0].at[row, at].set(key, mode='drop'), cache[1].at[row, at].set(value, mode='drop')
     if cache is not None and not fresh:
       mask = attention.causal_mask(positions, jnp.arange(cache[0].shape[1]), self.window)
-      attended = attention.over(query, *cache, mask)
+      attended = attention.over(query, *cache, mask, arch.attention_scale)
     elif train and not is_off(arch.dropout):  # no fused kernel drops attention weights
       mask = attention.causal_mask(jnp.arange(T), jnp.arange(T), self.window, parts, parts)
-      attended = attention.weighted(drop(attention.weights(query, key, mask).astype(arch.dtype), train), value)
+      weights = attention.weights(query, key, mask, arch.attention_scale)
+      attended = attention.weighted(drop(weights.astype(arch.dtype), train), value)
     else:
-      attended = attention.causal(query, key, value, self.window, parts)
+      attended = attention.causal(query, key, value, self.window, parts, arch.attention_scale)
     out = self._projection('attention_out', (K, G, H), (D,), residual=True)(attended.reshape(B, T, K, G, H))
     x = x + Dropout(arch.dropout)(out, train)
     normalised, act = _norm(arch, 'mlp_norm')(x), activation_fn(arch.activation)
     if arch.experts:
-      stds = _INIT_STD, _INIT_STD / (2 * arch.layers) ** 0.5
-      experts = Experts(arch.experts, arch.chosen, F, arch.gated, act, arch.capacity, *stds, arch.dtype, name='mixture')
-      out = experts(normalised, train)
+      out = Experts(
+        arch.experts,
+        arch.chosen,
+        F,
+        arch.gated,
+        act,
+        arch.capacity,
+        arch.init_std,
+        arch.residual_std,
+        _INIT_STD / arch.growth,
+        arch.dtype,
+        arch.adapted('experts_in'),
+        arch.lora_scale,
+        name='mixture',
+      )(normalised, train)
     else:
       hidden = self._projection('mlp_in', (D,), (1 + arch.gated, F))(normalised)
       active = act(hidden[..., 0, :])
@@ -336,7 +418,7 @@ class Transformer(nn.Module):
     return x.astype(self.arch.dtype)
 
   def hidden(self, tokens: Array, train: bool, positions: Array | None = None, parts: Array | None = None) -> Array:
-    """The last hidden states [B, T, D], normalised: logits are their products with `head_of`.
+    """The last hidden states [B, T, D], normalised, times `output_scale`: logits are their products with `head_of`.
 
     Args:
       tokens: int32 [B, T], T <= context.
@@ -353,8 +435,11 @@ class Transformer(nn.Module):
     positions = jnp.arange(T) if positions is None else positions
     x = self.embedding_dropout(self._embedded(tokens, positions), train)
     x, _ = self.layers(lowering.constrain_batch(x), None, train, positions, parts, False)
+    return self._final(x)
+
+  def _final(self, x: Array) -> Array:
     hidden: Array = self.final_norm(x)
-    return hidden
+    return hidden if self.arch.growth == 1 else hidden * jnp.asarray(self.arch.output_scale, hidden.dtype)
 
   def _logits(self, hidden: Array) -> Array:
     """[..., D] -> float32 [..., V]."""
@@ -393,7 +478,7 @@ class Transformer(nn.Module):
     """
     x, cache = self.layers(self._embedded(tokens, positions), cache, False, positions, None, fresh)
     x = jnp.take_along_axis(x, pick.reshape(len(pick), -1, 1), 1)
-    return self._logits(self.final_norm(x if pick.ndim == 2 else x[:, 0])), cache
+    return self._logits(self._final(x if pick.ndim == 2 else x[:, 0])), cache
 
 
 def capped(logits: Array, softcap: float | Array) -> Array:

@@ -1,7 +1,6 @@
 """The device mesh and how arrays are laid over it: by the names of parameters, or by their shapes."""
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -13,6 +12,7 @@ from ml_collections import ConfigDict
 
 from gen_ai.core.errors import UserError
 from gen_ai.core.method import PyTree
+from gen_ai.core.names import ends_in, name_of
 
 AXES = ('data', 'fsdp', 'expert', 'tensor')
 BATCH = PartitionSpec(('data', 'fsdp', 'expert'))  # a batch is split over these axes
@@ -76,8 +76,8 @@ def row_of(path: Any, table: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
   Raises:
     UserError: none or several do.
   """
-  name = jax.tree_util.keystr(path, simple=True, separator='/')
-  rows = [tuple(axes) for pattern, axes in table.items() if re.search(f'(^|/)({pattern})$', name)]
+  name = name_of(path)
+  rows = [tuple(axes) for pattern, axes in table.items() if ends_in(name, pattern)]
   if len(rows) != 1:
     raise UserError(f'the parameter {name} matches {len(rows)} rows of the table of shardings; it must match one.')
   return rows[0]
@@ -102,7 +102,7 @@ def named_partition(
     return PartitionSpec()
   axes = row_of(path, table)
   axes = axes if len(axes) == len(shape) else tuple(axis for axis in axes if axis != LAYER)
-  name = jax.tree_util.keystr(path, simple=True, separator='/')
+  name = name_of(path)
   if len(axes) != len(shape):
     raise UserError(f'the parameter {name} has the shape {list(shape)}, the table of shardings names {axes}.')
   tensor = mesh.shape['tensor']
@@ -128,7 +128,13 @@ def state_shardings(
     table: of names, see `named_partition`; without one the shapes decide, see `partition`.
   """
 
+  params = jax.tree_util.tree_leaves_with_path(getattr(shapes, 'params', ()))
+  known = tuple(f'/{name_of(path)}' for path, _ in params)
+
   def sharding(path: Any, leaf: Any) -> NamedSharding:
+    # An optimiser may keep numbers that are of no parameter, as Muon keeps coefficients.
+    if table and name_of(path).startswith('opt_state/') and not name_of(path).endswith(known):
+      return replicated(mesh)
     if table:
       return NamedSharding(mesh, named_partition(path, leaf.shape, mesh, min_shard, table))
     return NamedSharding(mesh, partition(leaf.shape, mesh, min_shard))

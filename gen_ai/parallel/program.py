@@ -5,6 +5,7 @@ Layouts (`gen_ai.parallel.layouts`) wrap the same functions. Every compiled func
 on the device, and what the feed brings, with leading axes [K, B].
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -80,6 +81,11 @@ def viewing(make: Callable[[Any], Method], layout: Layout, name: str):
   return run
 
 
+def _count(tree: PyTree) -> int:
+  """Numbers in the arrays of a tree."""
+  return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
 class Program:
   """The compiled programs of one run.
 
@@ -110,9 +116,8 @@ class Program:
       self._init_keys = init_key
     self.eval_key = random.root(config.eval.seed)
     self.compile_stats: dict[str, CompileStats] = {}
-    self.begin: Callable[[State], State] = lambda state: (
-      state
-    )  # what becomes of a new state: see gen_ai.train.warm_start
+    # What becomes of the new state of one run, see gen_ai.train.warm_start; None: it stays.
+    self.begin: Callable[[State], State] | None = None
 
     def make(floats: Mapping[str, Any], reduce: Reduce = layout.reduce) -> Method:
       return build(config_lib.substitute(config, floats), spec, reduce)
@@ -127,6 +132,7 @@ class Program:
     self.observation = method.observation
     self.notes = method.notes
     self.leading = dict(method.leading)
+    self.trains = method.trains
     self.eval_batch_size = config.eval.batch_size
     self._one, self.shapes = one, jax.eval_shape(self._init, one, init_key)  # of one lane
 
@@ -155,15 +161,22 @@ class Program:
 
   def init(self) -> State:
     """The state before the first update; of lanes [R, ...]."""
-    return self.begin(self.layout.init(self._init, self.floats, self._init_keys))
+    state = self.layout.init(self._init, self.floats, self._init_keys)
+    if self.begin is None:
+      return state
+    return self.layout.join([self.begin(one) for one in self.layout.split(state, range(self.lanes))])
 
   def abstract_state(self) -> PyTree:
     """What a checkpoint is restored into."""
     return self.layout.abstract(self.shapes)
 
   def parameter_count(self) -> int:
-    """Trainable parameters over all networks."""
-    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(self.shapes.params))
+    """Parameters over all networks."""
+    return _count(self.shapes.params)
+
+  def trained_count(self) -> int:
+    """Those of them that training changes."""
+    return _count(self.trains.of(self.shapes.params) if self.trains else self.shapes.params)
 
   def trainer(self, feed: Feed, state: State, rows: PyTree, name: str = 'train') -> Compiled:
     """Compiles a chunk for rows like `rows`; returns (state, rows) -> (state, {name: float32 [K]}), of lanes [R, K]."""

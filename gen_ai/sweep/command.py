@@ -27,11 +27,12 @@ def start(request: Request, options: Options, dry_run: bool) -> int:
       f'--launcher={name}. Leave it out.'
     )
   launcher.check(options, dry_run)
-  check(trials, request.halving, launcher.in_process)
+  parent = check(trials, request.halving, launcher.in_process, request.init_from)
   about = {
     'argv': sys.argv,
     'launcher': name,
     'halving': request.halving,
+    'parent': parent,
     'config_file': asdict(provenance.describe_file(request.reference)),
     'asked': {
       'sweeps': list(request.sweeps),

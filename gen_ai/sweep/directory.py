@@ -58,6 +58,11 @@ class Sweep:
     """Name of the launcher that it was started with."""
     return self.about['launcher']
 
+  @property
+  def parent(self) -> dict[str, Any]:
+    """{'run_dir', 'step'} of the run from whose weights all trials begin; {} where there is none."""
+    return self.about.get('parent') or {}
+
   @classmethod
   def create(
     cls, runs_dir: str, label: str, base: ConfigDict, trials: Sequence[Trial], about: Mapping[str, Any]

@@ -29,6 +29,7 @@ class Request:
   halving: str
   launcher: str
   runs_dir: str
+  init_from: str = ''  # RUN_DIR or RUN_DIR@STEP, from whose weights all trials begin
 
 
 def plan(request: Request) -> list[Trial]:
@@ -74,13 +75,16 @@ def choose(launcher: str, trials: Sequence[Trial]) -> str:
   return 'packed' if not reasons and any(len(group) > 1 for group in groups(trials)) else 'local'
 
 
-def check(trials: Sequence[Trial], rule: str, in_process: bool) -> None:
+def check(trials: Sequence[Trial], rule: str, in_process: bool, init_from: str = '') -> dict[str, Any]:
   """Builds every trial and traces one of every structure, so that a bad one is refused before anything starts.
+
+  Returns the run that all begin from, as `train.open_run.parent_of` has it.
 
   Args:
     trials: from `plan`.
     rule: of early stopping; '' without.
     in_process: whether they will be trained in this process.
+    init_from: the run from whose weights they begin; '' for none.
 
   Raises:
     UserError: names the trial that cannot be built, a swept field that nothing depends on, or a metric there is not.
@@ -92,7 +96,9 @@ def check(trials: Sequence[Trial], rule: str, in_process: bool) -> None:
     jax.config.update('jax_platforms', 'cpu')
   surroundings.start()
   from gen_ai.data import dataset as dataset_lib
+  from gen_ai.train import open_run, warm_start
 
+  parent = open_run.parent_of(init_from)
   rule_metric = halving.parse(rule).metric if rule else ''
   datasets: dict[str, Any] = {}
   for group in groups(trials):
@@ -105,11 +111,13 @@ def check(trials: Sequence[Trial], rule: str, in_process: bool) -> None:
       for trial in group[1:]:  # a number of a later trial may be out of its range
         config_lib.builder(trial.config)(trial.config, datasets[data].spec)
       trial = group[0]
+      warm_start.require(config_lib.builder(config)(config, datasets[data].spec).trains, parent)
       _check_group(
         group, datasets[data], {'--halving': rule_metric, 'config.eval.best': config.eval.best.rpartition(':')[0]}
       )
     except UserError as error:
       raise UserError(f'trial {trial.number} ({trial.name}): {error} Nothing was started.') from error
+  return parent
 
 
 def _check_group(group: Sequence[Trial], dataset: Any, judges: Mapping[str, str]) -> None:

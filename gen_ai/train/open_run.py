@@ -122,10 +122,9 @@ def work(
     dataset = load_data(run_dir, config) if directory.is_run(run_dir) else dataset_lib.load(config.data)
     program = Program(config, config_lib.builder(config), dataset.spec, make_layout(config))
     parent = info.read(run_dir).parent if directory.is_run(run_dir) else origin.parent
-    if parent:  # a run that was killed before its first checkpoint begins there again
-      program.begin, parent = warm_start.beginning(warm_start.read(f'{parent["run_dir"]}@{parent["step"]}'))
-      program.init()  # refuses what does not fit, and fills the report, before anything is written
-      origin = dataclasses.replace(origin, parent=parent)
+    # Before anything is written. A run that was killed before its first checkpoint begins from there again.
+    parent = warm_start.begin_from(program, parent, data_identity.describe(dataset).spec)
+    origin = dataclasses.replace(origin, parent=parent)
     protocol_fields, evaluator = evaluator_of(config, dataset)
     path = Path(processes.from_main(lambda: _directory(run_dir, runs_dir, config.run.name)))
     terminal.outlive(path / 'logs')
@@ -259,7 +258,8 @@ def _header(
   display.say(f'data       {dataset.name} {dataset.version}: {sizes} ({unit}), {data_identity.summary(dataset)}')
   for line in data_lines(config, path):
     display.say(line)
-  display.say(f'parameters {program.parameter_count():,}')
+  trained = f', of which {program.trained_count():,} are trained' if program.trains else ''
+  display.say(f'parameters {program.parameter_count():,}{trained}')
   for note in program.notes:
     display.say(f'note       {note}')
   if parent := info.read(path).parent:

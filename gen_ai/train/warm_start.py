@@ -9,7 +9,9 @@ import numpy as np
 
 from gen_ai.core.errors import UserError
 from gen_ai.core.method import State
+from gen_ai.core.names import Part
 from gen_ai.evaluate import restored
+from gen_ai.parallel.program import Program
 from gen_ai.run import info
 
 PARTS = ('params', 'ema', 'stats')  # of a state; optimiser state and step begin anew
@@ -23,12 +25,14 @@ class Parent:
     run_dir: of the run that they are of.
     step: completed updates of its checkpoint.
     config_hash: of its config.
-    leaves: {path in the state: array}.
+    spec: what its data was like, as its record has it.
+    leaves: {path in the state: array}; adapters (`gen_ai.nets.lora`) are part of the kernels that they change.
   """
 
   run_dir: str
   step: int
   config_hash: str
+  spec: Mapping[str, Any]
   leaves: Mapping[str, np.ndarray]
 
 
@@ -40,8 +44,52 @@ def read(reference: str) -> Parent:
   """
   run_dir, _, step = reference.rpartition('@') if '@' in reference.rpartition('/')[2] else (reference, '', '')
   config, spec = restored.open_config(run_dir, {}, ()), restored.recorded_spec(run_dir)
-  _, state, at = restored.restore(run_dir, config, spec, step or 'latest')
-  return Parent(run_dir, at, info.read(run_dir).config_hash, _leaves(state))
+  program, state, at = restored.restore(run_dir, config, spec, step or 'latest')
+  merged = program.method().merged
+  state = state._replace(params=merged(state.params), ema=merged(state.ema))
+  return Parent(run_dir, at, info.read(run_dir).config_hash, info.trained_on(run_dir).spec, _leaves(state))
+
+
+def require(trains: Part | None, parent: Mapping[str, Any]) -> None:
+  """Raises UserError where only the part `trains` of the parameters is trained, and the others come from no parent."""
+  if trains and not parent:
+    raise UserError(
+      f'{trains.setting} trains a few parameters beside the weights of another run: name it with --init_from=RUN_DIR '
+      '(python -m gen_ai.convert makes one of files of GPT-2 or Llama).'
+    )
+
+
+def begin_from(program: Program, parent: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[str, Any]:
+  """Makes new states of `program` begin from the weights of `parent`; returns the report of `beginning`, {} without.
+
+  Args:
+    program: of one run.
+    parent: {'run_dir', 'step'} or a report; {}: none.
+    spec: of the data of the run, as its record has it.
+
+  Raises:
+    UserError: there is no parent where one is needed, or its weights do not fit.
+  """
+  require(program.trains, parent)
+  if not parent:
+    return {}
+  source = read(f'{parent["run_dir"]}@{parent["step"]}')
+  if program.trains:
+    _check_data(source, spec, program.trains)
+  program.begin, report = beginning(source, program.trains)
+  program.init()  # refuses what does not fit, and fills the report
+  return report
+
+
+def _check_data(parent: Parent, spec: Mapping[str, Any], trains: Part) -> None:
+  """Raises UserError where weights that stay as they are were made for data of another kind: another vocabulary."""
+  names = sorted((spec.keys() | parent.spec.keys()) - {'shape'})
+  wrong = [name for name in names if spec.get(name) != parent.spec.get(name)]
+  if wrong:
+    raise UserError(
+      f'--init_from={parent.run_dir}: its data has another {wrong[0]} than that of this run, and {trains.setting} '
+      'leaves its weights as they are: give config.data what makes them alike.'
+    )
 
 
 def _leaves(state: State) -> dict[str, Any]:
@@ -52,12 +100,13 @@ def _leaves(state: State) -> dict[str, Any]:
   }
 
 
-def beginning(parent: Parent) -> tuple[Callable[[State], State], dict[str, Any]]:
+def beginning(parent: Parent, trains: Part | None = None) -> tuple[Callable[[State], State], dict[str, Any]]:
   """(what makes an initial state begin from the parent, the report that it fills: {'taken', 'new', 'skipped'}).
 
   A leaf is taken where path and shape agree. An average that the parent has not kept begins where its parameter does.
 
-  The function raises UserError where nothing fits.
+  The function raises UserError where nothing fits, or where a parameter that the run does not train (those of `trains`
+  alone are, if given) would not be the parent's.
   """
   report: dict[str, Any] = {'run_dir': parent.run_dir, 'step': parent.step, 'config_hash': parent.config_hash}
 
@@ -66,6 +115,8 @@ def beginning(parent: Parent) -> tuple[Callable[[State], State], dict[str, Any]]
     fits = {
       path for path, leaf in own.items() if path in parent.leaves and np.shape(parent.leaves[path]) == np.shape(leaf)
     }
+    if trains:
+      _refuse_missing(parent, own, fits, trains)
     if not any(path.startswith('params/') for path in fits):
       raise UserError(
         f'--init_from={parent.run_dir}: none of its parameters has the name and shape of one of this '
@@ -89,6 +140,18 @@ def beginning(parent: Parent) -> tuple[Callable[[State], State], dict[str, Any]]
     return state._replace(**jax.tree_util.tree_map_with_path(place, parts))
 
   return begin, report
+
+
+def _refuse_missing(parent: Parent, own: Mapping[str, Any], fits: set[str], trains: Part) -> None:
+  """Raises UserError where a parameter that stays as it is does not come from the parent."""
+  fixed = {path for path in own if path.startswith('params/') and not trains.holds(path)}
+  for path in sorted(fixed - fits):
+    there = parent.leaves.get(path)
+    shape = 'is not there' if there is None else f'has the shape {list(np.shape(there))} there'
+    raise UserError(
+      f'--init_from={parent.run_dir}: {path.removeprefix("params/")} {shape} and {list(np.shape(own[path]))} here, and '
+      f'{trains.setting} leaves it as it is: give the config the sizes of that run.'
+    )
 
 
 def _twin(path: str, own: Mapping[str, Any]) -> str:

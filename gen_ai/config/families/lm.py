@@ -3,14 +3,21 @@
 from gen_ai.config.defaults import COMMON
 from gen_ai.config.field import Field, one_of, size, weight
 
+_BY_HAND = {'model.depth': ('0', lambda depth: depth == 0)}
+_LORA = {'model.lora': ('more than 0', lambda rank: rank > 0)}
 _EXPERTS = {'model.experts': ('more than 0', lambda count: count > 0)}
 
 FIELDS: dict[str, Field] = {
   'data.block_size': COMMON['data.block_size'].but(64, tiny=16),
   'data.split': COMMON['data.split'].but('auto', tiny='train[:20000]|train[20000:22000]|train[22000:24000]'),
-  'model.layers': size(4, tiny=1),
-  'model.heads': size(4, tiny=2),
-  'model.width': size(128, tiny=16),  # D
+  # n: layers n, heads n of 64 numbers, width 64 n, as nanochat's dial; 0: the sizes below
+  'model.depth': Field(0, tiny=0),
+  'model.layers': size(4, tiny=1, used_with=_BY_HAND),
+  'model.heads': size(4, tiny=2, used_with=_BY_HAND),
+  'model.width': size(128, tiny=16, used_with=_BY_HAND),  # D
+  # D at which optim.lr is known: initial weights, updates and scales then go by the width so that it holds here, too
+  # (muP); 0: they do not. Heads are as many at all widths, unless head_width or depth gives their size
+  'model.base_width': Field(0),
   'model.kv_heads': Field(0),  # heads of keys and values; 0: as many as of queries
   'model.head_width': Field(0),  # H; 0: D / heads
   'model.mlp_width': Field(0),  # hidden units; 0: 4 D, gated 8/3 D
@@ -34,6 +41,10 @@ FIELDS: dict[str, Field] = {
   'model.dropout': weight(0.0, below=1.0),
   # what the backward pass computes again, to save memory: nothing, all but matrix products, or all
   'model.remat': Field('none', choices=('none', 'dots', 'full')),
+  # rank of adapters, which alone are trained, beside the weights of --init_from (LoRA); 0: all weights are trained
+  'model.lora': Field(0),
+  'model.lora_scale': Field(1.0, above=0.0, used_with=_LORA),  # of what they add: alpha / rank
+  'model.lora_on': Field('all', choices=('attention', 'all'), used_with=_LORA),  # kernels of blocks that get them
   'loss.balance': weight(0.01, used_with=_EXPERTS),  # weight of the loss that spreads tokens over experts
   'loss.router_z': weight(1e-3, used_with=_EXPERTS),  # of the squared log of the router's sum
   'loss.z': weight(0.0),  # weight of the squared log of the softmax's sum

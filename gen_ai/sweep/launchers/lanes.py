@@ -32,7 +32,7 @@ from gen_ai.run import data_identity, directory, info
 from gen_ai.sweep.directory import ENDED, Sweep
 from gen_ai.sweep.pruning import pruner
 from gen_ai.sweep.trials import Trial, groups
-from gen_ai.train import open_run
+from gen_ai.train import open_run, warm_start
 from gen_ai.train import trainer as trainer_lib
 from gen_ai.train.interruption import Stop
 from gen_ai.train.progress import Display
@@ -219,10 +219,18 @@ def _run(sweep: Sweep, trials: Sequence[Trial], stop: Stop, cache: str) -> None:
   with contextlib.ExitStack() as stack:
     lanes: dict[int, RunLogger] = {}
     one = _program(trials, lanes=False)
+    start = _program([trials[0]] * len(jax.devices()))
+    parent = warm_start.begin_from(start, sweep.parent, data_identity.describe(dataset).spec)
     protocol_fields, evaluator = open_run.evaluator_of(trials[0].config, dataset)
+
+    def packed(numbers: Sequence[int]) -> Program:
+      program = _program([by_number[number] for number in numbers])
+      program.begin = start.begin
+      return program
+
     for trial in trials:
       try:
-        lanes[trial.number] = _open(sweep, trial, dataset, one, protocol_fields, len(trials), stack)
+        lanes[trial.number] = _open(sweep, trial, dataset, one, protocol_fields, len(trials), stack, parent)
       except UserError as error:
         sweep.record_failure(trial, 'failed', str(error))
         logging.error('trial %d cannot start: %s', trial.number, error)
@@ -231,7 +239,7 @@ def _run(sweep: Sweep, trials: Sequence[Trial], stop: Stop, cache: str) -> None:
         return
       order = _slots(sweep, numbers, step)
       _note(sweep, step, order)
-      program = _program([by_number[number] for number in order])
+      program = packed(order)
       display = Display(trials[0].config.run.steps)
       first = sweep.run_dir(by_number[numbers[0]])
       _header(display, program, len(numbers), trials[0], first, dataset, cache)
@@ -243,7 +251,7 @@ def _run(sweep: Sweep, trials: Sequence[Trial], stop: Stop, cache: str) -> None:
         if len(numbers) >= width:
           return None
         _note(sweep, step, numbers)
-        return _program([by_number[number] for number in numbers]), [lanes[number] for number in numbers]
+        return packed(numbers), [lanes[number] for number in numbers]
 
       slots = [lanes[number] for number in order]
       trainer = trainer_lib.Trainer(slots, dataset, program, display, stop, pack, pruner(sweep), evaluator=evaluator)
@@ -258,13 +266,15 @@ def _open(
   protocol_fields: Mapping[str, Any],
   lanes: int,
   stack: contextlib.ExitStack,
+  parent: Mapping[str, Any],
 ) -> RunLogger:
-  """The record of one trial, new or continued, held until `stack` closes."""
+  """The record of one trial, new or continued, held until `stack` closes; `parent` is what it begins from."""
   path = sweep.run_dir(trial)
   known = directory.is_run(path)
   run = directory.RunDir(path) if known else directory.RunDir.make(path, adopt=True)
   stack.enter_context(run.lease(wait=LEASE_WAIT))
-  origin = info.Origin(sys.argv, sweep.config_file, sweep.about['asked']['overrides'] | trial.overrides)
+  overrides = sweep.about['asked']['overrides'] | trial.overrides
+  origin = info.Origin(sys.argv, sweep.config_file, overrides, parent=parent)
   open_run.describe(run, trial.config, dataset, program, origin, protocol_fields, lanes)
   data_identity.check(dataset, info.trained_on(path).fingerprint, path)
   own = Stop([sweep.path / 'stop' / str(trial.number)])
