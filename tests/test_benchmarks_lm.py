@@ -109,6 +109,25 @@ def test_attention_that_our_rule_gives_to_cudnn_must_be_right(case, change, ran,
   assert gpu_lines.attention(found)[1] is passed
 
 
+def test_the_modern_setting_is_no_larger_and_sees_the_same_tokens():
+  import jax
+  import jax.numpy as jnp
+
+  from experiments import lm
+  from gen_ai import config as config_lib
+  from gen_ai.nets.transformer import Transformer
+
+  configs, parameters = {}, {}
+  for setting in ('cpu', 'modern'):
+    configs[setting] = config = config_lib.load(f'configs/lm_shakespeare.py:{setting}')
+    net = Transformer(lm.architecture(config, len(methods.ALPHABET)))
+    made = jax.eval_shape(lambda net=net: net.init(jax.random.key(0), jnp.zeros((1, 4), jnp.int32), False))
+    parameters[setting] = sum(leaf.size for leaf in jax.tree.leaves(made))
+  assert parameters == {'cpu': 804_096, 'modern': 800_000}
+  for section in ('data', 'run'):
+    assert configs['modern'][section] == configs['cpu'][section]
+
+
 def test_gpt2_has_the_size_and_the_work_of_nanogpts():
   config = methods.method_config(methods.GPT2)
   parameters = 12 * 12 * 768**2 + (50_304 + 1024) * 768 + 25 * 768
