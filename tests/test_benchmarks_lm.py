@@ -1,7 +1,6 @@
 """The benchmarks of the language model: beside compressors, and on a GPU (here at tiny size on the CPU)."""
 
 import json
-import lzma
 
 import numpy as np
 import pytest
@@ -19,7 +18,6 @@ def test_a_compressor_may_look_back_into_the_training_text():
   for size in compressors.COMPRESSORS.values():
     alone, after = compressors.bits_per_byte(size, noise, noise[10_000:20_000])
     assert alone > 7.9 and after < 0.5
-  assert compressors.xz(noise) == len(lzma.compress(noise, preset=9))
 
 
 def test_a_trained_model_stands_beside_the_compressors_of_the_same_text(tmp_path):
@@ -101,7 +99,8 @@ def test_xla_is_finite_and_right_in_every_case(monkeypatch):
     ('causal, T = 256', {'not_finite': ['dQ']}, ['__cudnn$fmhaSoftmax'], False),
     ('causal, T = 256', {'error': 0.2}, ['__cudnn$fmhaSoftmax'], False),
     ('causal, T = 256', {}, ['__cudnn$fmhaScaleBiasSoftmax'], False),  # a mask became a bias
-    ('mask, T = 192', {'rule': 'xla', 'not_finite': ['dQ']}, [], True),  # our rule keeps it from cuDNN
+    ('causal, T = 192', {'rule': 'xla', 'not_finite': ['dQ']}, [], True),  # our rule keeps it from cuDNN
+    ('mask, T = 256, one row sees nothing', {'not_finite': ['dQ']}, [], True),  # and whatever has a mask
   ],
 )
 def test_attention_that_our_rule_gives_to_cudnn_must_be_right(case, change, ran, passed):
