@@ -6,6 +6,7 @@ Every part is a process of its own with a share of the time: one that fails or h
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -37,7 +38,7 @@ def run(arguments: list[str], overrides: dict[str, str]) -> int:
     word = arguments[0] if arguments else f'--config.{next(iter(overrides))}'
     raise UserError(f"'{word}' is no flag of this benchmark: its settings are part of it.")
   chosen, found, verdicts = asked(), {}, []
-  job = {name: getattr(FLAGS, name) for name in ('tiny', 'batch_size', 'data_dir')}
+  job: dict[str, Any] = {name: getattr(FLAGS, name) for name in ('tiny', 'batch_size', 'data_dir')}
   job['text'] = str(Path(FLAGS.text).expanduser().resolve()) if FLAGS.text else ''
   if job['text'] and not Path(job['text']).is_file():
     raise UserError(f'--text={FLAGS.text}: there is no such file.')
@@ -46,12 +47,13 @@ def run(arguments: list[str], overrides: dict[str, str]) -> int:
   end = time.perf_counter() + FLAGS.minutes * 60
   for part in chosen:
     limit = limits(max(end - time.perf_counter(), 0.0), part, chosen)
-    found[part] = measured(part, job, limit)
-    job['rate'] = found.get('matmul', {}).get('flops_per_second')
-    lines, passed = PARTS[part].lines(found[part]) if len(found[part]) > 2 else ([], False)
-    verdicts.append(passed is not False and not found[part]['error'])
-    told = f'; {found[part]["error"]}' if found[part]['error'] else ''
-    print(f'{part}, {found[part]["seconds"]:.0f} s{told}', *(f'  {line}' for line in lines), sep='\n', flush=True)
+    found[part] = one = measured(part, job, limit)
+    if part == 'matmul':
+      job['rate'] = one['found'].get('flops_per_second')
+    lines, passed = PARTS[part].lines(one['found']) if one['found'] else ([], False)
+    verdicts.append(passed is not False and not one['error'])
+    told = f'; {one["error"]}' if one['error'] else ''
+    print(f'{part}, {one["seconds"]:.0f} s{told}', *(f'  {line}' for line in lines), sep='\n', flush=True)
   if FLAGS.out:
     Path(FLAGS.out).write_text(json.dumps({'settings': job, 'parts': found}, indent=1) + '\n')
   return DONE if all(verdicts) else FAILED

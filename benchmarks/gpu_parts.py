@@ -131,9 +131,7 @@ def _judged(tokens: int, keys: int, window: int, masked: int, as_mask: bool) -> 
   names = ('forward', 'dQ', 'dK', 'dV')
   return {
     'not_finite': [name for name, x in zip(names, fused, strict=True) if not np.isfinite(x).all()],
-    'error': max(
-      float(np.abs(x - y).max() / np.abs(y).max()) for x, y in zip(fused, exact, strict=True) if np.isfinite(y).all()
-    ),
+    'error': max(float(np.abs(x - y).max() / np.abs(y).max()) for x, y in zip(fused, exact, strict=True)),
   }
 
 

@@ -46,14 +46,16 @@ def measured(part: str, job: Mapping[str, Any], limit: float) -> dict[str, Any]:
     limit: seconds; what still runs GRACE after them is killed.
 
   Returns:
-    {'seconds': its time, 'error': what went wrong, where something did, and what it found}.
+    {'found': that, empty where it printed none; 'seconds': its time; 'error': what went wrong, '' where nothing did}.
   """
   begun, error = time.perf_counter(), ''
+  card = os.environ.get('CUDA_VISIBLE_DEVICES', '0').split(',')[0]  # one, as PyTorch takes one
   with tempfile.TemporaryFile('w+') as output:
     process = subprocess.Popen(
       [sys.executable, '-m', 'benchmarks.gpu_parts', part, json.dumps({**job, 'limit': limit})],
       cwd=config_lib.SOURCE,
       stdout=output,
+      env={**os.environ, 'CUDA_VISIBLE_DEVICES': card},
       start_new_session=True,
     )
     try:
@@ -64,8 +66,9 @@ def measured(part: str, job: Mapping[str, Any], limit: float) -> dict[str, Any]:
     finally:
       _end_all(process)
     output.seek(0)
-    lines = output.read().splitlines()
-  return {**(json.loads(lines[-1]) if lines else {}), 'seconds': time.perf_counter() - begun, 'error': error}
+    lines = output.read().rpartition('\n')[0].splitlines()  # a part that was killed may leave half a line
+  found = json.loads(lines[-1]) if lines else {}
+  return {'found': found, 'seconds': time.perf_counter() - begun, 'error': error}
 
 
 def _end_all(process: subprocess.Popen) -> None:
