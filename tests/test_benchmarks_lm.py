@@ -127,6 +127,25 @@ def test_the_modern_setting_is_no_larger_and_sees_the_same_tokens():
     assert configs['modern'][section] == configs['cpu'][section]
 
 
+def test_muons_own_coefficients_lie_whole_on_every_device():
+  import jax
+
+  from benchmarks import ours
+  from gen_ai import config as config_lib
+  from gen_ai.parallel.layouts import make_layout
+
+  config = config_lib.load('configs/lm_shakespeare.py:modern')
+  config = config_lib.override(config, {'mesh.fsdp': 2, 'mesh.min_shard': 0})
+  program = ours.program(config, ours.dataset(config), make_layout(config, jax.devices()[:2]))
+  lies = {
+    jax.tree_util.keystr(path): leaf.sharding.spec
+    for path, leaf in jax.tree_util.tree_leaves_with_path(program.abstract_state().opt_state)
+  }
+  (coefficients,) = (spec for name, spec in lies.items() if 'ns_coeffs' in name)
+  assert coefficients == jax.sharding.PartitionSpec()
+  assert any('fsdp' in spec for name, spec in lies.items() if 'kernel' in name)
+
+
 def test_gpt2_has_the_size_and_the_work_of_nanogpts():
   config = methods.method_config(methods.GPT2)
   parameters = 12 * 12 * 768**2 + (50_304 + 1024) * 768 + 25 * 768

@@ -128,7 +128,15 @@ def state_shardings(
     table: of names, see `named_partition`; without one the shapes decide, see `partition`.
   """
 
+  def name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator='/')
+
+  known = tuple(f'/{name(path)}' for path, _ in jax.tree_util.tree_leaves_with_path(getattr(shapes, 'params', ())))
+
   def sharding(path: Any, leaf: Any) -> NamedSharding:
+    # An optimiser may keep numbers that are of no parameter, as Muon keeps coefficients.
+    if table and name(path).startswith('opt_state/') and not name(path).endswith(known):
+      return replicated(mesh)
     if table:
       return NamedSharding(mesh, named_partition(path, leaf.shape, mesh, min_shard, table))
     return NamedSharding(mesh, partition(leaf.shape, mesh, min_shard))
