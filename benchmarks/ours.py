@@ -18,7 +18,7 @@ def dataset(config: ConfigDict) -> dataset_lib.Dataset:
   """Data in memory, of the kind that the config trains on."""
   if config.experiment != 'lm':
     return dataset_lib.from_arrays('noise', {'train': {'image': methods.images()}})
-  text = ''.join(np.array(list(methods.ALPHABET))[methods.tokens()])
+  text = ''.join(np.array(list(methods.alphabet(config)))[methods.tokens(config)])
   return dataset_lib.from_text('noise', {'train': text}, config.data.tokens, config.data.block_size)
 
 

@@ -1,4 +1,4 @@
-"""configs/lm_shakespeare.py as a PyTorch user writes it: the same computation as experiments/lm.py."""
+"""GPT-2's network, trained as a PyTorch user writes it: the same computation as experiments/lm.py."""
 
 import math
 
@@ -63,12 +63,13 @@ class Transformer(nn.Module):
 class LM:
   """Network, optimiser, schedule and data of a language-model config."""
 
-  def __init__(self, config: ConfigDict, text: np.ndarray, vocab: int, compiled: bool = False):
+  def __init__(self, config: ConfigDict, text: np.ndarray, vocab: int, compiled: bool = False, device: str = 'cpu'):
     optim = config.optim
+    self.device, self.half = device, config.precision == 'bf16'
     self.optim_config, self.steps, self.count = optim, config.run.steps, 0
-    self.tokens = torch.from_numpy(text)
+    self.tokens = torch.from_numpy(text).to(device)
     self.batch_size, self.context = config.data.batch_size, config.data.block_size
-    self.model = Transformer(vocab, self.context, config.model)
+    self.model = Transformer(vocab, self.context, config.model).to(device)
     self.predict = torch.compile(self.model) if compiled else self.model
     weights = list(self.model.parameters())
     groups = [
@@ -91,12 +92,13 @@ class LM:
 
   def loss(self, window: Tensor) -> Tensor:
     """Mean nats of the last T of T + 1 tokens int64 [B, T + 1]."""
-    return F.cross_entropy(self.predict(window[:, :-1]).flatten(0, 1), window[:, 1:].flatten())
+    with torch.autocast(self.device, torch.bfloat16, enabled=self.half):
+      return F.cross_entropy(self.predict(window[:, :-1]).flatten(0, 1), window[:, 1:].flatten())
 
   def step(self) -> Tensor:
     """One update on random windows of the text; returns its loss."""
-    start = torch.randint(len(self.tokens) - self.context, (self.batch_size, 1))
-    window = self.tokens[start + torch.arange(self.context + 1)].long()
+    start = torch.randint(len(self.tokens) - self.context, (self.batch_size, 1), device=self.device)
+    window = self.tokens[start + torch.arange(self.context + 1, device=self.device)].long()
     for group in self.optim.param_groups:
       group['lr'] = self.lr()
     self.optim.zero_grad()

@@ -11,6 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.methods import method_config
+from gen_ai import config as config_lib
 from gen_ai.config import SOURCE
 from gen_ai.core.errors import UserError
 
@@ -19,10 +20,21 @@ if TYPE_CHECKING:  # a side imports its own framework only
   from benchmarks.torch_side import Torch
 
 WARM_UP = 2.0  # seconds at most, not counted
+GPU_SHARE = '0.45'  # of its memory, for our side; PyTorch takes what it needs of the rest
 
 
 class Worker:
   """The parent's end of one side ('ours' or 'torch') of `method`; use as a context manager.
+
+  Args:
+    side: 'ours' or 'torch'.
+    method: a name in `benchmarks.methods`.
+    seconds: of a slice; the warm-up is no longer.
+    tiny: whether the config's tiny() is applied.
+    compiled: whether PyTorch's networks go through torch.compile.
+    batch_size: examples; 0: as the config says.
+    gpu: whether both sides work on one GPU, of which each then takes a part of the memory; else both on the CPU, as a
+      JAX on a GPU against a PyTorch on the CPU would be no comparison.
 
   Attributes:
     about: {'parameters': int, 'versions': {package: version}}.
@@ -31,15 +43,31 @@ class Worker:
     UserError: the worker ended; what it wrote to its standard error is on ours.
   """
 
-  def __init__(self, side: str, method: str, seconds: float, tiny: bool = False, compiled: bool = False):
+  def __init__(
+    self,
+    side: str,
+    method: str,
+    seconds: float,
+    tiny: bool = False,
+    compiled: bool = False,
+    batch_size: int = 0,
+    gpu: bool = False,
+  ):
     self.name = f'{side} side of {method}'
-    job = {'side': side, 'method': method, 'tiny': tiny, 'compiled': compiled, 'warm_up': min(WARM_UP, seconds)}
-    # Both sides on the CPU: a JAX on a GPU against a PyTorch on the CPU would be no comparison.
+    job = {
+      'side': side,
+      'method': method,
+      'tiny': tiny,
+      'compiled': compiled,
+      'batch_size': batch_size,
+      'device': 'cuda' if gpu else 'cpu',
+      'warm_up': min(WARM_UP, seconds),
+    }
     self._process = subprocess.Popen(
       [sys.executable, '-m', 'benchmarks.worker', json.dumps(job)],
       cwd=SOURCE,
       text=True,
-      env={**os.environ, 'JAX_PLATFORMS': 'cpu'},
+      env={**os.environ, **({'XLA_PYTHON_CLIENT_MEM_FRACTION': GPU_SHARE} if gpu else {'JAX_PLATFORMS': 'cpu'})},
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
     )
@@ -74,13 +102,15 @@ class Worker:
 def make(job: dict[str, Any]) -> 'Ours | Torch':
   """The side that `job` asks for, compiled."""
   config = method_config(job['method'], job['tiny'])
+  if job['batch_size']:
+    config = config_lib.override(config, {'data.batch_size': job['batch_size']})
   if job['side'] == 'ours':
     from benchmarks import ours
 
     return ours.Ours(config)
   from benchmarks import torch_side
 
-  return torch_side.Torch(config, job['compiled'])
+  return torch_side.Torch(config, job['compiled'], job['device'])
 
 
 def serve(job: dict[str, Any]) -> None:

@@ -41,7 +41,7 @@ def refuse(words, *says, folder=None):
     ([], ['Nothing to run', '--config=configs/NAME.py', '--list', '--resume=DIR']),
     (['configs/gan.py'], ["'configs/gan.py' is no flag", '--config=configs/gan.py']),
     (['--config=configs/gna.py'], ["No config file 'configs/gna.py'", 'configs/gan.py', '--list']),
-    (['--config=configs/lm_shakespeare.py:tpu'], ["'cpu' or 'gpu'"]),
+    (['--config=configs/lm_shakespeare.py:tpu'], ["'cpu', 'modern' or 'gpu'"]),
     (['--config.optim.lr=1'], ['--config.optim.lr', 'no --config=configs/NAME.py']),
     (['--print_config'], ['--config=configs/NAME.py']),
     ([GAN, '--config.optim.lr'], ['--config.optim.lr needs a value']),

@@ -19,7 +19,6 @@ needs_torch = pytest.mark.skipif(
   importlib.util.find_spec('torch') is None,
   reason='PyTorch is not installed (pip install -r requirements/benchmark.txt)',
 )
-every_method = pytest.mark.parametrize('method', methods.METHODS)
 REFUSED = "import runpy, sys; sys.modules['torch'] = None; sys.argv = {}; runpy.run_module({!r}, run_name='__main__')"
 
 
@@ -80,7 +79,7 @@ def copy_transformer(net, params):
 
 
 @needs_torch
-@every_method
+@pytest.mark.parametrize('method', [*methods.METHODS, methods.GPT2])
 def test_both_sides_have_the_same_number_of_parameters(method):
   ours, theirs = sides(method, tiny=False)
   assert ours.parameter_count() == theirs.parameters

@@ -49,7 +49,7 @@ def test_every_config_file_says_claim_command_and_cost(name):
 def test_an_argument_chooses_the_data():
   assert config_lib.load('configs/gan.py:fashion_mnist').data.name == 'fashion_mnist'
   assert config_lib.load('configs/lm_shakespeare.py:gpu').model.layers == 6
-  with says('lm_shakespeare.py:tpu', "'cpu' or 'gpu'"):
+  with says('lm_shakespeare.py:tpu', "'cpu', 'modern' or 'gpu'"):
     config_lib.load('configs/lm_shakespeare.py:tpu')
 
 
