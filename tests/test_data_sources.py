@@ -548,7 +548,7 @@ def test_links_to_folders_are_followed_once(folder, tmp_path, data_dir):
   (folder / 'cat' / 'gone.png').symlink_to(tmp_path / 'gone.png')
   (folder / 'cat' / 'linked.png').symlink_to(elsewhere / 'birds' / 'deep' / '0.png')
   data = dataset.load(data_config(f'folder:{folder}', data_dir=data_dir))
-  assert data.class_names == ('bird', 'cat', 'dog')
+  assert data.spec.class_names == ('bird', 'cat', 'dog')
   counts = np.bincount(np.concatenate([source.arrays()['label'] for source in data.splits.values()]))
   assert counts.tolist() == [10, 11, 10]
   assert data.notes == (
@@ -573,7 +573,7 @@ def test_what_is_left_out_of_a_folder_is_counted(folder, tmp_path, data_dir, mon
 
   monkeypatch.setattr(images.os, 'scandir', refuse)  # root may read everything
   data = dataset.load(data_config(f'folder:{folder}', data_dir=data_dir, on_bad_image='skip'))
-  assert data.class_names == ('cat', 'dog')
+  assert data.spec.class_names == ('cat', 'dog')
   assert data.notes[1] == (
     'left out: other endings (.json, .txt, none) 4, hidden 3, folders that cannot be read 1, bad images 1'
   )

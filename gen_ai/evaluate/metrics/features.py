@@ -32,12 +32,14 @@ class Features(NamedTuple):
     logits: float32 [N, classes]; None where the extractor has none.
     mean: float64 [D].
     cov: float64 [D, D], unbiased.
+    labels: int32 [N], of samples the class that each was asked to show; None where their task does not tell.
   """
 
   values: np.ndarray
   logits: np.ndarray | None
   mean: np.ndarray
   cov: np.ndarray
+  labels: np.ndarray | None = None
 
   def __len__(self) -> int:
     return len(self.values)

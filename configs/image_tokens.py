@@ -1,0 +1,35 @@
+"""Images of words by one Transformer: captions, then the codes of a VQ-VAE.
+
+Claim:
+Command: python launch.py --config=configs/image_tokens.py            (or configs/image_tokens.py:mnist_5k)
+Cost:
+"""
+
+from gen_ai.config import make_config
+from gen_ai.sweep.space import choice, log_uniform
+
+
+def get_config(data: str = 'fashion_mnist'):
+  """The run, on the labelled images of `data`."""
+  return make_config(
+    'image_tokens',
+    data,
+    run=dict(steps=3000),
+    optim=dict(lr=1e-3, schedule='cosine', warmup_steps=100, end_factor=0.05, ema_decay=0.995),
+  )
+
+
+def sweep_codes():
+  """Sizes of the codebook."""
+  for codes in (64, 128, 256):
+    yield {'model.codes': codes}
+
+
+def space():
+  """Where a random search looks."""
+  return {'optim.lr': log_uniform(3e-4, 3e-3), 'model.codes': choice(64, 128, 256)}
+
+
+def tiny():
+  """What a run of seconds has besides: images that need no preparation."""
+  return {'data.name': 'mnist_5k'}
