@@ -14,8 +14,8 @@ def get_config(data: str = 'fashion_mnist'):
   return make_config(
     'image_tokens',
     data,
-    run=dict(steps=3000),
-    optim=dict(lr=1e-3, schedule='cosine', warmup_steps=100, end_factor=0.05, ema_decay=0.995),
+    run=dict(steps=1500),
+    optim=dict(lr=2e-3, schedule='cosine', warmup_steps=100, end_factor=0.05, ema_decay=0.99),
   )
 
 

@@ -61,7 +61,10 @@ class Captions:
 
   def __init__(self, templates: Sequence[str], spec: Spec):
     if spec.num_classes < 2:
-      raise UserError('captions name classes, and this data has no labels: choose a labelled data set.')
+      raise UserError(
+        'captions are made of the names of classes, and this data has no labels: choose a labelled data set, such as '
+        'mnist_5k or fashion_mnist.'
+      )
     for template in templates:
       if template.count(_PLACE) != 1:
         raise UserError(f"config.model.captions has '{template}', which needs one {{}} where the name of a class goes.")

@@ -125,11 +125,6 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
   Pictures: 'reconstructions', inputs above outputs; 'classes', a row a class by the same noise.
   """
   check(config, spec)
-  if spec.num_classes < 2:
-    raise UserError(
-      f"experiment 'image_tokens' makes captions of classes, but config.data.name='{config.data.name}' has no labels: "
-      'choose a labelled data set, such as mnist_5k or fashion_mnist.'
-    )
   captions = Captions(config.model.captions, spec)
   grid = grid_of(config, spec)
   T, classes, drops = math.prod(grid), spec.num_classes, not is_off(config.loss.drop_caption)

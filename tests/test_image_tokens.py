@@ -253,7 +253,7 @@ def test_a_model_that_always_saw_captions_needs_one():
 
 def test_images_without_labels_are_refused():
   config = tiny.config('image_tokens')
-  with pytest.raises(UserError, match="'image_tokens' makes captions of classes, but .* has no labels"):
+  with pytest.raises(UserError, match='captions are made of the names of classes, and this data has no labels'):
     image_tokens.build(config, Spec('image', (28, 28, 1)))
 
 

@@ -6,11 +6,10 @@ from gen_ai.config.field import Field, size, weight
 FIELDS: dict[str, Field] = {
   **VQVAE,
   'model.codes': size(128, tiny=8),  # vectors in the codebook
-  'model.prior_layers': size(4, tiny=1),  # of the Transformer over words and codes
-  'model.prior_width': size(128, tiny=8),  # its width
+  'model.prior_width': size(96, tiny=8),  # of the Transformer over words and codes
   # what is said of an image, with the name of its class for {}; evaluations use the first
   'model.captions': Field(('a {}', 'a photo of a {}', 'a picture of a {}', '{}')),
-  'loss.autoencoder_steps': VQVAE['loss.autoencoder_steps'].but(1200),
+  'loss.autoencoder_steps': VQVAE['loss.autoencoder_steps'].but(700),
   # share of images that are trained on without their caption, so that the model draws without one, too
   'loss.drop_caption': weight(0.1, below=1.0),
   # w of logits + w (logits - those without the caption): above 0, images show more clearly what was asked for
