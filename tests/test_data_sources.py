@@ -580,6 +580,7 @@ def test_what_is_left_out_of_a_folder_is_counted(folder, tmp_path, data_dir, mon
   assert data_identity.summary(data).startswith(f'sha256 {data.fingerprint[:12]}; 2 classes: cat, dog; left out: other')
   described = data_identity.describe(data)
   assert described.class_names == ['cat', 'dog'] and described.notes == list(data.notes)
+  assert data_identity.spec_of(described) == data.spec, 'the names are part of what a method knows'
 
 
 def test_image_size_applies_to_tfds_images(data_dir):

@@ -139,7 +139,7 @@ class Generation:
       own = [block[lane] for block in found]
       parts = ((block['values'][0], block.get('logits', [None])[0]) for block in own)
       labels = np.concatenate([block[ASKED][0] for block in own])[:n] if ASKED in own[0] else None
-      return features.collect(parts, n, features.Spread())._replace(labels=labels)
+      return features.collect(parts, n, features.Spread(), labels)
 
     return of_lane
 

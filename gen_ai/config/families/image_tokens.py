@@ -13,5 +13,5 @@ FIELDS: dict[str, Field] = {
   # share of images that are trained on without their caption, so that the model draws without one, too
   'loss.drop_caption': weight(0.1, below=1.0),
   # w of logits + w (logits - those without the caption): above 0, images show more clearly what was asked for
-  'sample.guidance': weight(1.0, used_with={'loss.drop_caption': ('above 0', bool)}),
+  'sample.guidance': weight(1.0, tiny=10.0, used_with={'loss.drop_caption': ('above 0', bool)}),
 }
