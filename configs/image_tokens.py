@@ -1,8 +1,11 @@
-"""Images of words by one Transformer: captions, then the codes of a VQ-VAE.
+"""Images of words by one Transformer: captions, then the codes of a VQ-VAE, on Fashion-MNIST.
 
-Claim:
-Command: python launch.py --config=configs/image_tokens.py            (or configs/image_tokens.py:mnist_5k)
-Cost:
+Claim: words of a caption and 7x7 codes of an image are one sequence (DALL-E, arXiv 2102.12092), so that
+  `--prompt="a sandal"` draws sandals and an image has a likelihood in bits. Seed 0: `elbo_nats` -2092 on validation,
+  given the first caption of the class, 3.85 bits/dim.
+Command: python -m gen_ai.data.prepare fashion_mnist && python launch.py --config=configs/image_tokens.py
+  (digits, without preparing anything: configs/image_tokens.py:mnist_5k)
+Cost: 21 minutes of training on 2 CPU cores that six other programs shared; not measured on idle ones.
 """
 
 from gen_ai.config import make_config
