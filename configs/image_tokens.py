@@ -2,9 +2,9 @@
 
 Claim: words of a caption and 7x7 codes of an image are one sequence (DALL-E, arXiv 2102.12092), so that
   `--prompt="a sandal"` draws sandals and an image has a likelihood in bits. Seed 0: `elbo_nats` -2092 on validation,
-  given the first caption of the class, 3.85 bits/dim. Of 1,000 samples of random captions 83.5 % [81.1, 85.7] are read as
-  what was asked for by configs/classifier.py:fashion_mnist of 600 updates, which itself reads 81.4 % of the validation
-  images right (of shirts 21 %, all else 68 % and more). By Bayes' rule the likelihoods of the ten captions name the
+  given the first caption of the class, 3.85 bits/dim. Of 1,000 samples of random captions 83.5 % [81.1, 85.7] are read
+  as what was asked for (shirts 21 %, all others 68 % or more) by configs/classifier.py:fashion_mnist of 600 updates,
+  which itself reads 81.4 % of the validation images right. By Bayes' rule the likelihoods of the ten captions name the
   class of 80.7 % [79.7, 81.6] of these images.
 Command: python -m gen_ai.data.prepare fashion_mnist && python launch.py --config=configs/image_tokens.py
   (digits, without preparing anything: configs/image_tokens.py:mnist_5k)
