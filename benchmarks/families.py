@@ -50,7 +50,7 @@ flags.DEFINE_string('table', '', 'also write the table to this Markdown file')
 flags.DEFINE_string('picture', '', 'also write a PNG with a row of samples a method')
 flags.DEFINE_bool('tiny', False, "apply the configs' tiny() instead of --minutes: to see that all works")
 
-FAMILIES = {'VAE': ('vae', 'vqvae', 'vae_gan'), 'GAN': ('gan', 'inpaint_gan')}  # by experiment
+FAMILIES = {'VAE': ('vae', 'vqvae', 'image_tokens', 'vae_gan'), 'GAN': ('gan', 'inpaint_gan')}  # by experiment
 WARM_SECONDS, SPEED_SECONDS = 5.0, 10.0  # before the speed is measured (an idle core is faster at first), and for it
 SCHEDULES = ('loss.autoencoder_steps', 'loss.kl_warmup_steps', 'optim.warmup_steps')  # in updates: stretched likewise
 

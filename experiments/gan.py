@@ -24,6 +24,7 @@ from gen_ai.core import random
 from gen_ai.core.errors import UserError
 from gen_ai.core.lowering import gather_params
 from gen_ai.core.method import (
+  ASKED,
   CLASSES,
   EXAMPLE,
   GENERATE,
@@ -366,7 +367,7 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     own = {'z': inputs.get('latent', random.normal(own_keys, (latent,))), 'noise': noise}
     if conditional:
       own['label'] = inputs.get('label', random.labels(own_keys, spec.num_classes))
-    return {SAMPLE: rendered(state, own)}
+    return {SAMPLE: rendered(state, own), **({ASKED: own['label']} if conditional else {})}
 
   def classes(state: State, batch: Batch, key: Key) -> Array:
     z = jnp.tile(jax.random.normal(random.stream(key, 'z'), (8, latent)), (spec.num_classes, 1))
@@ -375,5 +376,6 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
 
   visualizations = {CLASSES: classes} if conditional else {}
   inputs = {'latent': Field(LATENT, (latent,)), **({'label': Field(LABEL)} if conditional else {})}
-  tasks = {GENERATE: Task(generated, inputs, {SAMPLE: Field(EXAMPLE, spec.shape)})}
+  outputs = {SAMPLE: Field(EXAMPLE, spec.shape), **({ASKED: Field(LABEL)} if conditional else {})}
+  tasks = {GENERATE: Task(generated, inputs, outputs)}
   return Method(init, train_step, eval_step, tasks, n_critic, visualizations=visualizations, leading=LEADING)

@@ -20,6 +20,7 @@ from experiments._views import COLUMNS, interpolate, rows_of
 from gen_ai.core import random
 from gen_ai.core.errors import UserError
 from gen_ai.core.method import (
+  ASKED,
   CLASSES,
   EXAMPLE,
   GENERATE,
@@ -436,7 +437,8 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
   def generated(state: State, inputs: Batch, own_keys: Key) -> Batch:
     label = inputs.get('label', random.labels(own_keys, chain.classes)) if chain.classes else None
     eps = [random.normal(random.stream(own_keys, f'down_{n}'), (size,)) for n, size in enumerate(sizes[:-1], 1)]
-    return {SAMPLE: drawn(state, label, inputs.get('latent', random.normal(own_keys, (top,))), eps)}
+    samples = drawn(state, label, inputs.get('latent', random.normal(own_keys, (top,))), eps)
+    return {SAMPLE: samples} if label is None else {SAMPLE: samples, ASKED: label}
 
   def encoded(state: State, inputs: Batch, own_keys: Key) -> Batch:
     return {
@@ -496,9 +498,9 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
   conditions = {'label': Field(LABEL)} if chain.classes else {}
   examples = {'image': Field(EXAMPLE, spec.shape, True), **{name: Field(LABEL, (), True) for name in conditions}}
   numbers = {'index': Field('index', (), True), 'draw': Field('draw', (None,), True)}
-  image = {SAMPLE: Field(EXAMPLE, spec.shape)}
+  image, asked = {SAMPLE: Field(EXAMPLE, spec.shape)}, ({ASKED: Field(LABEL)} if conditions else {})
   tasks = {
-    GENERATE: Task(generated, {'latent': Field(LATENT, (top,)), **conditions}, image),
+    GENERATE: Task(generated, {'latent': Field(LATENT, (top,)), **conditions}, {**image, **asked}),
     'reconstruct': Task(reconstructed, examples, image),
     'encode': Task(encoded, examples, {'latent': Field(LATENT, (top,))}),
     'log_weights': Task(log_weights, {**examples, **numbers}, {'log_weights': Field(NUMBER, (None,))}, ()),

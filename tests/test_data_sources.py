@@ -548,7 +548,7 @@ def test_links_to_folders_are_followed_once(folder, tmp_path, data_dir):
   (folder / 'cat' / 'gone.png').symlink_to(tmp_path / 'gone.png')
   (folder / 'cat' / 'linked.png').symlink_to(elsewhere / 'birds' / 'deep' / '0.png')
   data = dataset.load(data_config(f'folder:{folder}', data_dir=data_dir))
-  assert data.class_names == ('bird', 'cat', 'dog')
+  assert data.spec.class_names == ('bird', 'cat', 'dog')
   counts = np.bincount(np.concatenate([source.arrays()['label'] for source in data.splits.values()]))
   assert counts.tolist() == [10, 11, 10]
   assert data.notes == (
@@ -573,13 +573,14 @@ def test_what_is_left_out_of_a_folder_is_counted(folder, tmp_path, data_dir, mon
 
   monkeypatch.setattr(images.os, 'scandir', refuse)  # root may read everything
   data = dataset.load(data_config(f'folder:{folder}', data_dir=data_dir, on_bad_image='skip'))
-  assert data.class_names == ('cat', 'dog')
+  assert data.spec.class_names == ('cat', 'dog')
   assert data.notes[1] == (
     'left out: other endings (.json, .txt, none) 4, hidden 3, folders that cannot be read 1, bad images 1'
   )
   assert data_identity.summary(data).startswith(f'sha256 {data.fingerprint[:12]}; 2 classes: cat, dog; left out: other')
   described = data_identity.describe(data)
   assert described.class_names == ['cat', 'dog'] and described.notes == list(data.notes)
+  assert data_identity.spec_of(described) == data.spec, 'the names are part of what a method knows'
 
 
 def test_image_size_applies_to_tfds_images(data_dir):

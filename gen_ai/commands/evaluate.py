@@ -41,7 +41,7 @@ flags.DEFINE_string(
   'metrics',
   None,
   'figures besides the own ones of the method: fd, fd_infinity, kid, prdc, is, '
-  'modes, ms_ssim, sliced_wasserstein, nll, '
+  'modes, agreement, ms_ssim, sliced_wasserstein, nll, classification, '
   'memorisation; config.eval.metrics if not given',
 )
 flags.DEFINE_integer('samples', None, 'samples they are measured on; config.eval.samples if not given', lower_bound=2)

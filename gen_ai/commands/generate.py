@@ -42,7 +42,9 @@ def define_flags() -> None:
     'which holds everything that the task returns',
   )
   flags.DEFINE_multi_string('label', [], 'class of the samples, by name or number; repeat it for several')
-  flags.DEFINE_multi_string('prompt', [], 'text that samples start with; repeat it for several')
+  flags.DEFINE_multi_string(
+    'prompt', [], 'text that samples start with, or that says what images show; repeat it for several'
+  )
   flags.DEFINE_string(
     'image',
     '',

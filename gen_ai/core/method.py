@@ -51,11 +51,14 @@ class Field(NamedTuple):
       a word of its own: such an input is read as numbers.
     shape: of one example; None for a length that a call chooses.
     required: whether a call must give it. What is left out a method draws by itself.
+    encode: of a PROMPT, what makes tokens int32 [P] of text; None: the vocabulary of the data. Raises UserError for
+      text that it does not know.
   """
 
   what: str
   shape: tuple[int | None, ...] = ()
   required: bool = False
+  encode: Callable[[str], Any] | None = None
 
 
 EXAMPLE = 'example'  # of the data: as an input in the form that batches have it, as an output in that of the networks
@@ -145,6 +148,7 @@ class Task(NamedTuple):
 
 
 SAMPLE = 'sample'  # the output of tasks that draw
+ASKED = 'label'  # the output that tells which class a sample was asked to show; -1: none
 GENERATE = 'generate'  # the task of drawing samples
 # Outputs int32 [B] of a task with a draft: drafted tokens that the model accepted and that it did not, its passes after
 # the prompt, and the tokens that all this made.
@@ -222,6 +226,7 @@ class Spec(NamedTuple):
   shape: tuple[int, ...]  # of one example: (H, W, C) of images, (T,) of text
   num_classes: int = 0  # 0: no labels
   vocab: Vocab | None = None  # text only
+  class_names: tuple[str, ...] = ()  # by label; empty where they have none
 
   @property
   def image_shape(self) -> tuple[int, int, int]:

@@ -27,7 +27,6 @@ class Dataset(NamedTuple):
     fingerprint: sha256 (hex) of the content fed: bytes and labels of all splits in order, their shapes and types. For
       a data set too large to decode at the start it is that of TFDS's record of the files.
     location: where it was read from.
-    class_names: names of the classes by label; empty where they have none.
     notes: what a person should know of how it was read, and how much was left out.
   """
 
@@ -38,7 +37,6 @@ class Dataset(NamedTuple):
   split_rule: str
   fingerprint: str
   location: str
-  class_names: tuple[str, ...] = ()
   notes: tuple[str, ...] = ()
 
 
@@ -95,6 +93,7 @@ def from_examples(
   stand_in: str = '',
   version: str = '',
   location: str = 'memory',
+  class_names: Sequence[str] = (),
 ) -> Dataset:
   """A data set of images: {own split: Examples} cut by the rule `split`.
 
@@ -106,6 +105,7 @@ def from_examples(
     stand_in: what is hashed in place of images that are not decoded yet.
     version: of the data.
     location: where it was read from.
+    class_names: of labelled images, by label; empty where they have none.
 
   Raises:
     UserError: a bad rule, or images of different shapes.
@@ -121,7 +121,8 @@ def from_examples(
   if len(shapes) > 1:
     raise UserError(f'data set {name!r}: the splits hold images of different shapes {sorted(shapes)}.')
   labelled = all(source.labelled for source in sources.values())
-  spec = Spec(IMAGES, sources['train'].shape, num_classes if labelled else 0)
+  classes = (num_classes, None, tuple(class_names)) if labelled else ()
+  spec = Spec(IMAGES, sources['train'].shape, *classes)
   decoded = all(isinstance(part, ArrayExamples) for part in examples.values())
   content = fingerprint(sources) if decoded else hashlib.sha256(f'{rule} {stand_in}'.encode()).hexdigest()
   return Dataset(name, version, spec, dict(sources), rule, content, location)

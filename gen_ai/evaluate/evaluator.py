@@ -67,6 +67,12 @@ class Evaluator:
           raise UserError(
             f"config.experiment='{config.experiment}' has no '{need}': leave '{metric.name}' out of the metrics."
           )
+      for output in metric.outputs:
+        if output not in program.task(self.task).outputs:
+          raise UserError(
+            f"the task '{self.task}' does not tell the {output} of its samples: leave '{metric.name}' out of the "
+            'metrics.'
+          )
     self._conditioned = False
     if self.task and inputs is None and any(field.required for field in program.task(self.task).inputs.values()):
       inputs, self._conditioned = SplitInputs(config, dataset.splits[protocol.split], program.task(self.task)), True
@@ -238,6 +244,9 @@ def evaluate_samples(samples: np.ndarray, config: ConfigDict, dataset: Dataset, 
   """
   for metric in protocol.of(EXAMPLES):
     raise UserError(f"samples alone have no likelihood: leave '{metric.name}' out of --metrics.")
+  for metric in protocol.metrics:
+    for output in metric.outputs:
+      raise UserError(f"samples alone do not tell their {output}: leave '{metric.name}' out of --metrics.")
   references, own = None, None
   if protocol.extractor is not None:
     references = References(dataset, protocol.extractor, config.data.data_dir)

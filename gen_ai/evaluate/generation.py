@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from gen_ai.core import random
 from gen_ai.core.errors import UserError
-from gen_ai.core.method import GENERATE, SAMPLE, Key, Method, State, Task
+from gen_ai.core.method import ASKED, GENERATE, SAMPLE, Key, Method, State, Task
 from gen_ai.data import kinds
 from gen_ai.data.feed import make_feed
 from gen_ai.data.source import Source
@@ -132,19 +132,23 @@ class Generation:
 
     def row(method: Method, state: State, resident: Mapping[str, Any], row: Any, key: Key):
       params = jax.tree.unflatten(tree, [resident[str(i)] for i in range(len(leaves))])
-      x = self._run(method, state, resident, row, key)[SAMPLE]
+      drawn = self._run(method, state, resident, row, key)
+      x = drawn[SAMPLE]
       values, logits = extractor.apply(params, self._kind.stored(x))
       finite = jnp.isfinite(x).reshape(x.shape[0], -1).all(1)
       values = jnp.where(finite[:, None], values, jnp.nan)  # as levels a NaN would pass for black
-      return {'values': values} | ({} if logits is None else {'logits': logits})
+      asked = {ASKED: drawn[ASKED]} if ASKED in drawn else {}
+      return {'values': values, **asked} | ({} if logits is None else {'logits': logits})
 
     resident = {str(i): np.asarray(leaf) for i, leaf in enumerate(leaves)}
     size = self._size(features.block_size(extractor))
     found = list(self._blocks(('features', extractor.weights), row, state, np.arange(n), size, resident))
 
     def of_lane(lane: int) -> features.Features:
-      parts = ((block[lane]['values'][0], block[lane].get('logits', [None])[0]) for block in found)
-      return features.collect(parts, n, features.Spread())
+      own = [block[lane] for block in found]
+      parts = ((block['values'][0], block.get('logits', [None])[0]) for block in own)
+      labels = np.concatenate([block[ASKED][0] for block in own])[:n] if ASKED in own[0] else None
+      return features.collect(parts, n, features.Spread(), labels)
 
     return of_lane
 

@@ -52,7 +52,7 @@ def check_free(run_dir: str, overrides: Mapping[str, Any], sections: tuple[str, 
 
 def recorded_spec(run_dir: str) -> Spec:
   """What the run's data was like, without reading the data."""
-  return data_identity.spec_from_json(info.trained_on(run_dir).spec)
+  return data_identity.spec_of(info.trained_on(run_dir))
 
 
 def tasks(run_dir: str) -> dict[str, Task]:

@@ -55,7 +55,7 @@ class Trained:
     self.config = restored.open_config(str(run_dir), settings, restored.task_sections(str(run_dir)))
     spec = restored.recorded_spec(str(run_dir))
     self.spec, self._kind = spec, kinds.of(spec)
-    self.class_names: tuple[str, ...] = tuple(info.read(run_dir).data.class_names)
+    self.class_names = spec.class_names
     self._program, self.state, self.step = restored.restore(str(run_dir), self.config, spec, str(step))
     self.tasks = self._program.tasks
     self.note = ''
@@ -187,7 +187,7 @@ class Trained:
       if field.what == LABEL:
         arrays[name] = np.asarray([self.label(one) for one in _listed(value)], np.int32)
       elif field.what == PROMPT:
-        arrays[name] = self._prompts(value)
+        arrays[name] = self._prompts(field, value)
       elif not (field.what == MASK and isinstance(value, str)):
         arrays[name] = self._array(name, field, value)
     for name, value in inputs.items():
@@ -216,15 +216,19 @@ class Trained:
     source = dataset.splits['test']
     return source.read(source.eval_index(np.arange(min(n, len(source)))))[self._kind.example]
 
-  def _prompts(self, given: Any) -> np.ndarray:
+  def _prompts(self, field: Field, given: Any) -> np.ndarray:
     """Tokens int32 [N, P] of texts, the rest of shorter ones -1."""
-    vocab = self.spec.vocab
-    assert vocab is not None
-    rows = [np.asarray(vocab.encode(text or '\n')) for text in _listed(given)]
+    encode = field.encode or self._tokens
+    rows = [np.asarray(encode(text)) for text in _listed(given)]
     found = np.full((len(rows), max(map(len, rows))), -1, np.int32)
     for row, tokens in zip(found, rows, strict=True):
       row[: len(tokens)] = tokens
     return found
+
+  def _tokens(self, text: str) -> np.ndarray:
+    vocab = self.spec.vocab
+    assert vocab is not None
+    return np.asarray(vocab.encode(text or '\n'))
 
   def _array(self, name: str, field: Field, given: Any) -> np.ndarray:
     """[N, ...] of the shape of the field; one example alone is [...]."""

@@ -1,6 +1,5 @@
 """How a data set is written into a run's record, and recognised again."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from gen_ai.core.errors import UserError
@@ -20,7 +19,7 @@ def describe(dataset: Dataset) -> DataInfo:
     fingerprint=dataset.fingerprint,
     sizes={name: len(source) for name, source in dataset.splits.items()},
     spec=_spec_to_json(dataset.spec),
-    class_names=list(dataset.class_names),
+    class_names=list(dataset.spec.class_names),
     notes=list(dataset.notes),
   )
 
@@ -35,9 +34,10 @@ def _spec_to_json(spec: Spec) -> dict[str, Any]:
   return {'kind': spec.kind, 'shape': list(spec.shape), 'num_classes': spec.num_classes, **facts}
 
 
-def spec_from_json(tree: Mapping[str, Any]) -> Spec:
+def spec_of(about: DataInfo) -> Spec:
   """The spec that `describe` wrote, so that a run can be sampled without its data."""
-  return kinds.get(tree['kind']).spec_of(tree)
+  spec = kinds.get(about.spec['kind']).spec_of(about.spec)
+  return spec._replace(class_names=tuple(about.class_names))
 
 
 def check(dataset: Dataset, recorded: str, run: Any) -> None:

@@ -363,7 +363,7 @@ class Trainer:
       if samples:
         lane.drew(self.dataset.spec, samples[self._slot[lane]])
       for name, arrays in pictures.items():
-        lane.viewed(name, arrays[self._slot[lane]], self.dataset.class_names if name == CLASSES else ())
+        lane.viewed(name, arrays[self._slot[lane]], self.dataset.spec.class_names if name == CLASSES else ())
 
   def _save(self, state: State, lanes: Sequence[RunLogger]) -> None:
     """Saves what is finite; a run that is not ends as diverged. The copy to disk goes on in the background."""

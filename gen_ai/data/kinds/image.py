@@ -29,9 +29,14 @@ def _from_folder(config_data: Any) -> Dataset:
     config_data.background,
   )
   whole = from_examples(
-    config_data.name, {'train': found.examples}, config_data.split, len(found.class_names), location=path
+    config_data.name,
+    {'train': found.examples},
+    config_data.split,
+    len(found.class_names),
+    location=path,
+    class_names=found.class_names,
   )
-  return whole._replace(class_names=found.class_names, notes=found.notes)
+  return whole._replace(notes=found.notes)
 
 
 class _Images(DataKind):
@@ -50,9 +55,9 @@ class _Images(DataKind):
     examples = tfds_source.load_images(prepared, size, grey, config_data.data_dir, background)
     ground = [] if background == 'none' else [background]  # without one it is the hash of runs that knew of none
     stand_in = repr([prepared.version, tfds_source.record(prepared), size, grey, *ground])
-    classes, about = tfds_source.num_classes(prepared), {'version': prepared.version, 'location': prepared.location}
-    whole = from_examples(config_data.name, examples, config_data.split, classes, stand_in, **about)
-    return whole._replace(class_names=tfds_source.class_names(prepared))
+    classes, names = tfds_source.num_classes(prepared), tfds_source.class_names(prepared)
+    about = prepared.version, prepared.location, names
+    return from_examples(config_data.name, examples, config_data.split, classes, stand_in, *about)
 
   def made(self, config_data: Any) -> bool:
     """The digits that come with gen_ai are prepared by whoever asks for them first."""

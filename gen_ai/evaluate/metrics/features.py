@@ -32,12 +32,14 @@ class Features(NamedTuple):
     logits: float32 [N, classes]; None where the extractor has none.
     mean: float64 [D].
     cov: float64 [D, D], unbiased.
+    labels: int32 [N], of samples the class that each was asked to show; None where their task does not tell.
   """
 
   values: np.ndarray
   logits: np.ndarray | None
   mean: np.ndarray
   cov: np.ndarray
+  labels: np.ndarray | None = None
 
   def __len__(self) -> int:
     return len(self.values)
@@ -75,10 +77,11 @@ def of_blocks(blocks: Iterable[np.ndarray], extractor: Extractor, n: int, spread
   return collect(parts, n, spread)
 
 
-def collect(parts: Iterable[tuple[Any, Any]], n: int, spread: Spread) -> Features:
+def collect(parts: Iterable[tuple[Any, Any]], n: int, spread: Spread, labels: np.ndarray | None = None) -> Features:
   """Gathers (features [B, D], logits [B, classes] or None) of blocks; what is beyond the first `n` rows is left out.
 
-  The moments are added up on the devices, block by block; see `gen_ai.evaluate.metrics.moments`.
+  The moments are added up on the devices, block by block; see `gen_ai.evaluate.metrics.moments`. `labels` are those of
+  `Features`.
   """
   values, logits, state, done = [], [], None, 0
   where = (spread.everywhere, spread.rows, spread.rows)
@@ -96,7 +99,7 @@ def collect(parts: Iterable[tuple[Any, Any]], n: int, spread: Spread) -> Feature
     done += rows
   assert state is not None and done == n
   _, mean, cov = moments.finish(state)
-  return Features(np.concatenate(values), np.concatenate(logits) if logits else None, mean, cov)
+  return Features(np.concatenate(values), np.concatenate(logits) if logits else None, mean, cov, labels)
 
 
 def blocks_of(read: Callable[[np.ndarray], np.ndarray], n: int, size: int) -> Iterable[np.ndarray]:

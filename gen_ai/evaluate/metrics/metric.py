@@ -109,6 +109,7 @@ class Metric(NamedTuple):
     of: FEATURES of samples, SAMPLES themselves, or EXAMPLES of a split.
     compute: of samples: adds its figures to those found.
     needs: names of tasks that a method must have, besides one that draws.
+    outputs: what the task that draws must return, besides the samples.
     per_example: of EXAMPLES: (method, state, batch, key, latent draws) -> {name: (sums [B], counts [B])}; traceable.
     finish: of EXAMPLES: what more is told of the figures.
     train: whether it looks at the training split, too.
@@ -121,6 +122,7 @@ class Metric(NamedTuple):
   of: str
   compute: Callable[[Evidence, Found], None] | None = None
   needs: tuple[str, ...] = ()
+  outputs: tuple[str, ...] = ()
   per_example: Callable[[Method, State, Batch, Key, int], SumCount] | None = None
   finish: Callable[[Mapping[str, likelihood.Figure], Mapping[str, Any]], Mapping[str, Figure]] | None = None
   train: bool = False
