@@ -5,7 +5,9 @@ Of a network that is `growth` times as wide as the one whose learning rate is kn
 
 - kernels between hidden layers begin smaller by growth^-1/2, and Adam moves them by 1 / growth as much;
 - logits are divided by growth, whose kernel begins and moves as it did;
-- queries and keys whose heads have grown are multiplied by 1 / H and not H^-1/2, see `Architecture.attention_scale`;
+- scores of queries and keys whose heads have grown go by 1 / H and not H^-1/2, see `Architecture.attention_scale`: with
+  normalised ones (QK-norm) they then never exceed H0^1/2 of the first heads, so let more heads grow rather than wider
+  ones;
 - embeddings, norms and biases begin and move as they did.
 
 A router leads to a number of experts that does not grow, without a factor behind it: it begins and moves smaller by
