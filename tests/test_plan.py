@@ -270,7 +270,7 @@ def test_what_does_not_fit_the_devices_is_refused_by_plans_and_by_runs(fields, s
   with pytest.raises(UserError, match=says):
     plan.make(config, 'gpu')
   with pytest.raises(UserError, match=says):
-    tiny.program(config, 8).init()
+    tiny.program(config, 8)  # which a run makes before its directory
 
 
 # Sizes that fit no machine of ours.

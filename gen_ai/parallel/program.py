@@ -135,6 +135,7 @@ class Program:
     self.trains = method.trains
     self.eval_batch_size = config.eval.batch_size
     self._one, self.shapes = one, jax.eval_shape(self._init, one, init_key)  # of one lane
+    layout.abstract(self.shapes)  # refuses heads that the mesh cannot split, before anything is written
 
   def method(self, floats: Mapping[str, Any] | None = None) -> Method:
     """The method by traced `floats`, {field: value}; by those of the first config if not given."""
