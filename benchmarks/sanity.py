@@ -112,7 +112,8 @@ def run(arguments: list[str], overrides: dict[str, str]) -> int:
   begun = time.perf_counter()
   data = real_data.open_data(request, overrides)
   sets, rows = sanity_sets.image_sets(data, FLAGS.samples, FLAGS.seed), []
-  every = [metric for metric in metrics.of_kind('image').values() if metric.of == FEATURES]
+  # Of images alone: what a task tells beside them, such as the class that was asked for, these sets do not have.
+  every = [metric for metric in metrics.of_kind('image').values() if metric.of == FEATURES and not metric.outputs]
   judged_by = protocol(data.config, data.dataset, 'test', every)
   for one in sets:
     rows.append(judge(data, judged_by, one))
