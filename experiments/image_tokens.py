@@ -50,7 +50,7 @@ from gen_ai.core.switch import is_off
 from gen_ai.maths.masked import masked
 from gen_ai.maths.sampling import Rule, generate
 from gen_ai.nets.apply import compute_dtype
-from gen_ai.nets.transformer import Architecture, Transformer, head_of
+from gen_ai.nets.transformer import Architecture, Transformer, head_of, logits_by
 
 KINDS = ('image',)  # of data
 LEADING = {'elbo_nats': 'max', 'nll_bpd': 'min', 'prior_nats': 'min', 'pixel_mse': 'min', 'spread': ''}
@@ -91,8 +91,8 @@ class Sequences:
     tokens = jnp.concatenate([caption, codes[:, :-1] + words.size], 1)
     hidden: Any = self.net.apply({'params': params}, tokens, False, method='hidden')
     hidden = hidden[:, words.length - 1 :]
-    head = head_of(params)[:, words.size :].astype(hidden.dtype)  # no word comes after the first code
-    logits = jnp.matmul(hidden, head, preferred_element_type=jnp.float32)
+    rows = head_of(params)[words.size :]  # no word comes after the first code
+    logits = logits_by(hidden, rows, tied=True, softcap=0.0)
     return optax.softmax_cross_entropy_with_integer_labels(logits, codes)
 
   def draw(self, params: PyTree, caption: Array, guidance: float | Array, rule: Rule, keys: Key) -> Array:
