@@ -93,7 +93,7 @@ def test_captions_that_say_nothing_are_refused(templates, spec, says):
 
 
 def test_classes_without_names_have_numbers():
-  assert Captions(('a {}',), Spec('image', (4, 4, 1), 9)).words == ('a', 'an', *'012345678')
+  assert Captions(('a {}',), Spec('image', (4, 4, 1), 9)).words == (*'012345678', 'a', 'an')
 
 
 @pytest.mark.parametrize(
