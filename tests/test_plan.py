@@ -154,7 +154,13 @@ def test_a_plan_needs_what_the_run_needs(name, fields):
 
 def test_fsdp_sends_parameters_and_gradients_a_few_times_and_not_at_every_turn_of_a_loop():
   """Gathered forwards, and backwards once more, and gradients summed up whole: at most four times all of them."""
-  large = {'model__layers': 8, 'model__width': 64, 'data__batch_size': 8, 'data__tokens': 'byte'}
+  large = {
+    'model__layers': 8,
+    'model__width': 64,
+    'data__batch_size': 8,
+    'data__tokens': 'byte',
+    'optim__name': 'adamw',
+  }
   config = tiny.config('lm', **large, mesh__fsdp=8, mesh__min_shard=16, loss__chunk=20, model__remat='full')
   made = plan.make(config, 'gpu')
   assert 4 * made.parameters < sum(one.sent for one in made.collectives) < 4 * 4 * made.parameters
