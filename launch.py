@@ -114,7 +114,7 @@ READERS = {
   'num_processes': (RUN, RESUME),
   'process_id': (RUN, RESUME),
   'profile': (RUN, RESUME),
-  'init_from': (RUN, SWEEP),
+  'init_from': (RUN, SWEEP, PLAN),
 }
 
 

@@ -6,10 +6,13 @@ import pytest
 import tiny
 
 from gen_ai.core.errors import DONE, REQUEUE, UserError
+from gen_ai.core.method import Field, Task
 from gen_ai.data import dataset, mixture, plan, text, tokenize
 from gen_ai.data.source import TextSource
 from gen_ai.evaluate.evaluator import Evaluator
 from gen_ai.evaluate.examples import ExamplePass
+from gen_ai.evaluate.generation import SplitInputs
+from gen_ai.evaluate.metrics.overlap import heldout_texts
 from gen_ai.evaluate.protocol import protocol
 from gen_ai.run import directory
 
@@ -182,6 +185,34 @@ def test_figures_of_the_sources_are_told_beside_those_of_all(corpora):
   joined = sum(found[f'bits_per_byte.tokens_{name}'] * n for name, n in counts.items()) / sum(counts.values())
   assert found['bits_per_byte'] == pytest.approx(joined, rel=1e-6)
   assert found['bits_per_byte.tokens_code'] != found['bits_per_byte.tokens_prose']
+
+
+def test_a_source_of_weight_0_is_evaluated_and_no_part_of_training(corpora):
+  both = mixed_config(corpora).data.name.replace('0.3*', '0*')
+  alone, data = dataset.load(data_config(corpora, 'code')), tiny.dataset(mixed_config(corpora, data__name=both))
+  own, found = alone.splits['train'], data.splits['train']
+  np.testing.assert_array_equal(found.arrays()['tokens'], own.arrays()['tokens'])
+  assert (len(found), found.nbytes, set(found.parts)) == (len(own), own.nbytes, {'tokens_code'})
+  assert set(data.splits['validation'].parts) == {'tokens_code', 'tokens_prose'}
+  (note,) = [note for note in data.notes if note.startswith('0 of tokens_prose')]
+  assert ' train' not in note and ' validation' in note
+
+
+def test_held_out_texts_are_of_each_source_by_turns(mixed):
+  found = heldout_texts(mixed, 20, 8, mixed.parts)
+  assert (found[:, 0] // 1000).tolist() == [0, 1, 2, 0, 1, 0, 1, 0] and (np.diff(found) == 1).all()
+  assert (heldout_texts(mixed, 20, 8, {'b'})[:, 0] == 1000 + np.arange(0, 160, 20)).all()
+  plain = sources()['a']
+  np.testing.assert_array_equal(heldout_texts(plain, 20, 9), plain.arrays()['tokens'][:80].reshape(4, 20))
+
+
+def test_examples_are_numbered_as_in_an_evaluation(mixed):
+  inputs = SplitInputs(
+    tiny.config('lm', data__feed='device'), mixed, Task(lambda *args: {}, {'tokens': Field('example')}, {})
+  )
+  n = mixed.evaluated
+  assert n > len(mixed)
+  np.testing.assert_array_equal(inputs.rows(np.array([n - 1, n])), mixed.eval_index(np.array([n - 1, 0])))
 
 
 def data_config(corpora, name):

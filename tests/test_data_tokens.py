@@ -299,6 +299,16 @@ def test_texts_that_int32_cannot_number_are_read_by_the_host_alone(monkeypatch):
     feed.make_feed(large, tiny.config('lm', data__feed='device').data, 1)
 
 
+def test_a_last_window_that_reaches_beyond_int32_is_numbered_by_int64(monkeypatch):
+  text = source.TextSource(np.arange(121, dtype=np.uint8), 8, 'train')
+  monkeypatch.setattr(source, '_MOST_NUMBERED', 129)
+  assert plan.eval_plan(text, 4)[0].dtype == np.int32 and text.arrays()
+  monkeypatch.setattr(source, '_MOST_NUMBERED', 128)
+  assert plan.eval_plan(text, 4)[0].dtype == plan.train_plan(text, 0, 0, 1, 4).dtype == np.int64
+  with pytest.raises(UserError, match='more than int32 can number'):
+    text.arrays()
+
+
 def damaged(found, kind):
   """Damages a directory as `kind` says; returns what opening it must say."""
   file = found.path / 'train.bin'

@@ -89,6 +89,15 @@ def test_every_config_passes_as_it_is_and_tiny(name):
   idle.refuse(tiny.config(name), config_lib.tiny(reference))
 
 
+@pytest.mark.parametrize('weight', ['1', '1.', '.5', '1e-1'])
+def test_tokens_are_read_of_mixtures_that_hold_a_text(weight):
+  config = config_lib.override(config_lib.load('configs/lm.py'), {'data.name': f'mix:1*tokens:a+{weight}*text:b'})
+  idle.refuse(config, ['data.tokens'])
+  config.data.name = f'mix:1*tokens:a+{weight}*tokens:b'
+  with pytest.raises(UserError, match='would do nothing'):
+    idle.refuse(config, ['data.tokens'])
+
+
 def test_what_one_point_of_a_sweep_reads_is_not_idle():
   base = config_lib.override(config_lib.load(GAN), {'loss.penalty': '3', 'loss.constraint': 'none'})
   trials = [{'loss.constraint': 'none'}, {'loss.constraint': 'r1'}]

@@ -1,5 +1,6 @@
 """`launch.py --plan`: what is exact in a plan equals what a run has, and each mistake is one line."""
 
+import dataclasses
 import functools
 import math
 
@@ -15,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 from gen_ai import config as config_lib
 from gen_ai.core.errors import UserError
 from gen_ai.core.method import Spec
-from gen_ai.data import bpe
+from gen_ai.data import bpe, dataset, kinds, tokenize
 from gen_ai.parallel import accelerators, flops, hlo, mesh, roofline
 from gen_ai.parallel.accelerators import ACCELERATORS
 from gen_ai.parallel.program import Program
@@ -153,7 +154,13 @@ def test_a_plan_needs_what_the_run_needs(name, fields):
 
 def test_fsdp_sends_parameters_and_gradients_a_few_times_and_not_at_every_turn_of_a_loop():
   """Gathered forwards, and backwards once more, and gradients summed up whole: at most four times all of them."""
-  large = {'model__layers': 8, 'model__width': 64, 'data__batch_size': 8, 'data__tokens': 'byte'}
+  large = {
+    'model__layers': 8,
+    'model__width': 64,
+    'data__batch_size': 8,
+    'data__tokens': 'byte',
+    'optim__name': 'adamw',
+  }
   config = tiny.config('lm', **large, mesh__fsdp=8, mesh__min_shard=16, loss__chunk=20, model__remat='full')
   made = plan.make(config, 'gpu')
   assert 4 * made.parameters < sum(one.sent for one in made.collectives) < 4 * 4 * made.parameters
@@ -171,6 +178,52 @@ def test_nothing_needs_to_be_prepared_and_nothing_is(tmp_path, monkeypatch):
   assert not cli.files(tmp_path)
 
 
+def test_the_names_of_classes_are_foreseen_with_their_number(tmp_path, monkeypatch):
+  monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path))
+  found = {
+    name: plan.data(tiny.config('vae', data__name=name))[0].class_names for name in ('mnist_5k', 'fashion_mnist')
+  }
+  assert found['mnist_5k'] == tuple('0123456789') and found['fashion_mnist'][9] == 'Ankle boot'
+
+
+def test_tokens_that_are_made_are_opened_and_mixtures_refused_as_a_run_refuses_them(tmp_path):
+  (tmp_path / 'a.txt').write_text('two'.join(f'number {i}\n' * 9 for i in range(60)))
+  text, made = f'text:{tmp_path}/a.txt', f'tokens:{tmp_path}/made'
+  tokenize.tokenize(tokenize.Request(text, made.partition(':')[2], 'bpe:270', '2:1:1', delimiter='two'))
+  to_learn = {'data__tokens': 'bpe:4096', 'data__split': 'auto', 'data__block_size': 8}
+  for name in (made, f'mix:1*{made}'):
+    spec, _, note = plan.data(tiny.config('lm', **to_learn, data__name=name))
+    assert spec.vocab.size == 270 and not note
+  assert plan.data(tiny.config('lm', **to_learn, data__name=f'mix:1*{text}'))[0].vocab.size == 4096
+  for name, says in (
+    ('tokens:/no/such', 'there is no such folder'),
+    ('mix:1*tokens:/no/such', 'of its source tokens:/no/such: .*no such folder'),
+    (f'mix:1*{text}+1*python_stdlib', 'one of each text: .*gen_ai.data.tokenizer text:.* --size=4096 .*tokens=bpe:'),
+    (f'mix:1*{text}+1*{made}', f'config.data.tokens=bpe:{tmp_path}/made reads all'),
+  ):
+    config = tiny.config('lm', **to_learn, data__name=name)
+    for opens in (lambda config: plan.data(config), lambda config: dataset.load(config.data)):
+      with pytest.raises(UserError, match=says):
+        opens(config)
+
+
+def test_what_a_plan_would_make_and_nobody_foresees_is_opened(monkeypatch):
+  monkeypatch.setattr(type(kinds.get('text')), 'made', lambda *args: True)
+  monkeypatch.setattr(type(kinds.get('text')), 'foreseen', lambda *args: None)
+  assert not plan.data(tiny.config('lm'))[2]
+
+
+def test_adapters_alone_have_gradients_and_are_written(monkeypatch):
+  monkeypatch.setattr(roofline, 'traffic', lambda *args: 0)  # of products
+  config = tiny.config('lm', model__lora=2, data__tokens='byte')
+  made, program = plan.make(config, 'cpu'), tiny.program(config, 8)
+  own = plan._bytes(program.trains.of(program.abstract_state().params))
+  assert made.trained == program.trained_count() < made.parameters and made.gradients == own < made.state['params']
+  assert made.traffic == 2 * sum(made.state.values()) - (made.state['params'] - own)
+  shown = plan_table.lines(made, config, H100, '', '')
+  assert f'parameters {made.parameters:,}, of which {made.trained:,} are trained' in shown
+
+
 def planned(**fields):
   """A plan of round figures on 8 devices."""
   made = dict(
@@ -180,6 +233,7 @@ def planned(**fields):
     mesh={'data': 8, 'fsdp': 1, 'expert': 1, 'tensor': 1},
     examples=16,
     parameters=10,
+    trained=10,
     state={'step': 0, 'params': 10 * 10**9, 'opt_state': 20 * 10**9, 'ema': 0, 'stats': 0},
     data=0,
     gradients=10**9,
@@ -223,6 +277,10 @@ def test_what_does_not_fit_says_so_and_names_the_ways_out_of_this_config():
   ]
   gan = ways('gan', step, precision='bf16', **batch)
   assert gan == ['config.optim.accumulate=2', 'config.mesh.fsdp=8']
+  for data, fsdp, first in ((2, 2, 'config.mesh.fsdp=4'), (1, 4, 'config.model.remat=full')):
+    mesh = {'data': data, 'fsdp': fsdp, 'expert': 1, 'tensor': 2}
+    assert ways('lm', dataclasses.replace(state, mesh=mesh))[0] == first
+  assert ways('lm', state, mesh__data=8)[0] == 'config.mesh.fsdp=8 with config.mesh.data=1'
 
 
 # The command line.
@@ -239,14 +297,15 @@ def test_a_command_line_prints_the_plan_of_as_many_devices_and_the_command_that_
 
 
 def test_the_command_that_trains_is_the_one_that_was_typed():
-  argv = ['launch.py', '--plan', '--config=a.py', '--devices', '8', '--accelerator=h100', '--config.run.seed=1']
-  assert plan_process._training(argv) == ['launch.py', '--config=a.py', '--config.run.seed=1']
+  kept = ['--config=a.py', '--init_from=runs/a', '--config.run.seed=1']
+  argv = ['launch.py', '--plan', *kept[:2], '--devices', '8', '--accelerator=h100', kept[2]]
+  assert plan_process._training(argv) == ['launch.py', *kept]
 
 
 @pytest.mark.parametrize(
   ('words', 'says'),
   [
-    (['--config=lm', '--devices=0'], '--devices=0 must be from 1'),
+    (['--config=lm', '--init_from=runs/a', '--devices=0'], '--devices=0 must be from 1'),
     (['--config=lm', '--devices=1,2'], 'must be one number'),
     (['--config=lm', '--devices=8', '--accelerator=h10'], "Did you mean 'h100'?"),
     (['--config=lm', '--sweep=lr'], '--sweep is for a sweep'),

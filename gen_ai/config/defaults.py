@@ -103,7 +103,7 @@ SECTIONS = ('model', 'loss')  # what a method has besides; there, even if it is 
 def _is_text(name: str) -> bool:
   """Whether the data of that name holds text, all or some, that has yet to become tokens; may say so of others."""
   if name.startswith('mix:'):
-    return bool(re.search(r'\d\*(?!tokens:)', name))
+    return bool(re.search(r'[\d.]\*(?!tokens:)', name))
   return not name.startswith(('folder:', 'tokens:')) and name != 'mnist_5k'
 
 

@@ -7,7 +7,7 @@ source goes through its own epochs of exact windows. So the source and the examp
 
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -33,7 +33,7 @@ class Component(NamedTuple):
 
 
 def parse(name: str) -> list[Component]:
-  """The components of 'mix:WEIGHT*NAME+WEIGHT*NAME...'. A weight of 0 is for a source that is evaluated alone.
+  """The components of 'mix:WEIGHT*NAME+WEIGHT*NAME...'. One of weight 0 is evaluated alone, and no part of training.
 
   Raises:
     UserError: it does not read so, or weights are too far apart.
@@ -140,7 +140,7 @@ class TextMixture(Source):
     Raises:
       UserError: more tokens than int32 can number.
     """
-    check_numbered(int(self._ends[-1]), 'joined')
+    check_numbered(int(self._ends[-1]), self.block_size, 'joined')
     tokens = np.concatenate([source.arrays()[TOKENS] for source in self._sources])
     return {TOKENS: tokens, _ENDS: self._ends.astype(np.int32)}
 
@@ -159,7 +159,7 @@ class TextMixture(Source):
     return {TOKENS: tokens, INDEX: folded(np.asarray(index))}
 
   def _number_type(self) -> type[np.signedinteger]:
-    return number_type(int(self._ends[-1]))
+    return number_type(int(self._ends[-1]), self.block_size)
 
 
 @functools.lru_cache(maxsize=16)
@@ -198,17 +198,12 @@ def load(name: str, opened: Callable[[str], Dataset]) -> Dataset:
         f'config.data.name={name}: {component.name} has other tokens ({_about(own)}) than {components[0].name} '
         f'({_about(other)}): make both by one tokenizer. config.data.tokens=bpe:DIR reads texts by that of tokens:DIR.'
       )
-  shares = [component.share for component in components]
-  shorts = [component.short for component in components]
-  sources = {
-    part: TextMixture({short: cast(TextSource, d.splits[part]) for short, d in zip(shorts, found, strict=True)}, shares)
-    for part in splits.NAMES
-  }
+  sources = {part: _joined(part, components, found) for part in splits.NAMES}
   sizes = [
-    f'{share / BLOCK:.4g} of {short}: '
-    + ', '.join(f'{len(data.splits[part]):,} {part}' for part in splits.NAMES)
+    f'{one.share / BLOCK:.4g} of {one.short}: '
+    + ', '.join(f'{len(data.splits[part]):,} {part}' for part in splits.NAMES if _holds(part, one))
     + f' (sha256 {data.fingerprint[:12]})'
-    for share, short, data in zip(shares, shorts, found, strict=True)
+    for one, data in zip(components, found, strict=True)
   ]
   return Dataset(
     name,
@@ -216,10 +211,20 @@ def load(name: str, opened: Callable[[str], Dataset]) -> Dataset:
     first.spec,
     dict(sources),
     ' + '.join(data.split_rule for data in found),
-    sha256(dumps([[share, data.fingerprint] for share, data in zip(shares, found, strict=True)])),
+    sha256(dumps([[one.share, data.fingerprint] for one, data in zip(components, found, strict=True)])),
     ' + '.join(data.location for data in found),
     notes=(*sizes, *(note for data in found for note in data.notes)),
   )
+
+
+def _joined(part: str, components: Sequence[Component], found: Sequence[Dataset]) -> TextMixture:
+  own = [(one, data) for one, data in zip(components, found, strict=True) if _holds(part, one)]
+  sources = {one.short: cast(TextSource, data.splits[part]) for one, data in own}
+  return TextMixture(sources, [one.share for one, _ in own])
+
+
+def _holds(part: str, component: Component) -> bool:
+  return part != 'train' or component.share > 0
 
 
 def _open(name: str, component: Component, opened: Callable[[str], Dataset]) -> Dataset:

@@ -226,7 +226,7 @@ class TextSource(Source):
     Raises:
       UserError: more tokens than int32 can number.
     """
-    check_numbered(len(self._tokens), self._name)
+    check_numbered(len(self._tokens), self.block_size, self._name)
     return {TOKENS: self._tokens}
 
   def train_index(self, example: np.ndarray, epoch: np.ndarray, seed: int) -> np.ndarray:
@@ -234,11 +234,12 @@ class TextSource(Source):
     epochs, which = np.unique(epoch, return_inverse=True)
     offsets = [order.offset(seed, int(e), self.block_size) for e in epochs]
     start = example * self.block_size + np.array(offsets)[which].reshape(np.shape(example))
-    return np.minimum(start, len(self._tokens) - 1 - self.block_size).astype(number_type(len(self._tokens)))
+    last, kind = len(self._tokens) - 1 - self.block_size, number_type(len(self._tokens), self.block_size)
+    return np.minimum(start, last).astype(kind)
 
   def eval_index(self, example: np.ndarray) -> np.ndarray:
     """First tokens of the blocks."""
-    return (example * self.block_size).astype(number_type(len(self._tokens)))
+    return (example * self.block_size).astype(number_type(len(self._tokens), self.block_size))
 
   def gather(self, arrays: Mapping[str, Any], index: Any) -> dict[str, Any]:
     """{'tokens': int32 [B, T + 1], 'index': int32 [B]}; the index is the number of a window's first token."""
@@ -269,14 +270,14 @@ def folded(index: Any) -> Any:
   return index if index.dtype == np.int32 else (index % (_MOST_NUMBERED + 1)).astype(np.int32)
 
 
-def number_type(tokens: int) -> type[np.signedinteger]:
-  """The type of indices into so many tokens."""
-  return np.int32 if tokens <= _MOST_NUMBERED else np.int64
+def number_type(tokens: int, block_size: int) -> type[np.signedinteger]:
+  """The type of indices into so many tokens, and of places in a last window, which may reach beyond them."""
+  return np.int32 if tokens + block_size <= _MOST_NUMBERED else np.int64
 
 
-def check_numbered(tokens: int, name: str) -> None:
-  """Raises UserError where a device, which counts in int32, cannot number the tokens of split `name`."""
-  if tokens > _MOST_NUMBERED:
+def check_numbered(tokens: int, block_size: int, name: str) -> None:
+  """Raises UserError where a device, which counts in int32, cannot number the tokens of split `name`: `number_type`."""
+  if number_type(tokens, block_size) is not np.int32:
     raise UserError(
       f'the {name} split holds {tokens:,} tokens, more than int32 can number on a device: only training and evaluating '
       'by data.feed=host can read it.'

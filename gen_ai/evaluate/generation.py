@@ -54,7 +54,7 @@ class SplitInputs:
 
   def rows(self, numbers: np.ndarray) -> Any:
     """See `Inputs`."""
-    index = self._source.eval_index(numbers % len(self._source))
+    index = self._source.eval_index(numbers % self._source.evaluated)
     if self.resident:
       return index
     read = self._source.read(index.reshape(-1))

@@ -214,7 +214,7 @@ class Trained:
     dataset = dataset_lib.load(self.config.data)
     data_identity.check(dataset, info.trained_on(self.path).fingerprint, self.path)
     source = dataset.splits['test']
-    return source.read(source.eval_index(np.arange(min(n, len(source)))))[self._kind.example]
+    return source.read(source.eval_index(np.arange(min(n, source.evaluated))))[self._kind.example]
 
   def _prompts(self, field: Field, given: Any) -> np.ndarray:
     """Tokens int32 [N, P] of texts, the rest of shorter ones -1."""

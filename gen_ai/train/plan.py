@@ -4,8 +4,10 @@ The training program is compiled for fake devices from shapes alone; no array is
 an estimate: `Plan`.
 """
 
+import functools
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,17 +39,19 @@ class Plan:
     devices: how many.
     mesh: {axis: devices}; {} under pmap.
     examples: in one update.
-    parameters: trainable, over all networks.
+    parameters: over all networks.
+    trained: those of them that training changes.
     state: bytes by part, as they lie on a device, exactly.
     data: bytes of the arrays that stay on a device, exactly.
-    gradients: bytes of a gradient a parameter that lies as the parameters do: a compiler needs at least these.
+    gradients: bytes of a gradient a trained parameter that lies as it does: a compiler needs at least these.
     temporaries: bytes that the compiled program takes beside its arguments, as a compilation for CPUs says: those for
       other platforms fuse other operations, and this one widens bfloat16. The gradients are among them.
     flops: of one update over all devices: matrix products and convolutions.
     recomputed: those of them that rematerialisation does again.
     compiled_flops: of one update on one device, in the products of the compiled program.
     collectives: of one update.
-    traffic: bytes of one update that memory moves at least: the state is read and written, products read and write.
+    traffic: bytes of one update that memory moves at least: the state is read and, but for parameters that are
+      not trained, written; products read and write.
     loops: how many loops count as one turn, since nobody knows how often they turn.
     seconds: that this plan took.
   """
@@ -58,6 +62,7 @@ class Plan:
   mesh: dict[str, int]
   examples: int
   parameters: int
+  trained: int
   state: dict[str, int]
   data: int
   gradients: int
@@ -96,6 +101,7 @@ def make(config: ConfigDict, platform: str) -> Plan:
     compiled = staged.lowered.compile()
   text, memory = compiled.as_text(), compiled.memory_analysis()
   parts = {name: _bytes(part) for name, part in state._asdict().items()}
+  gradients = _bytes(program.trains.of(state.params) if program.trains else state.params)
   products, per_update = hlo.products(text), 1 / config.run.log_every
   moved = roofline.traffic(products, 2 if config.precision == 'bf16' else 4)
   return Plan(
@@ -105,9 +111,10 @@ def make(config: ConfigDict, platform: str) -> Plan:
     mesh={str(axis): size for axis, size in layout.mesh.shape.items()} if config.parallel == 'jit' else {},
     examples=program.batch_size,
     parameters=program.parameter_count(),
+    trained=program.trained_count(),
     state=parts,
     data=_bytes(resident),
-    gradients=parts['params'],
+    gradients=gradients,
     temporaries=memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes,
     flops=staged.flops * per_update,
     recomputed=staged.recomputed * per_update,
@@ -116,7 +123,7 @@ def make(config: ConfigDict, platform: str) -> Plan:
       one._replace(times=one.times * per_update, sent=one.sent * per_update)
       for one in hlo.collectives(text, jax.device_count())
     ],
-    traffic=2 * sum(parts.values()) + moved * per_update,
+    traffic=2 * sum(parts.values()) - (parts['params'] - gradients) + moved * per_update,
     loops=hlo.unknown_loops(text),
     seconds=time.perf_counter() - start,
   )
@@ -125,17 +132,20 @@ def make(config: ConfigDict, platform: str) -> Plan:
 def data(config: ConfigDict) -> tuple[Spec, Source, str]:
   """(what the data is like, its training part, why that part is made of zeros or '' where it is real)."""
   families = [kinds.get(name) for name in config_lib.experiment(config).KINDS]
-  why = ''
-  if not any(kind.made(config.data) for kind in families):
-    try:
-      dataset = dataset_lib.load(config.data)
-      return dataset.spec, dataset.splits['train'], ''
-    except UserError as error:
-      why, refused = str(error).partition('. ')[0].splitlines()[0], error
-  for kind in families:
-    if found := kind.foreseen(config.data):
-      return *found, why or 'a run would prepare it first'
-  raise refused
+  foreseen = functools.partial(_foreseen, families, config.data)
+  if any(kind.made(config.data) for kind in families) and (found := foreseen()):
+    return *found, 'a run would prepare it first'
+  try:
+    dataset = dataset_lib.load(config.data)
+    return dataset.spec, dataset.splits['train'], ''
+  except UserError as error:
+    if found := foreseen():
+      return *found, str(error).partition('. ')[0].splitlines()[0]
+    raise
+
+
+def _foreseen(families: Sequence[kinds.DataKind], config_data: Any) -> tuple[Spec, Source] | None:
+  return next(filter(None, (kind.foreseen(config_data) for kind in families)), None)
 
 
 def feed(config: ConfigDict, program: Program, source: Source, known: bool) -> tuple[Feed, PyTree]:

@@ -52,7 +52,8 @@ def _head(plan: Plan, config: ConfigDict, title: str) -> Iterator[str]:
   yield f'data       {config.data.name}: {kind.form(plan.spec)}{vocabulary}'
   if plan.data_note:
     yield f'           not opened ({plan.data_note}); batches are taken to come from the host'
-  yield f'parameters {plan.parameters:,}'
+  trained = f', of which {plan.trained:,} are trained' if plan.trained < plan.parameters else ''
+  yield f'parameters {plan.parameters:,}{trained}'
   micro = f' in {config.optim.accumulate} micro-batches' if config.optim.accumulate > 1 else ''
   pieces = f': {plan.examples * kind.dims(plan.spec):,} {kind.piece}' if kind.piece else ''
   yield f'update     {plan.examples:,} {kind.counted(plan.spec)}{micro}{pieces}'
@@ -86,9 +87,9 @@ def ways_out(plan: Plan, config: ConfigDict) -> list[str]:
   """Settings that take less memory and that this config has, those of what takes most of it first."""
   flat = flatten(config)
   state, step = [], []
-  parts = plan.mesh.get('fsdp', 0)
-  if plan.mesh and parts < plan.devices:
-    state.append(f'config.mesh.fsdp={plan.devices // max(1, plan.mesh["expert"] * plan.mesh["tensor"])}')
+  if plan.mesh and plan.mesh['data'] > 1:
+    left = '' if config.mesh.data == -1 else ' with config.mesh.data=1'
+    state.append(f'config.mesh.fsdp={plan.mesh["data"] * plan.mesh["fsdp"]}{left}')
   if flat.get('model.remat', 'full') != 'full':
     step.append('config.model.remat=full')
   if flat.get('loss.chunk', 1) == 0 and plan.spec.vocab and plan.spec.vocab.size > _TILE:

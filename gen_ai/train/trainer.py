@@ -355,7 +355,7 @@ class Trainer:
       self._viewers = {}
       if self.program.visualizations:
         source = self.dataset.splits['validation']
-        index = source.eval_index(np.arange(min(SHOWN_EXAMPLES, len(source))))
+        index = source.eval_index(np.arange(min(SHOWN_EXAMPLES, source.evaluated)))
         self._viewers = self.program.viewers(state, source.read(index))
     drawn = {name: view(state) for name, view in self._viewers.items()}
     pictures = {name: self.program.layout.per_lane(array) for name, array in drawn.items()}

@@ -68,13 +68,15 @@ class _Images(DataKind):
     size, grey = config_data.image_size, config_data.grey == 'true'
     if config_data.name == mnist_5k.NAME:
       H, W, C = mnist_5k.SHAPE
-      shape, classes = (size or H, size or W, 1 if grey else C), mnist_5k.CLASSES
+      shape, names = (size or H, size or W, 1 if grey else C), tuple(map(str, range(mnist_5k.CLASSES)))
+      classes = len(names)
     elif described := tfds_source.described(config_data.name):
-      shape, classes = tfds_source.image_shape(described, size, grey), tfds_source.num_classes(described)
+      shape, names = tfds_source.image_shape(described, size, grey), tfds_source.class_names(described)
+      classes = tfds_source.num_classes(described)
     else:
       return None
     examples = ArrayExamples(np.broadcast_to(np.uint8(0), (1, *shape)), np.zeros(1, np.int32) if classes else None)
-    return Spec(IMAGES, shape, classes), ImageSource([Piece(examples, 0, 1)])
+    return Spec(IMAGES, shape, classes, None, names), ImageSource([Piece(examples, 0, 1)])
 
   def stored(self, x: Any) -> Any:
     return to_uint8(x)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gen_ai.core.command_line import printed
 from gen_ai.core.errors import UserError
 from gen_ai.core.files import disk_errors, write_atomic
 from gen_ai.core.method import Spec
@@ -55,12 +56,41 @@ def _of_tfds(prepared: Any) -> Documents:
 def _opened(data: Any, name: str = '') -> Dataset:
   """The data set `name` (data.name, if '') of text, as the other fields of `config.data` ask for it."""
   name = name or data.name
-  if name.startswith('tokens:'):
+  if _is_tokens(name):
     return token_directory.load(name, name.partition(':')[2], data.block_size)
   return _cut(data, name, documents(name, data.data_dir))
 
 
+def _names(data: Any) -> list[str]:
+  """Names of the texts that `config.data` joins; one, if it is no mixture.
+
+  Raises:
+    UserError: a name that is none of a mixture, or one of several texts of which each would learn tokens of its own.
+  """
+  if not data.name.startswith(f'{mixture.PREFIX}:'):
+    return [data.name]
+  names = [component.name for component in mixture.parse(data.name)]
+  if bpe.is_size(data.tokens) and len(names) > 1 and not all(map(_is_tokens, names)):
+    made = next(filter(_is_tokens, names), None)
+    if made:
+      way_out = f'config.data.tokens=bpe:{made.partition(":")[2]} reads all by that of {made}'
+    else:
+      size = data.tokens.removeprefix(text.BPE)
+      command = printed('gen_ai.data.tokenizer', names[0], size=size, out='tokenizer.json')
+      way_out = f'learn one from one of them, `{command}`, and give config.data.tokens=bpe:tokenizer.json'
+    raise UserError(
+      f'config.data.name={data.name} needs one tokenizer, and config.data.tokens={data.tokens} would learn one of each '
+      f'text: {way_out}.'
+    )
+  return names
+
+
+def _is_tokens(name: str) -> bool:
+  return name.startswith('tokens:')
+
+
 def _mixed(data: Any) -> Dataset:
+  _names(data)  # refuses before anything is read
   return mixture.load(data.name, lambda name: _opened(data, name))
 
 
@@ -85,13 +115,16 @@ class _Text(DataKind):
     return _cut(config_data, config_data.name, _of_tfds(prepared))
 
   def made(self, config_data: Any) -> bool:
-    """Tokens are learned, which takes minutes of a large text."""
-    return bpe.is_size(config_data.tokens)
+    """Tokens are learned, which takes minutes of a large text. Raises UserError as `_names`."""
+    return bpe.is_size(config_data.tokens) and not any(map(_is_tokens, _names(config_data)))
 
   def foreseen(self, config_data: Any) -> tuple[Spec, Source] | None:
-    """Bytes, a tokenizer's file and a number of tokens say how large the vocabulary is; characters do not."""
+    """Bytes, a tokenizer's file and a number of tokens say how large the vocabulary is; characters do not.
+
+    Nor does anything but the directory where the text is tokens already.
+    """
     tokens, T = config_data.tokens, config_data.block_size
-    if tokens == 'char':
+    if tokens == 'char' or any(map(_is_tokens, _names(config_data))):
       return None
     which = tokens.removeprefix(text.BPE)
     vocab: ByteVocab | BpeVocab | bpe.Unlearned = ByteVocab()

@@ -1,11 +1,12 @@
 """Do sampled texts repeat the training text? Longest verbatim overlaps, against those of held-out text."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from gen_ai.core.errors import UserError
+from gen_ai.data.source import Source
 from gen_ai.evaluate.metrics.memorisation import rank_z
 from gen_ai.evaluate.metrics.metric import SAMPLES, Evidence, Figure, Found, Metric, Request
 
@@ -292,6 +293,25 @@ def _needs_fresh(request: Request) -> None:
     raise UserError('memorisation compares samples with data that was not trained on: use --split=test or validation.')
 
 
+def heldout_texts(source: Source, T: int, n: int, names: Container[str] = ()) -> np.ndarray:
+  """Texts of T tokens from a split, int [h, T], h at most `n`: by turns the next of each of its parts.
+
+  Args:
+    source: the split.
+    T: tokens.
+    n: texts wanted.
+    names: of the parts that are taken, of a split that has any.
+  """
+  row = source.arrays()['tokens'].reshape(-1)
+  starts = source.eval_index(np.array([part.start for part in source.parts.values()][1:], np.int64))
+  parts = np.split(row, starts)
+  if source.parts:
+    parts = [part for name, part in zip(source.parts, parts, strict=True) if name in names]
+  texts = [part[: min(len(part) // T, n) * T].reshape(-1, T) for part in parts]
+  turn = np.concatenate([np.arange(len(own)) for own in texts])
+  return np.concatenate(texts)[np.argsort(turn, kind='stable')[:n]]
+
+
 def _of_texts(e: Evidence, found: Found) -> None:
   """Adds the longest verbatim overlaps of texts with the training text, beside those of held-out text.
 
@@ -301,8 +321,9 @@ def _of_texts(e: Evidence, found: Found) -> None:
   tokens, vocab = e.outputs['sample'], e.dataset.spec.vocab
   tokens = tokens[:, int(e.outputs['given'][0]) if 'given' in e.outputs else 0 :]  # a prompt is not the model's
   T = tokens.shape[1]
-  train, fresh = (e.dataset.splits[name].arrays()['tokens'].reshape(-1) for name in ('train', e.split))
-  fresh = fresh[: len(fresh) // T * T].reshape(-1, T)[: len(tokens)]
+  source = e.dataset.splits['train']
+  train = source.arrays()['tokens'].reshape(-1)
+  fresh = heldout_texts(e.dataset.splits[e.split], T, len(tokens), source.parts)
   if not len(fresh):
     raise UserError(f'the {e.split} text is shorter than one sample, {T} tokens: nothing to compare with.')
   report = overlap_report(tokens, fresh, train, vocab.decode)
