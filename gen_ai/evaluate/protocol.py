@@ -68,7 +68,7 @@ def protocol(config: ConfigDict, dataset: Dataset, split: str, metrics: Sequence
   if any(metric.of == FEATURES for metric in metrics):
     extractor = extractors.make(config.eval.extractor, dataset.spec)
   source = dataset.splits[split]
-  request = Request(config.eval.samples, len(source), split, extractor)
+  request = Request(config.eval.samples, len(source), split, extractor, dataset.spec)
   for metric in metrics:
     metric.check(request)
   own = config.eval
