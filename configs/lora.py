@@ -1,6 +1,6 @@
 r"""Fine-tuning by low-rank adapters (LoRA, arXiv 2106.09685): a few weights are trained beside those of another run.
 
-Claim: the model begins as the other run left it, bit for bit, and its own weights stay; adapters of rank 8 in all
+Claim: the model begins as the other run is evaluated, bit for bit, and its weights stay; adapters of rank 8 in all
   matrices of blocks are 1.2 of GPT-2's 124 million parameters. What it reaches on other text has not been measured.
 Command: python launch.py --config=configs/lm.py --run_dir=runs/base && \
   python launch.py --config=configs/lora.py:runs/base --init_from=runs/base

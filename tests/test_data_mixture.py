@@ -9,12 +9,15 @@ from gen_ai.core.errors import DONE, REQUEUE, UserError
 from gen_ai.core.method import Field, Task
 from gen_ai.data import dataset, mixture, plan, text, tokenize
 from gen_ai.data.source import TextSource
+from gen_ai.evaluate import metrics
 from gen_ai.evaluate.evaluator import Evaluator
 from gen_ai.evaluate.examples import ExamplePass
 from gen_ai.evaluate.generation import SplitInputs
 from gen_ai.evaluate.metrics.overlap import heldout_texts
 from gen_ai.evaluate.protocol import protocol
 from gen_ai.run import directory
+from gen_ai.sweep import plan as sweep
+from gen_ai.sweep.trials import resolve
 
 SIZES = {'a': 83, 'b': 410, 'c': 30}
 SHARES = [7000, 2500, 500]
@@ -185,6 +188,21 @@ def test_figures_of_the_sources_are_told_beside_those_of_all(corpora):
   joined = sum(found[f'bits_per_byte.tokens_{name}'] * n for name, n in counts.items()) / sum(counts.values())
   assert found['bits_per_byte'] == pytest.approx(joined, rel=1e-6)
   assert found['bits_per_byte.tokens_code'] != found['bits_per_byte.tokens_prose']
+  asked = Evaluator(program, config, data, protocol(config, data, 'validation', metrics.parse('nll', 'text')))
+  figures = {**asked.own(state), **asked.lanes(state)[0].figures}
+  assert {name: figures[name].value for name in found} == pytest.approx(found, rel=1e-6)
+  assert figures.keys() == found.keys() | {f'perplexity{end}' for end in ('', '.tokens_code', '.tokens_prose')}
+  assert set(asked.figures) == figures.keys()
+
+
+def test_a_sweep_is_judged_by_what_its_runs_tell_of_a_source(corpora):
+  def check(best, rule=''):
+    config = mixed_config(corpora, eval__best=best, run__eval_every=2)
+    sweep.check(resolve(config, [{'run.seed': 0}, {'run.seed': 1}]), rule, True)
+
+  check('bits_per_byte.tokens_code:min', 'loss_nats.tokens_prose:min,first=2')
+  with pytest.raises(UserError, match="'loss_nats.code'.* Evaluations give .*, loss_nats.tokens_code, "):
+    check('loss_nats.code:min')
 
 
 def test_a_source_of_weight_0_is_evaluated_and_no_part_of_training(corpora):

@@ -16,6 +16,8 @@ from gen_ai.core.errors import DONE, UserError
 from gen_ai.core.method import Spec
 from gen_ai.data import kinds
 from gen_ai.data.text import ByteVocab
+from gen_ai.evaluate.generation import CallInputs, Generation
+from gen_ai.evaluate.streaming import Streaming
 from gen_ai.evaluate.trained import Trained
 
 RULE = '\n' + '-' * 40 + '\n'
@@ -67,6 +69,18 @@ def test_what_is_streamed_is_the_text_of_one_call(runs):
   run = gen_ai.load(runs['large'], sample__length=30)
   pieces = list(run.stream(prompt=['щука', '日'], number=1, seed=3))
   assert ''.join(pieces) == whole.split(RULE)[1] and len(pieces) > 2 and pieces[0].startswith('日')
+
+
+@pytest.mark.parametrize('devices', [1, 2])
+def test_every_device_of_pmap_streams_the_text(devices):
+  config = tiny.config('lm', parallel='pmap', sample__length=20)
+  program, given = tiny.program(config, devices), {'prompt': np.array([[3, 5]], np.int32)}
+  state, task = program.init(), program.drawing_task()
+  streaming = Streaming(program, task)
+  pieces = list(streaming.text(state, 3, 1, given))
+  (whole,) = Generation(program, 3, task, CallInputs(given)).outputs(state, np.array([1]))
+  np.testing.assert_array_equal(streaming.outputs['sample'], whole['sample'])
+  assert ''.join(pieces) == kinds.of(program.spec).shown(program.spec, whole['sample']) and len(pieces) > 1
 
 
 def test_a_text_is_streamed_alone_where_nothing_says_how_many(runs):

@@ -1,5 +1,6 @@
 """Images of words: captions, prompts, guidance, likelihoods that sum to one, and what is refused."""
 
+import dataclasses
 import itertools
 import math
 
@@ -17,6 +18,8 @@ from gen_ai.core.errors import DONE, UserError
 from gen_ai.core.method import Spec
 from gen_ai.evaluate import metrics
 from gen_ai.evaluate.metrics.agreement import agreement, note
+from gen_ai.evaluate.metrics.extractors import Extractor
+from gen_ai.evaluate.metrics.metric import Request
 
 CLOTHES = Spec('image', (28, 28, 1), 3, None, ('T-shirt/top', 'Ankle boot', 'Bag'))
 TEMPLATES = ('a {}', 'A photo of a {}.')
@@ -280,6 +283,25 @@ def test_classes_that_are_asked_and_told_are_measured(run, tmp_path):
     assert name in done.stdout, done.stdout
   weak = cli.command('gen_ai.evaluate', run, '--metrics=agreement', '--samples=100', '--extractor=random')
   cli.refused(weak, "leave 'agreement' out")
+
+
+@pytest.mark.parametrize(
+  ('number', 'names', 'says'),
+  [
+    (0, (), "the extractor 'stranger' names no classes of it"),
+    (4, (), r'has 3 classes \(T-shirt/top, Ankle boot, Bag\), and that of letters tells 4 classes apart'),
+    (3, ('A', 'B', 'C'), r'that of letters tells 3 classes \(A, B, C\) apart'),
+  ],
+)
+def test_agreement_is_read_by_a_classifier_of_the_same_classes(number, names, says):
+  about = {'trained_on': 'letters'}
+  other = Extractor('stranger', {}, None, '', 'none', 8, True, number, names, about=about)
+  (metric,) = metrics.parse('agreement', 'image')
+  request = Request(9, 9, 'test', other, CLOTHES)
+  with pytest.raises(UserError, match=says):
+    metric.check(request)
+  for same in (CLOTHES.class_names, ()):  # a data set may have no names
+    metric.check(request._replace(extractor=dataclasses.replace(other, num_classes=3, class_names=same)))
 
 
 def test_methods_that_ask_for_no_class_have_no_agreement():

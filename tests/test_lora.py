@@ -14,6 +14,7 @@ import gen_ai
 from gen_ai import config as config_lib
 from gen_ai.core import optim
 from gen_ai.core.errors import DONE, UserError
+from gen_ai.core.method import State
 from gen_ai.core.names import Part, joined, name_of
 from gen_ai.evaluate.trained import Trained
 from gen_ai.nets import lora
@@ -154,7 +155,8 @@ def test_a_tuned_run_begins_from_its_parent_and_leaves_its_weights_alone(base):
   folder, said = base
   assert ', of which 4,096 are trained' in said
   parent, tuned = gen_ai.load(folder / 'base'), gen_ai.load(folder / 'tuned')
-  before, after = named(parent.state.params), named(tuned.state.params)
+  assert parent.averaged and not tuned.averaged
+  before, after = named(parent.params), named(tuned.state.params)
   for name, leaf in before.items():
     np.testing.assert_array_equal(leaf, after[name], err_msg=name)
   assert all(np.any(after[name]) for name in after.keys() - before.keys())
@@ -163,6 +165,29 @@ def test_a_tuned_run_begins_from_its_parent_and_leaves_its_weights_alone(base):
   }
   about = info.read(folder / 'tuned').parent
   assert all('lora' in name for name in about['new']) and about['step'] == 8
+
+
+@pytest.mark.parametrize('kept', [True, False], ids=['an average', 'no average'])
+@pytest.mark.parametrize('averaged', [True, False], ids=['with an average', 'without'])
+def test_a_part_is_trained_beside_what_the_parent_is_evaluated_by(kept, averaged):
+  values = {'a/bias': 1.0, 'b/bias': 2.0, 'b/kernel': 3.0}
+  raw = {f'params/{name}': np.full(2, value) for name, value in values.items()}
+  average = {f'ema/{name}': np.full(2, value + 10.0) for name, value in values.items()}
+  parent = warm_start.Parent('runs/p', 8, '', {}, {**raw, **(average if kept else {})})
+  params = {'a': {'bias': jnp.zeros(2)}, 'b': {'bias': jnp.zeros(2), 'kernel': jnp.ones(2), 'lora_a': jnp.ones(2)}}
+  state = State(jnp.int32(0), params, (), jax.tree.map(jnp.copy, params) if averaged else ())
+  begin, report = warm_start.beginning(parent, Part('lora_a', 'it'))
+  began = begin(state)
+  for tree in (began.params, began.ema) if averaged else (began.params,):
+    expected = {name: value + 10.0 * kept for name, value in values.items()} | {'b/lora_a': 1.0}
+    assert {name: float(leaf[0]) for name, leaf in named(tree).items()} == expected
+  assert report['new'] == [*(['ema/b/lora_a [2]'] if averaged else []), 'params/b/lora_a [2]']
+  assert report['skipped'] == [f'{name} [2]' for name in raw if kept]
+  plain = warm_start.beginning(parent)[0](state)
+  assert {name: float(leaf[0]) for name, leaf in named(plain.params).items()} == values | {'b/lora_a': 1.0}
+  if averaged:  # where the parent has no average, that of each parameter, however alike they begin
+    expected = {name: value + 10.0 * kept for name, value in values.items()} | {'b/lora_a': 1.0}
+    assert {name: float(leaf[0]) for name, leaf in named(plain.ema).items()} == expected
 
 
 def test_a_tuned_run_is_exported_merged_and_comes_back(base, tmp_path):
@@ -193,8 +218,9 @@ def test_lanes_of_a_sweep_begin_from_the_parent_as_a_run_alone_does(base, tmp_pa
   assert done.returncode == DONE, done
   (sweep,) = (tmp_path / 'lora').iterdir()
   lane = next(path for path in sweep.iterdir() if path.name.endswith('0.002'))
-  rows = zip(tiny.rows(lane), tiny.rows(folder / 'tuned'), strict=True)
-  assert all(one == pytest.approx(other, rel=1e-3) for one, other in rows), 'a lane is on one device, a run on eight'
+  for one, other in zip(tiny.rows(lane), tiny.rows(folder / 'tuned'), strict=True):
+    assert one.pop('kind') == other.pop('kind')
+    assert one == pytest.approx(other, rel=1e-3), 'a lane is on one device, a run on eight'
   assert info.read(lane).parent == info.read(folder / 'tuned').parent
   assert info.read(lane).group_hash == info.read(folder / 'tuned').group_hash
 

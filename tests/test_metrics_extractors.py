@@ -289,6 +289,7 @@ def test_a_classifier_gives_the_features_of_its_averaged_weights(tmp_path):
     'averaged': True,
   }
   assert (extractor.dim, extractor.shape, extractor.has_logits) == (16, (28, 28, 1), True)
+  assert (extractor.num_classes, extractor.class_names) == (10, tuple('0123456789'))
   assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(extractor.params))
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from gen_ai.core.errors import UserError
+from gen_ai.core.method import Spec
 from gen_ai.evaluate import metrics
 from gen_ai.evaluate.metrics.metric import Request
 from gen_ai.evaluate.metrics.modes import modes
@@ -62,4 +63,4 @@ def test_an_extractor_without_classes_is_refused():
     name, dim, has_logits = 'random', 8, False
 
   with pytest.raises(UserError, match="mode coverage needs class probabilities.*leave 'modes' out"):
-    metrics.of_kind('image')['modes'].check(Request(100, 100, 'test', Plain()))
+    metrics.of_kind('image')['modes'].check(Request(100, 100, 'test', Plain(), Spec('image', (28, 28, 1), 10)))

@@ -107,11 +107,7 @@ class Evaluator:
       return {}
     (totals,) = self._totals('', eval_step, 0, state)
     better = {**self._program.leading}
-    found = self._examples(totals, 0, better)
-    for part, examples in self._dataset.splits[self.protocol.split].parts.items():
-      own = self._examples(totals.of(examples), 0, better)
-      found.update({f'{name}.{part}': figure for name, figure in own.items()})
-    return found
+    return self._examples(totals, 0, better)
 
   def _gather(self, state: State) -> _Gathered:
     protocol, drawn, outputs = self.protocol, None, None
@@ -177,7 +173,17 @@ class Evaluator:
   def _examples(
     self, totals: likelihood.Totals, draws: int, better: Mapping[str, str], metric: Metric | None = None
   ) -> dict[str, Figure]:
-    """The figures of one pass over the examples."""
+    """The figures of one pass over the examples, and after them 'FIGURE.PART' of each part that the split tells of."""
+    found = self._of(totals, draws, better, metric)
+    for part, examples in self._dataset.splits[self.protocol.split].parts.items():
+      own = self._of(totals.of(examples), draws, better, metric)
+      found.update({f'{name}.{part}': figure for name, figure in own.items()})
+    return found
+
+  def _of(
+    self, totals: likelihood.Totals, draws: int, better: Mapping[str, str], metric: Metric | None
+  ) -> dict[str, Figure]:
+    """The figures of some examples."""
     stamp = {
       'observation': self._program.observation,
       'eval_seed': self._config.eval.seed,

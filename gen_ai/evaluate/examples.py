@@ -1,6 +1,6 @@
 """One exact pass over the examples of a split: what a method says of each, added up in float64."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,12 @@ PerExample = Callable[[Method, State, Batch, Key], SumCount]
 def eval_step(method: Method, state: State, batch: Batch, key: Key) -> SumCount:
   """What the method's eval_step gives for each example alone."""
   return likelihood.per_example(method.eval_step, state, batch, key)
+
+
+def of_parts(names: Iterable[str], parts: Iterable[str]) -> list[str]:
+  """'NAME.PART' of every one of `names`, for every part that a split tells of."""
+  names = list(names)
+  return [f'{name}.{part}' for part in parts for name in names]
 
 
 class ExamplePass:
@@ -107,7 +113,7 @@ class ExamplePass:
   def metric_names(self) -> list[str]:
     """What an evaluation by eval_step will hold; nothing is compiled for it."""
     names = self._program.metric_names(self._source.read(self._index[0]), self._mask[0])
-    return [*names, *(f'{name}.{part}' for part in self._source.parts for name in names)]
+    return [*names, *of_parts(names, self._source.parts)]
 
   def _row(self, method: Method, state: State, resident: Any, row: Any, key: Key) -> SumCount:
     return self._fn(method, state, {**self._feed.gather(resident, row['row']), 'mask': row['mask']}, key)

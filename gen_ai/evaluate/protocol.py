@@ -12,9 +12,11 @@ from gen_ai.core.optim import is_averaged
 from gen_ai.data import kinds
 from gen_ai.data.dataset import Dataset
 from gen_ai.evaluate import metrics as metrics_lib
+from gen_ai.evaluate.examples import of_parts
 from gen_ai.evaluate.metrics import extractors
 from gen_ai.evaluate.metrics.extractors import Extractor
 from gen_ai.evaluate.metrics.metric import (
+  EXAMPLES,
   FEATURES,
   Metric,
   Request,
@@ -34,6 +36,7 @@ class Protocol(NamedTuple):
     extractor: of features; None where no metric needs one.
     importance_samples: latent draws of an importance-weighted likelihood.
     task: that draws the samples; '' takes the method's first that does.
+    parts: of the split, which figures of examples are told of as well.
   """
 
   metrics: tuple[Metric, ...]
@@ -43,11 +46,12 @@ class Protocol(NamedTuple):
   extractor: Extractor | None
   importance_samples: int
   task: str = ''
+  parts: tuple[str, ...] = ()
 
   @property
   def figures(self) -> list[str]:
     """The names of the figures that it gives."""
-    return metrics_lib.figures(self.metrics)
+    return [*metrics_lib.figures(self.metrics), *of_parts(metrics_lib.figures(self.of(EXAMPLES)), self.parts)]
 
   def of(self, *what: str) -> tuple[Metric, ...]:
     """Those of its metrics that are of features, samples or examples."""
@@ -63,11 +67,14 @@ def protocol(config: ConfigDict, dataset: Dataset, split: str, metrics: Sequence
   extractor = None
   if any(metric.of == FEATURES for metric in metrics):
     extractor = extractors.make(config.eval.extractor, dataset.spec)
-  request = Request(config.eval.samples, len(dataset.splits[split]), split, extractor)
+  source = dataset.splits[split]
+  request = Request(config.eval.samples, len(source), split, extractor, dataset.spec)
   for metric in metrics:
     metric.check(request)
   own = config.eval
-  return Protocol(tuple(metrics), split, own.samples, own.seed, extractor, own.importance_samples, own.task)
+  return Protocol(
+    tuple(metrics), split, own.samples, own.seed, extractor, own.importance_samples, own.task, tuple(source.parts)
+  )
 
 
 def training_protocol(config: ConfigDict, dataset: Dataset) -> Protocol | None:

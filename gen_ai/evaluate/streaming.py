@@ -57,20 +57,20 @@ class Streaming:
     own = put({'number': np.array([number], np.int32)})
 
     def start(method: Method, state: State, given: Any, key: Key):
-      return self._stream(method, given).start(state, given['inputs'], random.per_example(key, given['number']))
+      return self._stream(method, given).start(state, given['inputs'], random.per_example(key, given['number'])), ()
 
     def advance(method: Method, state: State, given: Any, key: Key):
       stream, keys = self._stream(method, given), random.per_example(key, given['number'])
       carry = stream.advance(state, given['carry'], keys, given['upto'])
-      return carry, stream.outputs(carry), stream.done(carry).all()
+      return carry, (stream.outputs(carry), stream.done(carry).all())
 
-    carry = self._run('start', start, state, key, {**own, 'inputs': put(rows)})
+    carry, _ = self._run('start', start, state, key, {**own, 'inputs': put(rows)})
     shown, upto, pieces, done = '', 0, 1, False
     while not done:
       upto += pieces
       began = time.perf_counter()
       given = {**own, 'carry': carry, **put({'upto': np.array(upto, np.int32)})}
-      carry, outputs, finished = self._run('advance', advance, state, key, given)
+      carry, (outputs, finished) = self._run('advance', advance, state, key, given)
       done, sample = bool(finished), np.asarray(outputs[SAMPLE])
       seconds = time.perf_counter() - began
       text = self._kind.shown(self._program.spec, sample) if done else self._kind.settled(self._program.spec, sample[0])
@@ -88,7 +88,7 @@ class Streaming:
     assert task.stream is not None
     return task.stream
 
-  def _run(self, name: str, fn: Any, state: State, key: Key, given: dict[str, Any]) -> Any:
+  def _run(self, name: str, fn: Any, state: State, key: Key, given: dict[str, Any]) -> tuple[Any, Any]:
     given = {**given, 'draft': self._resident}
     shapes = tuple((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(given))
     if (name, shapes) not in self._compiled:

@@ -122,6 +122,7 @@ class JitLayout:
     return [jax.tree.map(np.asarray, tree)]
 
   over_lanes = staticmethod(identity)
+  handed_on = staticmethod(identity)
 
   def put_resident(self, arrays: Mapping[str, np.ndarray]) -> PyTree:
     """The data set, whole on every device."""

@@ -100,6 +100,10 @@ class PmapLayout:
     """The data set, whole on every device."""
     return self._replicate(dict(arrays))
 
+  def handed_on(self, tree: PyTree) -> PyTree:
+    """What a program returned, whole, as the next one takes it: a copy a device."""
+    return self._replicate(tree)
+
   def put_rows(self, rows: PyTree, by_lane: bool = False) -> PyTree:
     """Rows [K, B, ...] of this process as [devices, K, B / devices, ...]. There are no lanes."""
     del by_lane

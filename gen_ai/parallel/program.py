@@ -252,30 +252,37 @@ class Program:
   def over_whole(
     self,
     name: str,
-    fn: Callable[[Method, State, Any, Key], PyTree],
+    fn: Callable[[Method, State, Any, Key], tuple[PyTree, PyTree]],
     state: State,
     key: Key,
     given: PyTree,
     doing: str = '',
     way_out: str = '',
-  ) -> Callable[[State, Key, PyTree], PyTree]:
-    """Compiles `fn` for arrays like `given`, which every device holds whole; gives (state, key, given) -> arrays.
+  ) -> Callable[[State, Key, PyTree], tuple[PyTree, PyTree]]:
+    """Compiles `fn` for arrays like `given`, which every device holds whole; gives (state, key, given) -> two trees.
 
-    What is returned is whole on every device, too, and may be given to the next call. For what has no rows to split,
-    such as a text that is drawn piece by piece. See `over_rows` for the arguments.
+    The first tree is whole on every device, too, to be given to the next call; the second is to be read. For what has
+    no rows to split, such as a text that is drawn piece by piece. See `over_rows` for the arguments.
 
     Raises:
       UserError: it needs more memory than there is.
     """
+    layout = self.layout
+    assert not isinstance(layout, LaneLayout)
 
     def whole(floats: PyTree, state: State, key: Key, given: PyTree, rows: PyTree):
       del rows
-      return fn(self._make(floats), self.layout.gather_params(state), given, key)
+      return fn(self._make(floats), layout.gather_params(state), given, key)
 
     compiled, stats = self._compile(whole, state, key, given, {})
     self.compile_stats[name] = stats
     memory.require(stats.new_bytes, doing or name, way_out or 'ask for less')
-    return lambda state, key, given: compiled(self.floats, state, key, given, {})
+
+    def run(state: State, key: Key, given: PyTree) -> tuple[PyTree, PyTree]:
+      carry, read = compiled(self.floats, state, key, given, {})
+      return layout.handed_on(carry), read
+
+    return run
 
   def training_bytes(self, feed: Feed, rows: PyTree) -> int:
     """Bytes that training on rows like `rows` takes beside the data, by `memory.estimate`: at most, as XLA fuses."""

@@ -124,13 +124,15 @@ def _check_group(group: Sequence[Trial], dataset: Any, judges: Mapping[str, str]
   """Raises UserError as `check` does for trials of one structure; `judges` are metrics {where it is named: name}."""
   import numpy as np
 
+  from gen_ai.evaluate.examples import of_parts
   from gen_ai.sweep.unused_floats import trace
 
   source, config = dataset.splits['train'], group[0].config
   build = config_lib.builder(config)
   size = config.data.batch_size * build(config, dataset.spec).batches_per_step
   batch = source.read(source.eval_index(np.zeros(size, np.int64)))
-  effective, metrics = trace(config, build, dataset.spec, batch)
+  effective, names = trace(config, build, dataset.spec, batch)
+  metrics = [*sorted(names), *of_parts(sorted(names), dataset.splits['validation'].parts)]
   seen: dict[str, Trial] = {}
   figures: list[str] = []
   if config.eval.metrics:
@@ -155,7 +157,7 @@ def _check_group(group: Sequence[Trial], dataset: Any, judges: Mapping[str, str]
         f'{config.eval.metrics_every} to config.run.eval_every={config.run.eval_every}.'
       )
     if name and name not in {*metrics, *figures}:
-      known = [*sorted(metrics), *figures]
+      known = [*metrics, *figures]
       raise UserError(
         f"{where} names the metric '{name}'.{text.did_you_mean(name, known)} Evaluations give "
         f'{", ".join(known)}; config.eval.metrics adds figures of samples.'

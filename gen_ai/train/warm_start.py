@@ -1,7 +1,8 @@
 """A run that begins from the weights of another, on other data, sizes or heads: what is taken, what is not."""
 
+import collections
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -104,6 +105,8 @@ def beginning(parent: Parent, trains: Part | None = None) -> tuple[Callable[[Sta
   """(what makes an initial state begin from the parent, the report that it fills: {'taken', 'new', 'skipped'}).
 
   A leaf is taken where path and shape agree. An average that the parent has not kept begins where its parameter does.
+  Where only `trains` is trained, parameters and averages both begin from what the parent is evaluated by: its averages
+  where it has kept any, which weights that stay would not move to.
 
   The function raises UserError where nothing fits, or where a parameter that the run does not train (those of `trains`
   alone are, if given) would not be the parent's.
@@ -112,8 +115,11 @@ def beginning(parent: Parent, trains: Part | None = None) -> tuple[Callable[[Sta
 
   def begin(state: State) -> State:
     own = _leaves(state)
+    there = {path: _evaluated(path, parent.leaves) if trains else path for path in own}
     fits = {
-      path for path, leaf in own.items() if path in parent.leaves and np.shape(parent.leaves[path]) == np.shape(leaf)
+      path: there[path]
+      for path, leaf in own.items()
+      if there[path] in parent.leaves and np.shape(parent.leaves[there[path]]) == np.shape(leaf)
     }
     if trains:
       _refuse_missing(parent, own, fits, trains)
@@ -122,12 +128,12 @@ def beginning(parent: Parent, trains: Part | None = None) -> tuple[Callable[[Sta
         f'--init_from={parent.run_dir}: none of its parameters has the name and shape of one of this '
         'run: take a run of the same network.'
       )
-    new = dict.fromkeys(own.keys() - fits)
-    twins = {path: _twin(path, own) for path in new if path.startswith('ema/')}
-    source = {path: path for path in fits} | {path: twin for path, twin in twins.items() if twin in fits}
+    twins = _twins((path for path in own.keys() - fits if path.startswith('ema/')), own)
+    source = fits | {path: fits[twin] for path, twin in twins.items() if twin in fits}
     report['taken'] = sorted(source)
     report['new'] = sorted(f'{path} {list(np.shape(own[path]))}' for path in own.keys() - source.keys())
-    report['skipped'] = sorted(f'{path} {list(np.shape(parent.leaves[path]))}' for path in parent.leaves.keys() - fits)
+    left = parent.leaves.keys() - set(source.values())
+    report['skipped'] = sorted(f'{path} {list(np.shape(parent.leaves[path]))}' for path in left)
 
     def place(path: Any, leaf: Any) -> Any:
       name = jax.tree_util.keystr(path, simple=True, separator='/')
@@ -142,10 +148,10 @@ def beginning(parent: Parent, trains: Part | None = None) -> tuple[Callable[[Sta
   return begin, report
 
 
-def _refuse_missing(parent: Parent, own: Mapping[str, Any], fits: set[str], trains: Part) -> None:
+def _refuse_missing(parent: Parent, own: Mapping[str, Any], fits: Mapping[str, str], trains: Part) -> None:
   """Raises UserError where a parameter that stays as it is does not come from the parent."""
   fixed = {path for path in own if path.startswith('params/') and not trains.holds(path)}
-  for path in sorted(fixed - fits):
+  for path in sorted(fixed - fits.keys()):
     there = parent.leaves.get(path)
     shape = 'is not there' if there is None else f'has the shape {list(np.shape(there))} there'
     raise UserError(
@@ -154,14 +160,43 @@ def _refuse_missing(parent: Parent, own: Mapping[str, Any], fits: set[str], trai
     )
 
 
-def _twin(path: str, own: Mapping[str, Any]) -> str:
-  """The parameter that an average of an initial state is a copy of; '' where there is none."""
-  name, value = path.rpartition('/')[2], np.asarray(own[path])
-  for other, leaf in own.items():
-    same = other.startswith('params/') and other.rpartition('/')[2] == name and np.shape(leaf) == value.shape
-    if same and np.array_equal(np.asarray(leaf), value):
-      return other
-  return ''
+def _evaluated(path: str, leaves: Mapping[str, Any]) -> str:
+  """Where the leaves of a parent hold what its evaluations use at `path` of a state: in its averages, if it has any."""
+  part, _, name = path.partition('/')
+  if part not in ('params', 'ema'):
+    return path
+  return f'ema/{name}' if f'ema/{name}' in leaves else f'params/{name}'
+
+
+def _twins(paths: Iterable[str], own: Mapping[str, Any]) -> dict[str, str]:
+  """{average of an initial state: the parameter that it is a copy of}, of those of `paths` that are copies of one.
+
+  Several parameters may begin alike, as biases do: theirs is the one that lies where the averages of others come from.
+  """
+  alike: dict[str, list[str]] = {}
+  for path in paths:
+    name, value = path.rpartition('/')[2], np.asarray(own[path])
+    alike[path] = [
+      other
+      for other, leaf in own.items()
+      if other.startswith('params/') and other.rpartition('/')[2] == name and np.shape(leaf) == value.shape
+      if np.array_equal(np.asarray(leaf), value)
+    ]
+  places = collections.Counter(_apart(path, *found) for path, found in alike.items() if len(found) == 1)
+  twins = {}
+  for path, found in alike.items():
+    if votes := {other: places[_apart(path, other)] for other in found}:
+      twins[path] = max(votes, key=votes.__getitem__)
+  return twins
+
+
+def _apart(one: str, other: str) -> tuple[str, str]:
+  """Two paths without the names that both end in: where one tree lies, and where the other."""
+  first, second = one.split('/'), other.split('/')
+  while first and second and first[-1] == second[-1]:
+    first.pop()
+    second.pop()
+  return '/'.join(first), '/'.join(second)
 
 
 def summary(report: Mapping[str, Any]) -> str:

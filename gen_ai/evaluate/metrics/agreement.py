@@ -43,12 +43,28 @@ def note(of_class: np.ndarray, names: Sequence[str]) -> str:
 
 
 def _check(request: Request) -> None:
-  assert request.extractor is not None
-  if not request.extractor.has_logits:
+  extractor, spec = request.extractor, request.spec
+  assert extractor is not None
+  way_out = "use --extractor=classifier:RUN_DIR with a classifier of this data, or leave 'agreement' out."
+  if not extractor.num_classes:
     raise UserError(
-      f"agreement needs a classifier of the data, and the extractor '{request.extractor.name}' names no classes: use "
-      "--extractor=classifier:RUN_DIR, or leave 'agreement' out."
+      f"agreement needs a classifier of the data, and the extractor '{extractor.name}' names no classes of it: "
+      f'{way_out}'
     )
+  unlike = extractor.class_names and spec.class_names and extractor.class_names != spec.class_names
+  if extractor.num_classes != spec.num_classes or unlike:
+    told, asked = (_listed(one.num_classes, one.class_names) for one in (extractor, spec))
+    trained_on = extractor.about.get('trained_on', extractor.name)
+    raise UserError(
+      f'agreement needs a classifier of the data, which has {asked}, and that of {trained_on} tells {told} apart: '
+      f'{way_out}'
+    )
+
+
+def _listed(number: int, names: Sequence[str]) -> str:
+  """'10 classes (0, 1, 2, ...)'."""
+  few = ', '.join([*names[:3], *(['...'] if len(names) > 3 else [])])
+  return f'{number} classes' + (f' ({few})' if names else '')
 
 
 METRICS = (

@@ -43,6 +43,8 @@ class Extractor:
     resize: what is done to the size of an image.
     dim: number of features.
     has_logits: whether `apply` gives logits.
+    num_classes, class_names: as in `Spec`, of the data whose labels the logits stand for; 0 and none where they stand
+      for none of ours.
     shape: the only (H, W, C) it takes; None: any.
     block: images that should be computed at once, for memory's sake.
     about: more of what a figure rests on, for the stamp.
@@ -55,6 +57,8 @@ class Extractor:
   resize: str
   dim: int
   has_logits: bool
+  num_classes: int = 0
+  class_names: tuple[str, ...] = ()
   shape: tuple[int, int, int] | None = None
   block: int = 256
   about: Mapping[str, Any] = field(default_factory=dict)
@@ -184,7 +188,17 @@ def _classifier(run_dir: str, spec: Spec) -> Extractor:
   dim = jax.eval_shape(apply, params, like)[0].shape[1]
   about = {'trained_on': data.name, 'trained_on_content': data.fingerprint, 'step': step, 'averaged': averaged}
   return Extractor(
-    'classifier', params, _exact(apply), content_hash(params), 'none', dim, True, spec.image_shape, about=about
+    'classifier',
+    params,
+    _exact(apply),
+    content_hash(params),
+    'none',
+    dim,
+    True,
+    trained_on.num_classes,
+    trained_on.class_names,
+    spec.image_shape,
+    about=about,
   )
 
 

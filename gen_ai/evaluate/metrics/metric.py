@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gen_ai.core.method import Batch, Key, Method, State, SumCount
+from gen_ai.core.method import Batch, Key, Method, Spec, State, SumCount
 from gen_ai.evaluate.metrics import likelihood
 from gen_ai.evaluate.metrics.extractors import Extractor
 
@@ -91,12 +91,14 @@ class Request(NamedTuple):
     reference: examples of the split.
     split: its name.
     extractor: of the features; None where no metric needs any.
+    spec: what the data is like.
   """
 
   samples: int
   reference: int
   split: str
   extractor: Extractor | None
+  spec: Spec
 
 
 class Metric(NamedTuple):
