@@ -115,18 +115,18 @@ def test_prompts_one_after_the_other(runs):
 def test_settings_between_prompts(runs):
   lines = [
     'щука',
-    *(':temperature 0.05', ':seed 1', 'щука'),
+    *(':temperature 0.4', ':seed 4', 'щука'),
     *(':temprature 1', ':temperature -1', ':temperature', ':seed x', ':optim.lr 1', ':settings', ':help'),
-    *(':temperature 0', ':top_k 3', ':seed 1', 'щука'),  # another program
+    *(':temperature 0', ':top_k 3', ':seed 4', 'щука'),  # another program
   ]
-  done = told(runs['large'], '--interactive', '--seed=1', lines='\n'.join(lines) + '\n')
+  done = told(runs['large'], '--interactive', '--seed=4', lines='\n'.join(lines) + '\n')
   warm, cool, cold = (
-    texts_of(runs['large'], '--prompt=щука', '--n=1', '--seed=1', *(f'--config.sample.{one}' for one in settings))
-    for settings in ([], ['temperature=0.05'], ['temperature=0'])
+    texts_of(runs['large'], '--prompt=щука', '--n=1', '--seed=4', *(f'--config.sample.{one}' for one in settings))
+    for settings in ([], ['temperature=0.4'], ['temperature=0'])
   )
   assert done.stdout.startswith(warm + cool) and done.stdout.endswith(cold) and len({warm, cool, cold}) == 3
   assert 'length 30' in done.stdout and ':temperature 0.5' in done.stdout
-  says = ["':temprature'. Did you mean 'temperature'?", 'sample.temperature=-1', 'needs a value; it is 0.05']
+  says = ["':temprature'. Did you mean 'temperature'?", 'sample.temperature=-1', 'needs a value; it is 0.4']
   for one, line in zip([*says, ':seed takes', "':optim.lr'"], done.stderr.splitlines(), strict=True):
     assert line.startswith('error: ') and one in line
 
