@@ -192,7 +192,7 @@ def test_a_stop_reaches_the_processes_and_a_second_ctrl_c_their_children(stage, 
   sweep = stage.sweep(
     3,
     'signal.signal(signal.SIGTERM, lambda *a: print("asked", flush=True))\n'
-    'child = os.fork()\nif child: print("child", child, flush=True)\nstatus("running", 4)\n'
+    'child = os.fork()\nif child: print("child", child, flush=True); status("running", 4)\n'
     'while True: time.sleep(0.01)',
   )
 
