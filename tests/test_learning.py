@@ -43,7 +43,7 @@ def test_vae_explains_digits():
 def test_lm_predicts_python():
   small = {'model__layers': 2, 'model__width': 64, 'data__block_size': 64, 'data__split': 'auto[:10%]'}
   small['data__tokens'] = 'byte'
-  _, _, metrics = learn('lm', run__steps=200, **small)
+  _, _, metrics = learn('lm', run__steps=100, **small)
   assert metrics['loss_nats'] < 2.6, metrics  # log 256 = 5.5 at the start, about 3.2 for the frequency of bytes
   assert metrics['bits_per_byte'] == pytest.approx(metrics['loss_nats'] / np.log(2), rel=1e-5)
 

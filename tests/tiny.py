@@ -121,9 +121,15 @@ STRUCTURES = _structures()
 FAMILIES = {path.stem for path in (ROOT / 'experiments').glob('[a-z]*.py')}
 # Equalities that cost a compilation or three trainings each, and rest on what a family shares: the config of its own
 # name is held to all of them, its variants take turns at two each. DCGAN has norms over a batch, which pmap splits, and
-# the plainest convolutions; StyleGAN2 has the state with the most parts, and takes a minute to compile once.
+# the plainest convolutions; StyleGAN2 has the state with the most parts, and takes a minute to compile once. The two
+# families over codes share their autoencoder and how they train it (experiments/_vq.py), and so these equalities.
 _TURNS = ('pmap', 'bf16', 'resumed', 'lanes', 'mesh')
-_CHOSEN = {'dcgan': {'pmap', 'bf16', 'mesh'}, 'stylegan2': {'resumed'}}
+_CHOSEN = {
+  'dcgan': {'pmap', 'bf16', 'mesh'},
+  'stylegan2': {'resumed'},
+  'vqvae': {'pmap', 'lanes'},
+  'image_tokens': {'bf16', 'resumed', 'mesh'},
+}
 
 
 def held_to(equality):
