@@ -193,7 +193,7 @@ def test_a_set_of_tfds_keeps_its_own_parts(tmp_path, monkeypatch):
   config = tiny.config('lm', data__name='x', data__split='train[:80%]|train[80%:]|test')
   whole = kinds.get('text').from_tfds(config.data, prepared)
   assert whole.notes == ('1 documents had bytes that are no UTF-8, replaced',)
-  monkeypatch.setattr(tfds_source, 'open_prepared', lambda *args: prepared._replace(kind='image'))
+  monkeypatch.setattr(tfds_source, 'open_prepared', lambda *args: prepared._replace(kind='image', image='image'))
   with pytest.raises(UserError, match='some_set does not hold text'):
     corpus.opened('some_set')
 

@@ -119,9 +119,7 @@ def opened(name: str, field: str = 'text', delimiter: str = '', data_dir: str = 
     return {'train': Corpus(name, size, lambda: _of_files(paths, delimiter.encode()))}
   if name == 'python_stdlib':
     return {'train': Corpus(name, 0, lambda: _of_texts((d['text'], d['path']) for d in text.stdlib_documents()))}
-  prepared = tfds_source.open_prepared(name, data_dir)
-  if prepared.kind != 'text':
-    raise UserError(f'{name} does not hold text.')
+  prepared = tfds_source.open_text(name, data_dir)
   return {own: _of_tfds(name, prepared, own) for own in prepared.sizes}
 
 

@@ -93,6 +93,14 @@ def open_prepared(name: str, data_dir: str, manual_dir: str = '') -> Prepared:
   return _find_features(name, builder, tfds)
 
 
+def open_text(name: str, data_dir: str) -> Prepared:
+  """The same of a data set of text. Raises UserError for one that holds none, too."""
+  prepared = open_prepared(name, data_dir)
+  if prepared.image:
+    raise UserError(f'{name} does not hold text.')
+  return prepared
+
+
 def described(name: str) -> Prepared | None:
   """Images of a data set that is not prepared, as TFDS's code describes them; None where none does."""
   tfds = import_tfds()

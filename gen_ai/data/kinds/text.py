@@ -41,10 +41,7 @@ def documents(name: str, data_dir: str = '') -> Documents:
   if name == 'python_stdlib':
     texts = {'train': [document['text'] for document in text.stdlib_documents()]}
     return Documents(texts, text.stdlib_version(), text.stdlib_location())
-  prepared = tfds_source.open_prepared(name, data_dir, '')
-  if prepared.kind != TEXT:
-    raise UserError(f'{name} does not hold text.')
-  return _of_tfds(prepared)
+  return _of_tfds(tfds_source.open_text(name, data_dir))
 
 
 def _of_tfds(prepared: Any) -> Documents:
