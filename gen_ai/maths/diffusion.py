@@ -100,6 +100,7 @@ def zero_snr_table() -> np.ndarray:
   return ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
 
 
+NO_SIGNAL = ('zero_snr', 'flow')  # schedules whose noise end has a = 0
 TABLES = {'linear': linear_table, 'cosine': cosine_table, 'zero_snr': zero_snr_table}
 SCHEDULES = (*TABLES, 'vdm', 'edm', 'flow')
 
@@ -315,6 +316,6 @@ def discrete_nats(error: Array, difference: Array, steps: int) -> Array:
 
 def check_pair(schedule_name: str, predicts: str) -> str:
   """Why a network cannot say this under that schedule; '' where it can."""
-  if predicts == 'eps' and schedule_name in ('zero_snr', 'flow'):
+  if predicts == 'eps' and schedule_name in NO_SIGNAL:
     return 'ends without any signal, where noise says nothing of the image'
   return ''
