@@ -11,23 +11,24 @@ step, to a = 1 and s = 0, returns what the denoiser says.
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from gen_ai.core import random
 from gen_ai.core.errors import UserError
-from gen_ai.core.method import Array, Key
-from gen_ai.core.switch import is_off, is_outside
-from gen_ai.maths.diffusion import NO_SIGNAL, RHO, Level, Schedule, of_log_snr
+from gen_ai.core.method import Array, Key, PyTree
+from gen_ai.core.switch import is_off
+from gen_ai.maths.diffusion import Level
+from gen_ai.maths.grids import Grid, at
 
 Denoise = Callable[[Array, Level], Array]  # x [B, ...], level of [] or [B] -> x0 [B, ...]
-Grid = Level  # a and s [N + 1], from noise (0) to data (N), where a = 1 and s = 0
 Noise = Callable[[Array], Array]  # number of a draw int32 [] -> standard normal [B, ...]
 
-GRIDS = ('uniform', 'shifted', 'karras', 'log_snr')
 # Each by how many steps it needs at least: those that make a step of two x0 need two.
 SOLVERS = {
   'ddpm': 1,  # ancestral, with the variance of q(x_s | x_t, x0); DDIM's with eta = 1
@@ -65,78 +66,6 @@ class Churn(NamedTuple):
 NO_CHURN = Churn()
 
 
-def at(grid: Level, index: np.ndarray | slice) -> Level:
-  """Levels of a grid by their numbers."""
-  return Level(*(v[index] for v in grid))
-
-
-def make_grid(
-  name: str,
-  schedule: Schedule,
-  steps: int,
-  start: float | Array = 1.0,
-  shift: float | Array = 1.0,
-  rho: float | Array = RHO,
-) -> Grid:
-  """Levels [steps + 1] from the schedule's level at time `start` to data.
-
-  At start = 1 that is the noise end of training. `uniform` is even in t: of a table the 'trailing' steps (arXiv
-  2305.08891, section 3.3), of 'flow' as its schedule is shifted already. `shifted` moves these times once more, t' =
-  shift t / (1 + (shift - 1) t). `karras` is even in sigma^(1 / rho) (arXiv 2206.00364, eq. 5), `log_snr` in log SNR;
-  both end at the schedule's least noise, then at none.
-
-  Args:
-    name: one of GRIDS.
-    schedule: of the training.
-    steps: 1 or more.
-    start: time in (0, 1]; below 1 where noise is added to an image that is given.
-    shift: of 'shifted'; above 1 there are more steps at much noise.
-    rho: of 'karras'; 7 in the paper.
-
-  Raises:
-    UserError: a grid that the schedule cannot have, fewer than one step, more steps than a table has, a start
-      outside of (0, 1].
-  """
-  if steps < 1:
-    raise UserError(f'sample.steps={steps}: a sampler needs at least 1')
-  if schedule.steps and steps > schedule.steps:
-    raise UserError(f'sample.steps={steps}: the schedule {schedule.name} has {schedule.steps} levels; take at most these')
-  if is_off(start) or is_outside(start, 0.0, 1.0):
-    raise UserError(f'a grid that starts at time {start}: take one above 0 and up to 1, the noise end of training')
-  if name in ('uniform', 'shifted'):
-    t = np.arange(steps, 0, -1) / steps
-    if name == 'shifted':
-      t = shift * t / (1.0 + (shift - 1.0) * t)
-    t = start * t
-    if schedule.steps:
-      t = jnp.maximum(jnp.round(t * schedule.steps), 1.0) / schedule.steps
-    level = schedule.level(t)
-  elif schedule.name in NO_SIGNAL:
-    raise UserError(
-      f'sample.grid={name}: the schedule {schedule.name} starts where sigma is infinite; take uniform or shifted'
-    )
-  else:
-    first, last = schedule.level(jnp.asarray(start)).sigma, schedule.level(jnp.asarray(_least_time(schedule))).sigma
-    part = np.arange(steps) / max(steps - 1, 1)
-    if name == 'karras':
-      sigma = (first ** (1 / rho) + part * (last ** (1 / rho) - first ** (1 / rho))) ** rho
-    else:
-      assert name == 'log_snr', f'a branch for {name}'  # the config knows no other
-      sigma = first * (last / first) ** part
-    level = Level(jnp.ones_like(sigma), sigma) if schedule.exploding else of_log_snr(-2.0 * jnp.log(sigma))
-  return Level(jnp.append(level.a, 1.0), jnp.append(level.s, 0.0))
-
-
-def _least_time(schedule: Schedule) -> float:
-  """Of the least noise that a network has seen."""
-  return 1.0 / schedule.steps if schedule.steps else 0.0
-
-
-def first_deviation(schedule: Schedule) -> float | Array:
-  """Deviation of the noise that sampling starts from at time 1: s where the signal keeps its scale, else 1."""
-  return schedule.level(jnp.ones(())).s if schedule.exploding else 1.0
-
-
 def addressed(keys: Key, shape: tuple[int, ...]) -> Noise:
   """Draws float32 [B, *shape] by the keys [B] of examples: they do not depend on the batch."""
   return lambda number: random.normal(random.stream(keys, 'sampler', number), shape)
@@ -154,7 +83,7 @@ def check_steps(solver: str, steps: int) -> None:
 
 
 def looked_at(solver: str, grid: Grid, churn: Churn = NO_CHURN) -> Level:
-  """The levels that the denoiser is called with, one after another: one a step, by Heun's solver two but in the last."""
+  """The levels that the denoiser is called with, in order: one a step, by Heun's two but in the last."""
   steps = grid.a.shape[0] - 1
   here = at(grid, slice(0, -1))
   if not is_off(churn.amount):
@@ -247,43 +176,46 @@ def sample(
   steps = grid.a.shape[0] - 1
   check_steps(solver, steps)
   grid = Level(*(jnp.asarray(v, x.dtype) for v in grid))
-  here, there = at(grid, slice(0, -1)), at(grid, slice(1, None))
-  seen = looked_at(solver, grid, churn)
-  churns = not is_off(churn.amount)
+  there = at(grid, slice(1, None))
+  seen, lift = looked_at(solver, grid, churn), None
+  if not is_off(churn.amount):
+    base = looked_at(solver, grid)
+    lift = (churn.noise * jnp.sqrt(jnp.maximum(seen.s**2 - base.s**2, 0.0))).astype(x.dtype)
   if solver == 'heun':
-    lift = None
-    if churns:
-      lift = jnp.sqrt(jnp.maximum(seen.s**2 - _in_pairs(here, at(there, slice(0, -1))).s ** 2, 0.0)) * churn.noise
-    return _heun(denoise, seen, there, x, noise, lift)
-  lift = jnp.sqrt(jnp.maximum(seen.s**2 - here.s**2, 0.0)) * churn.noise if churns else None
+    numbers = np.arange(evaluations(solver, steps)) // 2
+
+    def look(x: Array, level: Level, churned: tuple) -> tuple:
+      number, lift = churned
+      if lift is not None:
+        x = x + lift * noise(number)
+      return x, _says(denoise, x, level)
+
+    return heun(look, _straight, x, (x, x), seen, there, (numbers, lift))
   multistep = solver.startswith('dpmpp_2m')
+  ahead = _extrapolation(grid) if multistep else None
   eta = 1.0 if solver in ('ddpm', 'ddpm_large', 'dpmpp_2m_sde') else eta if solver == 'ddim' else 0.0
 
-  def step(carry: tuple, of: tuple) -> tuple:
+  def step(carry: Any, of: Any) -> tuple[Any, None]:
     x, before = carry
-    number, here, there, lift, ahead = of
+    number, level, end, lift, ahead = of
     if lift is not None:
-      x = x + lift.astype(x.dtype) * noise(number)
-    x0 = denoise(x, here)
-    target = x0 + ahead * (x0 - before) if multistep else x0
+      x = x + lift * noise(number)
+    x0 = denoise(x, level)
     if solver == 'sde':
-      x = _diffused(x, x0, here, there, diffusion, noise(number))
+      x = _diffused(x, x0, level, end, diffusion, noise(number))
     elif solver == 'ddpm_large':
-      z = jnp.where(there.s > 0.0, here.s / there.s, 0.0) * noise(number)
-      x = stepped(x, x0, here, there, eta, z)
+      x = stepped(x, x0, level, end, eta, jnp.where(end.s > 0.0, level.s / end.s, 0.0) * noise(number))
     else:
-      x = stepped(x, target, here, there, eta, None if is_off(eta) else noise(number))
+      target = x0 + ahead * (x0 - before) if multistep else x0
+      x = stepped(x, target, level, end, eta, None if is_off(eta) else noise(number))
     return (x, x0 if multistep else None), None
 
-  ahead = _extrapolation(grid) if multistep else None
-  start = (x, jnp.zeros_like(x) if multistep else None)
-  (x, _), _ = jax.lax.scan(step, start, (jnp.arange(steps), seen, there, lift, ahead))
+  carry = (x, x if multistep else None)
+  (x, _), _ = jax.lax.scan(step, carry, (np.arange(steps), seen, there, lift, ahead))
   return x
 
 
-def _diffused(
-  x: Array, x0: Array, here: Level, there: Level, diffusion: Callable[[Array], Array], z: Array
-) -> Array:
+def _diffused(x: Array, x0: Array, here: Level, there: Level, diffusion: Callable[[Array], Array], z: Array) -> Array:
   """A step of Euler and Maruyama along a flow with noise; none in the last, which would stay in the sample."""
   t, eps = here.flow, (x - here.a * x0) / here.s
   variance = diffusion(t) * (t - there.flow)
@@ -291,34 +223,55 @@ def _diffused(
   return there.a * x0 + there.s * eps + jnp.where(there.s > 0.0, there.a + there.s, 0.0) * moved
 
 
-def _heun(denoise: Denoise, seen: Level, there: Level, x: Array, noise: Noise | None, lift: Array | None) -> Array:
+def _says(denoise: Denoise, x: Array, level: Level) -> tuple[Array, Array]:
+  """x0 and eps."""
+  x0 = denoise(x, level)
+  return x0, (x - level.a * x0) / level.s
+
+
+def _straight(x: Array, first: tuple, second: tuple, here: Level, there: Level) -> Array:
+  """x moved along the line between two levels, by the mean of two findings; without noise there, x0 itself."""
+  x0, eps = (0.5 * (one + other) for one, other in zip(first, second, strict=True))
+  return jnp.where(there.s > 0.0, x + (there.a - here.a) * x0 + (there.s - here.s) * eps, x0)
+
+
+def heun(look: Callable, move: Callable, y: PyTree, blank: PyTree, seen: Level, ends: Level, more: PyTree) -> PyTree:
   """Heun's method, an evaluation an iteration: a step's first predicts its end, the second looks there and corrects.
 
   Args:
-    denoise: the denoiser.
-    seen: [E], two levels a step; one of the last where that is not corrected.
-    there: [N] the ends of the steps.
-    x: [B, ...].
-    noise: as in `sample`; with it `lift` [E], deviation of the noise that is added before an evaluation.
-    lift: or None.
+    look: (y, level, more) -> y that the step starts from, what is found there.
+    move: (y, found at level, found at end, level, end) -> y at `end`; where there is no second finding, the first twice.
+    y: at the first level.
+    blank: of the structure of what is found.
+    seen: levels [E], two a step; one of the last where that is not corrected.
+    ends: [N] of the steps.
+    more: [E, ...] handed to `look`.
   """
   number = np.arange(seen.a.shape[0])
 
-  def evaluate(carry: tuple, of: tuple) -> tuple:
-    x, start, x0_first, eps_first = carry
-    number, second, level, origin, end, lift = of
-    if lift is not None:
-      x = x + lift.astype(x.dtype) * noise(number)
-    x0 = denoise(x, level)
-    eps = (x - level.a * x0) / level.s
-    start = jnp.where(second, start, x)
-    along = (end.a - origin.a) * (x0_first + x0) + (end.s - origin.s) * (eps_first + eps)
-    x = jnp.where(second, start + 0.5 * along, end.a * x0 + end.s * eps)
-    return (x, start, x0, eps), None
+  def evaluate(carry: Any, of: Any) -> tuple[Any, None]:
+    y, start, first = carry
+    corrects, level, begin, end, more = of
+    y, found = look(y, level, more)
+    start, first = (jax.tree.map(partial(jnp.where, corrects), *pair) for pair in ((start, y), (first, found)))
+    return (move(start, first, found, begin, end), start, first), None
 
-  over = (number // 2, number % 2 == 1, seen, at(seen, number - number % 2), at(there, number // 2), lift)
-  (x, *_), _ = jax.lax.scan(evaluate, (x, x, x, x), over)
-  return x
+  over = (number % 2 == 1, seen, at(seen, number - number % 2), at(ends, number // 2), more)
+  carry, _ = jax.lax.scan(evaluate, (y, y, blank), over)
+  return carry[0]
+
+
+def backwards(grid: Grid, dtype: DTypeLike) -> tuple[Level, Level]:
+  """Levels [2 (N - 1)] that Heun's method looks at from the least noise of a grid to the most, and ends [N - 1].
+
+  Raises:
+    UserError: a grid of one step.
+  """
+  if grid.a.shape[0] < 3:
+    raise UserError('sample.steps=1: the way from data to noise takes at least 2')
+  levels = Level(*(jnp.asarray(v, dtype)[-2::-1] for v in grid))
+  ends = at(levels, slice(1, None))
+  return _in_pairs(at(levels, slice(0, -1)), ends), ends
 
 
 def invert(denoise: Denoise, grid: Grid, x0: Array) -> Array:
@@ -326,9 +279,10 @@ def invert(denoise: Denoise, grid: Grid, x0: Array) -> Array:
 
   It begins at the least noise of the grid, where x is taken to be a x0: what it would have there of noise is of the
   order of s^2. 2 (N - 1) evaluations.
+
+  Raises:
+    UserError: a grid of one step.
   """
-  if grid.a.shape[0] < 3:
-    raise UserError('sample.steps=1: to find the noise behind an image takes at least 2')
-  path = Level(*(jnp.asarray(v, x0.dtype)[-2::-1] for v in grid))
-  here, there = at(path, slice(0, -1)), at(path, slice(1, None))
-  return _heun(denoise, _in_pairs(here, there), there, here.a[0] * x0, None, None)
+  seen, ends = backwards(grid, x0.dtype)
+  x = seen.a[0] * x0
+  return heun(lambda x, level, _: (x, _says(denoise, x, level)), _straight, x, (x, x), seen, ends, None)
