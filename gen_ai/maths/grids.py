@@ -49,9 +49,7 @@ def make_grid(
   if steps < 1:
     raise UserError(f'sample.steps={steps}: a sampler needs at least 1')
   if schedule.steps and steps > schedule.steps:
-    raise UserError(
-      f'sample.steps={steps}: the schedule {schedule.name} has {schedule.steps} levels; take at most these'
-    )
+    raise UserError(f'sample.steps={steps}: the schedule {schedule.name} has no more than {schedule.steps} levels')
   if is_off(start) or is_outside(start, 0.0, 1.0):
     raise UserError(f'a grid that starts at time {start}: take one above 0 and up to 1, the noise end of training')
   if name in ('uniform', 'shifted'):

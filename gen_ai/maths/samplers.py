@@ -240,7 +240,7 @@ def heun(look: Callable, move: Callable, y: PyTree, blank: PyTree, seen: Level, 
 
   Args:
     look: (y, level, more) -> y that the step starts from, what is found there.
-    move: (y, found at level, found at end, level, end) -> y at `end`; where there is no second finding, the first twice.
+    move: (y, found at level, found at end, level, end) -> y at `end`; a prediction is given the first finding twice.
     y: at the first level.
     blank: of the structure of what is found.
     seen: levels [E], two a step; one of the last where that is not corrected.
@@ -253,7 +253,8 @@ def heun(look: Callable, move: Callable, y: PyTree, blank: PyTree, seen: Level, 
     y, start, first = carry
     corrects, level, begin, end, more = of
     y, found = look(y, level, more)
-    start, first = (jax.tree.map(partial(jnp.where, corrects), *pair) for pair in ((start, y), (first, found)))
+    start = jax.tree.map(partial(jnp.where, corrects), start, y)
+    first = jax.tree.map(partial(jnp.where, corrects), first, found)
     return (move(start, first, found, begin, end), start, first), None
 
   over = (number % 2 == 1, seen, at(seen, number - number % 2), at(ends, number // 2), more)
