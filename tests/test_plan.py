@@ -166,6 +166,15 @@ def test_fsdp_sends_parameters_and_gradients_a_few_times_and_not_at_every_turn_o
   assert 4 * made.parameters < sum(one.sent for one in made.collectives) < 4 * 4 * made.parameters
 
 
+def test_data_parallel_exchanges_gradients_once_an_update_however_many_micro_batches_there_are():
+  config = tiny.config('lm', data__batch_size=64, data__tokens='byte', optim__accumulate=8)
+  made = plan.make(config, 'gpu')
+  (found,) = made.collectives
+  assert (found.kind, found.times, found.groups.shape) == ('all-reduce', 1, (1, 8))
+  numbers = made.parameters + 3  # nats and counts go with the gradients
+  assert found.sent <= numbers * 4 * 2 * 7 / 8
+
+
 def test_nothing_needs_to_be_prepared_and_nothing_is(tmp_path, monkeypatch):
   monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path / 'data'))
   of_bytes = {'data__name': 'tiny_shakespeare', 'data__tokens': 'bpe:1000', 'data__split': 'auto'}
