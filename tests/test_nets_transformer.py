@@ -163,7 +163,7 @@ def test_every_parameter_matches_one_row_of_the_tables(made):
     axes = mesh.row_of(path, SHARDING)
     assert len(axes) == leaf.ndim
     stacked += axes[0] == mesh.LAYER
-  assert stacked and len(MATRICES) == 10
+  assert stacked and len(MATRICES) == 11
 
 
 def test_grouped_queries_and_rotary_positions_by_hand():
