@@ -129,11 +129,11 @@ def published(solver, grid, x, draws, denoise=GAUSSIAN):
       sigma = 0.7 * np.sqrt((1 - bar_next) / (1 - bar) * (1 - bar / bar_next))
       eps = (x - np.sqrt(bar) * x0) / np.sqrt(1 - bar)
       x = np.sqrt(bar_next) * x0 + np.sqrt(1 - bar_next - sigma**2) * eps + sigma * z
-    elif solver == 'vdm':  # arXiv 2107.00630, eq. 33
+    elif solver == 'vdm':  # arXiv 2107.00630, appendix A.4
       c = -np.expm1(np.log(bar / (1 - bar)) - np.log(bar_next / (1 - bar_next))) if s[i + 1] else 1.0
       eps = (x - a[i] * x0) / s[i]
       x = a[i + 1] / a[i] * (x - s[i] * c * eps) + s[i + 1] * np.sqrt(c) * z
-    else:  # arXiv 2211.01095, algorithm 2 and appendix A
+    else:  # arXiv 2211.01095, algorithm 2; its SDE
       with np.errstate(divide='ignore'):
         h = np.log(a[i + 1] / s[i + 1]) - np.log(a[i] / s[i])
       D = x0
