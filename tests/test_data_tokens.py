@@ -191,8 +191,12 @@ def test_a_set_of_tfds_keeps_its_own_parts(tmp_path, monkeypatch):
   assert found.about['split'] == 'train 99:1|test' and 0 < len(parts['validation']) < 15
   held['train'][3]['body'] = b'caf\xe9' * 30
   config = tiny.config('lm', data__name='x', data__split='train[:80%]|train[80%:]|test')
-  whole = kinds.get('text').from_tfds(config.data, prepared)
-  assert whole.notes == ('1 documents had bytes that are no UTF-8, replaced',)
+  for reads in (
+    lambda: kinds.get('text').from_tfds(config.data, prepared),
+    lambda: list(corpus.opened('some_set')['train'].pieces(corpus.Seen(), replace=False)),
+  ):
+    with pytest.raises(UserError, match=r'example 3 of \w+, train, is not UTF-8 at byte 3: .*--invalid=replace'):
+      reads()
   monkeypatch.setattr(tfds_source, 'open_prepared', lambda *args: prepared._replace(kind='image', image='image'))
   with pytest.raises(UserError, match='some_set does not hold text'):
     corpus.opened('some_set')
