@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
 from gen_ai.core.errors import UserError
+from gen_ai.core.files import dumps, sha256
 from gen_ai.data import text, tfds_source, utf8
 
 PIECE_BYTES = 2**20  # of a longer document so many are read, and become tokens, at once
@@ -59,11 +60,13 @@ class Corpus(NamedTuple):
   Attributes:
     name: what the user calls it.
     nbytes: about how many it has; 0: unknown.
+    version: another one where the texts have changed, as far as shows without reading them.
     read: their pieces as they lie there.
   """
 
   name: str
   nbytes: int
+  version: str
   read: Callable[[], Iterator[_Raw]]
 
   def pieces(self, seen: Seen, replace: bool) -> Iterator[Piece]:
@@ -105,12 +108,14 @@ def opened(name: str, field: str = 'text', delimiter: str = '', data_dir: str = 
   source, _, pattern = name.partition(':')
   if source in ('text', 'jsonl'):
     paths = text.matching_files(pattern, name)
-    size = sum(path.stat().st_size for path in paths)
+    about = [(str(path), path.stat()) for path in paths]
+    size = sum(stat.st_size for _, stat in about)
+    version = sha256(dumps([[path, stat.st_size, stat.st_mtime_ns] for path, stat in about]))
     if source == 'jsonl':
-      return {'train': Corpus(name, size, lambda: _of_json_lines(paths, field))}
-    return {'train': Corpus(name, size, lambda: _of_files(paths, delimiter.encode()))}
+      return {'train': Corpus(name, size, version, lambda: _of_json_lines(paths, field))}
+    return {'train': Corpus(name, size, version, lambda: _of_files(paths, delimiter.encode()))}
   if name == 'python_stdlib':
-    return {'train': Corpus(name, 0, lambda: _of_texts(text.stdlib_files()))}
+    return {'train': Corpus(name, 0, text.stdlib_version(), lambda: _of_texts(text.stdlib_files()))}
   prepared = tfds_source.open_text(name, data_dir)
   return {own: _of_tfds(name, prepared, own) for own in prepared.sizes}
 
@@ -123,7 +128,8 @@ def _of_tfds(name: str, prepared: Any, own: str) -> Corpus:
       for number, record in zip(numbers, records.__getitems__(list(numbers)), strict=True):
         yield from _cut(utf8.encoded(record[prepared.text]), tfds_source.place(name, own, number))
 
-  return Corpus(f'{name} {own}', int(prepared.builder.info.splits[own].num_bytes or 0), read)
+  size = int(prepared.builder.info.splits[own].num_bytes or 0)
+  return Corpus(f'{name} {own}', size, dumps([prepared.version, tfds_source.record(prepared)]), read)
 
 
 def _of_texts(texts: Iterable[tuple[str, bytes]]) -> Iterator[_Raw]:
