@@ -13,7 +13,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
@@ -52,18 +52,19 @@ class PartFile:
   def __init__(self, path: Path, dtype: Any, begun: Mapping[str, Any] | None = None):
     self.path, self._dtype, self._digest = path, np.dtype(dtype).newbyteorder('<'), hashlib.sha256()
     self.tokens, self.documents, self.nbytes = 0, 0, 0
-    if not begun:
-      self._file = path.open('wb')
-      return
+    self._file: IO[bytes] = path.open('r+b' if begun else 'wb')
+    if begun:
+      self._go_on(begun)
+
+  def _go_on(self, begun: Mapping[str, Any]) -> None:
     self.tokens, self.documents, self.nbytes = (begun[name] for name in ('tokens', 'documents', 'bytes'))
-    self._file = path.open('r+b')
     left = self.tokens * self._dtype.itemsize
     while left and (data := self._file.read(min(left, _AT_ONCE))):
       self._digest.update(data)
       left -= len(data)
     if self._digest.hexdigest() != begun['sha256']:
       self._file.close()
-      raise UserError(f'{path} is damaged: remove {path.parent}, so that it is made from the beginning.')
+      raise UserError(f'{self.path} is damaged: remove {self.path.parent}, so that it is made from the beginning.')
     self._file.truncate()
 
   def add(self, tokens: np.ndarray, documents: int, nbytes: int) -> None:
