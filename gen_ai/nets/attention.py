@@ -67,7 +67,7 @@ def weighted(weights: Array, value: Array) -> Array:
 
 
 def kernel(platform: str, dtype: Any, length: int, head_width: int) -> str:
-  """'cudnn' where its fused kernel can compute causal attention over `length` tokens, else 'xla'.
+  """'cudnn' where its fused kernel can compute attention of `length` tokens over themselves, else 'xla'.
 
   JAX never chooses cuDNN by itself. It takes half precision and heads of a multiple of 8 up to 128. Its backward pass
   has given NaN at lengths that are no multiple of 128.
@@ -108,20 +108,23 @@ def causal(
       cuDNN would take as a bias of T^2 numbers: such rows are computed by XLA.
     scale: of the products of queries and keys; None: 1 / sqrt(H).
   """
-  T, H = query.shape[1], query.shape[-1]
+  T = query.shape[1]
   if parts is not None:
     mask = causal_mask(jnp.arange(T), jnp.arange(T), window, parts, parts)
     return over(query, key, value, mask, scale)
-  implementation: Any = kernel(jax.default_backend(), query.dtype, T, H)
-  out: Any = jax.nn.dot_product_attention(
-    query,
-    key,
-    value,
-    scale=scale,
-    is_causal=True,
-    local_window_size=(window - 1, 0) if window else None,
-    implementation=implementation,
-  )
+  local = (window - 1, 0) if window else None
+  return _fused(query, key, value, scale, is_causal=True, local_window_size=local)
+
+
+def full(query: Array, key: Array, value: Array, scale: float | None = None) -> Array:
+  """Attention of T tokens over all of themselves, [B, T, N, H]; shapes and `scale` as `causal` has them."""
+  return _fused(query, key, value, scale)
+
+
+def _fused(query: Array, key: Array, value: Array, scale: float | None, **options: Any) -> Array:
+  """By the kernel that `kernel` names."""
+  implementation: Any = kernel(jax.default_backend(), query.dtype, query.shape[1], query.shape[-1])
+  out: Any = jax.nn.dot_product_attention(query, key, value, scale=scale, implementation=implementation, **options)
   attended: Array = out
   return attended
 

@@ -1,4 +1,4 @@
-"""A decoder-only Transformer language model: tokens in, logits out. GPT-2's layout, and today's.
+"""A Transformer language model: tokens in, logits out. GPT-2's layout, and today's; causal, or with full attention.
 
 `Architecture` says which. GPT-2 ("Language Models are Unsupervised Multitask Learners", 2019): layer norms, learned
 positions, a plain MLP, tied embeddings. Today's: RMS norms (arXiv 1910.07467), rotary positions (arXiv 2104.09864), a
@@ -114,6 +114,8 @@ class Architecture:
     lora: rank of adapters (`gen_ai.nets.lora`); 0: none.
     lora_scale: their factor, alpha / rank; may be traced.
     lora_on: which kernels get them: 'attention' or 'all' (of blocks).
+    causal: whether a token sees those before it alone; otherwise it sees all.
+    unpredicted: tokens after the V of the vocabulary, which are read and have no logits, such as a mask.
     dtype: of activations and of the weights in matrix products.
   """
 
@@ -146,6 +148,8 @@ class Architecture:
   lora: int = 0
   lora_scale: float | Array = 1.0
   lora_on: str = 'all'
+  causal: bool = True
+  unpredicted: int = 0
   dtype: Any = jnp.float32
 
   def check(self, name: Callable[[str], str] = str) -> None:
@@ -172,6 +176,8 @@ class Architecture:
       raise UserError(f'{name("chosen")}={self.chosen} must be from 1 to {name("experts")}={self.experts}.')
     if self.experts and self.bias:
       raise UserError(f'{name("experts")}={self.experts}: experts have no biases; take {name("bias")}=False.')
+    if 'S' in self.pattern and not self.causal:
+      raise UserError(f"{name('pattern')}='{self.pattern}' has windows, which causal attention alone has.")
     if 'S' in self.pattern and self.window < 1:
       raise UserError(f"{name('pattern')}='{self.pattern}' needs {name('window')}, the tokens that an S layer sees.")
 
@@ -298,7 +304,7 @@ class Block(nn.Module):
       x: the residual stream.
       train: whether dropout is on.
       positions: of the tokens.
-      parts: int32 [B, T], the document of each token; None: one.
+      parts: int32 [B, T], the document of each token; None: one. Of causal attention, as is the cache.
       cache: keys and values [B, context, K, H], into which those of the T tokens are written at their positions.
       fresh: with a cache, that nothing was written before these tokens.
     """
@@ -320,11 +326,15 @@ class Block(nn.Module):
       mask = attention.causal_mask(positions, jnp.arange(cache[0].shape[1]), self.window)
       attended = attention.over(query, *cache, mask, arch.attention_scale)
     elif train and not is_off(arch.dropout):  # no fused kernel drops attention weights
-      mask = attention.causal_mask(jnp.arange(T), jnp.arange(T), self.window, parts, parts)
+      mask = jnp.ones((1, 1, T, T), bool)
+      if arch.causal:
+        mask = attention.causal_mask(jnp.arange(T), jnp.arange(T), self.window, parts, parts)
       weights = attention.weights(query, key, mask, arch.attention_scale)
       attended = attention.weighted(drop(weights.astype(arch.dtype), train), value)
-    else:
+    elif arch.causal:
       attended = attention.causal(query, key, value, self.window, parts, arch.attention_scale)
+    else:
+      attended = attention.full(query, key, value, arch.attention_scale)
     out = self._projection('attention_out', (K, G, H), (D,), residual=True)(attended.reshape(B, T, K, G, H))
     x = x + Dropout(arch.dropout)(out, train)
     normalised, act = _norm(arch, 'mlp_norm')(x), activation_fn(arch.activation)
@@ -369,7 +379,7 @@ class Group(nn.Module):
 
 
 class Transformer(nn.Module):
-  """The language model. Logits at position t depend on tokens 0..t only."""
+  """The language model. Logits at position t depend on tokens 0..t only, unless it is not causal."""
 
   arch: Architecture
 
@@ -378,7 +388,8 @@ class Transformer(nn.Module):
     arch = self.arch
     arch.check()
     init = nn.initializers.normal(_INIT_STD)
-    self.token_embedding = self.param('token_embedding', init, (arch.vocab_size, arch.width), jnp.float32)
+    read = arch.vocab_size + arch.unpredicted
+    self.token_embedding = self.param('token_embedding', init, (read, arch.width), jnp.float32)
     if arch.positions == 'learned':
       self.position_embedding = self.param('position_embedding', init, (arch.context, arch.width), jnp.float32)
     self.layers = self._stack()
@@ -424,7 +435,7 @@ class Transformer(nn.Module):
       tokens: int32 [B, T], T <= context.
       train: whether dropout is on; it then needs `rngs={'dropout': key}`.
       positions: int32 [T] or [B, T]; None: 0 to T - 1.
-      parts: int32 [B, T], the document of each token, which alone it sees; None: all of one.
+      parts: int32 [B, T], the document of each token, which alone it sees; None: all of one. Of a causal model.
 
     Raises:
       UserError: more tokens than the context, or sizes that do not fit together.
@@ -443,7 +454,7 @@ class Transformer(nn.Module):
 
   def _logits(self, hidden: Array) -> Array:
     """[..., D] -> float32 [..., V]."""
-    rows = self.token_embedding if self.arch.tied else self.head['kernel'].T
+    rows = self.token_embedding[: self.arch.vocab_size] if self.arch.tied else self.head['kernel'].T
     return logits_by(hidden, rows, self.arch.tied, self.arch.softcap)
 
   def __call__(self, tokens: Array, train: bool, positions: Array | None = None, parts: Array | None = None) -> Array:
@@ -461,7 +472,7 @@ class Transformer(nn.Module):
   def extend(
     self, cache: Cache, tokens: Array, positions: Array, pick: Array, fresh: bool = False
   ) -> tuple[Array, Cache]:
-    """The logits `__call__` gives after some of `tokens`, from a cache that holds what was before them.
+    """The logits `__call__` of a causal model gives after some of `tokens`, from a cache of what was before them.
 
     Use: `model.apply({'params': params}, cache, tokens, positions, pick, method='extend')`.
 
@@ -492,7 +503,10 @@ def _gathered(**params: Any) -> Any:
 
 
 def head_of(params: Any) -> Array:
-  """What makes logits of hidden states: a row [D] for every token, [V, D], as it lies on the devices."""
+  """What makes logits of hidden states: a row [D] for every token, [V, D], as it lies on the devices.
+
+  Where it is the token embedding, its last rows are those of `Architecture.unpredicted` tokens: take V of them.
+  """
   kernel: Array = params['head']['kernel'].T if 'head' in params else params['token_embedding']
   return kernel
 
