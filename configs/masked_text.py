@@ -14,8 +14,8 @@ def get_config(data: str = 'tiny_shakespeare'):
   config = make_config(
     'masked_text',
     data,
-    run=dict(steps=2000),
-    data=dict(batch_size=64, block_size=64, tokens='char'),
+    run=dict(steps=2000, eval_every=1000, sample_every=1000, save_every=1000),
+    data=dict(batch_size=12, block_size=64, tokens='char'),
     optim=dict(
       name='muon',
       lr=3e-3,

@@ -72,7 +72,7 @@ def times(index: Array, first: Array, draws: int) -> Array:
     draws: static.
   """
   start = index.astype(jnp.uint32) * np.uint32(_GOLDEN) + first
-  step = np.arange(draws, dtype=np.uint32) * np.uint32(2**32 // draws)
+  step = (np.arange(draws) * (2**32 // draws)).astype(np.uint32)
   return 1.0 - ((start[:, None] + step) >> 8).astype(jnp.float32) / 2**24
 
 
