@@ -243,7 +243,7 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     eval_step,
     tasks,
     leading=LEADING,
-    bounds=tuple(LEADING),
+    bounds=(*LEADING, 'perplexity'),
     sharding=SHARDING,
     notes=(note,) if note else (),
   )
