@@ -129,7 +129,14 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
       return Weighted(total, count), ({name: Weighted(value, count) for name, value in metrics.items()}, stats)
 
     grads, metrics, _ = gradients(
-      loss_fn, updater.trained(state.params), (), {'tokens': batch['tokens']}, key, config.optim.accumulate, reduce
+      loss_fn,
+      updater.trained(state.params),
+      (),
+      {'tokens': batch['tokens']},
+      key,
+      config.optim.accumulate,
+      reduce,
+      rowwise=is_off(model.dropout),
     )
     return updater.advance(updater.update(state, grads)), {**metrics, 'grad_norm': optax.tree.norm(grads)}
 

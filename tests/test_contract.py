@@ -172,6 +172,16 @@ def test_a_mesh_of_eight_equals_one_device(name, mesh):
   close(one, eight)
 
 
+@pytest.mark.parametrize('mesh', ['data8', 'data2fsdp2tensor2'])
+def test_micro_batches_over_a_mesh_equal_one_device_and_one_batch(mesh):
+  data, fsdp, tensor = MESHES[mesh]
+  shape = {'mesh__data': data, 'mesh__fsdp': fsdp, 'mesh__tensor': tensor, 'mesh__min_shard': 16}
+  alone, one = tiny.train(tiny.exact('lm'), 1, 4)
+  spread, eight = tiny.train(tiny.exact('lm', **shape, optim__accumulate=2), 8, 4)
+  close(alone.params, spread.params)
+  close(one, eight)
+
+
 def uncoupled(name):
   """Overrides without norms and deviations over a batch, under which micro-batches are another computation."""
   coupled = {'model__g_norm': 'none', 'model__d_norm': 'none', 'model__group': 1}

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import re
 
 import cli
 import jax
@@ -166,6 +167,15 @@ def test_fsdp_sends_parameters_and_gradients_a_few_times_and_not_at_every_turn_o
   assert 4 * made.parameters < sum(one.sent for one in made.collectives) < 4 * 4 * made.parameters
 
 
+def test_data_parallel_exchanges_gradients_once_an_update_however_many_micro_batches_there_are():
+  config = tiny.config('lm', data__batch_size=64, data__tokens='byte', optim__accumulate=8)
+  made = plan.make(config, 'gpu')
+  (found,) = made.collectives
+  assert (found.kind, found.times, found.groups.shape) == ('all-reduce', 1, (1, 8))
+  numbers = made.parameters + 3  # nats and counts go with the gradients
+  assert found.sent <= numbers * 4 * 2 * 7 / 8
+
+
 def test_nothing_needs_to_be_prepared_and_nothing_is(tmp_path, monkeypatch):
   monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path / 'data'))
   of_bytes = {'data__name': 'tiny_shakespeare', 'data__tokens': 'bpe:1000', 'data__split': 'auto'}
@@ -176,6 +186,34 @@ def test_nothing_needs_to_be_prepared_and_nothing_is(tmp_path, monkeypatch):
   with pytest.raises(UserError, match='not prepared'):
     plan.data(tiny.config('lm', **(of_bytes | {'data__tokens': 'char'})))
   assert not cli.files(tmp_path)
+
+
+@pytest.mark.parametrize(
+  ('name', 'data', 'tokens', 'says'),
+  [
+    ('vae', 'fashion_mnits', '', "unknown data set 'fashion_mnits'. Did you mean 'fashion_mnist'"),
+    ('lm', 'tiny_shakespear', 'byte', "unknown data set 'tiny_shakespear'. Did you mean 'tiny_shakespeare'"),
+    ('lm', 'tiny_shakespear', 'bpe:1000', "unknown data set 'tiny_shakespear'. Did you mean 'tiny_shakespeare'"),
+    ('lm', 'mix:1*tiny_shakespear', 'byte', "Did you mean 'tiny_shakespeare'"),
+    ('lm', 'text:no/such/*.txt', 'bpe:1000', 'text:no/such/*.txt'),
+    ('lm', 'text:no/such/*.txt', 'byte', 'text:no/such/*.txt'),
+    ('vae', 'folder:no/such', '', 'no/such'),
+  ],
+)
+def test_a_name_that_nothing_prepares_is_refused_as_by_training(name, data, tokens, says, tmp_path, monkeypatch):
+  monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path))
+  fields = {'data__tokens': tokens, 'data__split': 'auto'} if tokens else {}
+  config = tiny.config(name, data__name=data, **fields)
+  for opens in (lambda: plan.data(config), lambda: dataset.load(config.data)):
+    with pytest.raises(UserError, match=re.escape(says)):
+      opens()
+
+
+def test_a_mixture_whose_texts_are_known_and_not_prepared_is_foreseen(tmp_path, monkeypatch):
+  monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path))
+  mixed = tiny.config('lm', data__name='mix:1*tiny_shakespeare', data__tokens='byte', data__split='auto')
+  spec, _, note = plan.data(mixed)
+  assert spec.vocab.size == 256 and 'not prepared' in note
 
 
 def test_the_names_of_classes_are_foreseen_with_their_number(tmp_path, monkeypatch):

@@ -10,6 +10,10 @@ class UserError(Exception):
   """A mistake the user can mend. The message names the thing and the way out; it is shown without a traceback."""
 
 
+class NotPrepared(UserError):
+  """A data set that is known, and lies nowhere yet: a command prepares it."""
+
+
 class OutOfMemory(UserError):
   """What was asked for does not fit the memory there is; nothing of it was computed."""
 

@@ -18,6 +18,8 @@ class MeshHooks(NamedTuple):
   gather_layer: Callable[[Any], Any]  # of the parameters of one layer of a scan, or of others with their names
   constrain_batch: Callable[[Any], Any]  # of activations [B, ...]
   constrain_features: Callable[[Any], Any]  # of activations [B, ..., D] made of parameters that are split by features
+  apart: Callable[[Callable[[Any], Any]], Callable[[Any], Any]]  # see `apart`
+  together: Callable[[Any], Any]  # see `together`
 
 
 _MESH: ContextVar[MeshHooks | None] = ContextVar('mesh', default=None)
@@ -93,3 +95,19 @@ def constrain_features(x: Any) -> Any:
   """Activations [B, ..., D] that were looked up in a table split by features: split as it is, so that it stays so."""
   hooks = _MESH.get()
   return hooks.constrain_features(x) if hooks else x
+
+
+def apart(fn: Callable[[Any], Any]) -> Callable[[Any], Any]:
+  """`fn` of rows [B, ...], of the rows of every part of the axis data by themselves: what it gives is not reduced yet.
+
+  `fn` must say of rows what it says of each of them, whichever others there are, as a sum or a mean does. The results
+  have an axis of parts first, each of which stays on its devices, until `together` takes the mean over them.
+  """
+  hooks = _MESH.get()
+  return hooks.apart(fn) if hooks else fn
+
+
+def together(tree: Any) -> Any:
+  """The mean over the parts of what `apart` gave: the one message between the devices of different parts."""
+  hooks = _MESH.get()
+  return hooks.together(tree) if hooks else tree

@@ -11,6 +11,7 @@ import optax
 from ml_collections import ConfigDict
 from optax import contrib
 
+from gen_ai.core import lowering
 from gen_ai.core.errors import UserError
 from gen_ai.core.method import Array, Batch, Key, Metrics, PyTree, Reduce, State
 from gen_ai.core.names import Part, decayed, groups, joined, name_of, row
@@ -192,7 +193,16 @@ Mean = Array | Weighted  # an array: a mean over examples that all count alike
 LossFn = Callable[[PyTree, PyTree, Batch, Key], tuple[Mean, tuple[Mapping[str, Mean], PyTree]]]
 
 
-def gradients(loss_fn: LossFn, params: PyTree, stats: PyTree, batch: Batch, key: Key, accumulate: int, reduce: Reduce):
+def gradients(
+  loss_fn: LossFn,
+  params: PyTree,
+  stats: PyTree,
+  batch: Batch,
+  key: Key,
+  accumulate: int,
+  reduce: Reduce,
+  rowwise: bool = False,
+):
   """Gradient of the mean loss over `batch`, computed in `accumulate` micro-batches.
 
   A loss or a metric that is `Weighted` is the total over all micro-batches and devices, divided by the count of all: a
@@ -206,6 +216,9 @@ def gradients(loss_fn: LossFn, params: PyTree, stats: PyTree, batch: Batch, key:
     key: noise of the loss.
     accumulate: number of micro-batches.
     reduce: mean over devices under pmap, identity under jit.
+    rowwise: whether the loss and its metrics add up over rows, each by itself, with no noise of `key` and no `stats`.
+      Devices of data parallel then sum up the gradients of their own rows, and exchange them once after the last
+      micro-batch, not after each.
 
   Returns:
     (gradients like params, metrics averaged over the batch, stats).
@@ -223,7 +236,10 @@ def gradients(loss_fn: LossFn, params: PyTree, stats: PyTree, batch: Batch, key:
 
   def body(stats: PyTree, part: tuple[Batch, Array]):
     micro, number = part
-    grads, (count, metrics, stats) = grad_fn(params, stats, micro, jax.random.fold_in(key, number))
+    if rowwise:
+      grads, (count, metrics, _) = lowering.apart(lambda rows: grad_fn(params, stats, rows, key))(micro)
+    else:
+      grads, (count, metrics, stats) = grad_fn(params, stats, micro, jax.random.fold_in(key, number))
     return stats, (grads, count, metrics)
 
   # Sums run in the carry, not over stacked gradients: memory stays that of one micro-batch.
@@ -236,6 +252,7 @@ def gradients(loss_fn: LossFn, params: PyTree, stats: PyTree, batch: Batch, key:
   shapes = jax.eval_shape(lambda s: body(s, jax.tree.map(lambda x: x[0], parts))[1], stats)
   zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
   (stats, sums), _ = jax.lax.scan(add, (stats, zeros), parts)
+  sums = lowering.together(sums) if rowwise else sums
   return *_means(*reduce(jax.tree.map(lambda x: x / accumulate, sums))), stats
 
 

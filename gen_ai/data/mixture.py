@@ -231,7 +231,7 @@ def _open(name: str, component: Component, opened: Callable[[str], Dataset]) -> 
   try:
     return opened(component.name)
   except UserError as error:
-    raise UserError(f'config.data.name={name}: of its source {component.name}: {error}') from error
+    raise type(error)(f'config.data.name={name}: of its source {component.name}: {error}') from error
 
 
 def _about(identity: str) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 
 from gen_ai.core import installation
 from gen_ai.core.command_line import printed
-from gen_ai.core.errors import UserError
+from gen_ai.core.errors import NotPrepared, UserError
 from gen_ai.core.text import did_you_mean
 from gen_ai.data import images, mnist_5k, store
 from gen_ai.data.source import ArrayExamples
@@ -67,7 +67,8 @@ def open_prepared(name: str, data_dir: str, manual_dir: str = '') -> Prepared:
     data_dir, manual_dir: of `config.data`.
 
   Raises:
-    UserError: an unknown name, a data set that is not prepared, or one in a format without random access.
+    NotPrepared: TFDS knows the data set, and it is not prepared.
+    UserError: an unknown name, or a data set in a format without random access.
   """
   tfds = import_tfds()
   place = store.data_folder(data_dir)
@@ -78,7 +79,7 @@ def open_prepared(name: str, data_dir: str, manual_dir: str = '') -> Prepared:
     builder = tfds.core.read_only_builder.builder_from_files(name, data_dir=str(place))
   except (tfds.core.registered.DatasetNotFoundError, ValueError) as e:
     check_name(name)
-    raise UserError(
+    raise NotPrepared(
       f'data set {name!r} is not prepared: looked for {place / name.replace(":", "/")}. Prepare it with\n'
       f'  {installation.pip("tfds")} && {prepare_command(name, data_dir, manual_dir)}'
     ) from e

@@ -100,6 +100,7 @@ def zero_snr_table() -> np.ndarray:
   return ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
 
 
+NO_SIGNAL = ('zero_snr', 'flow')  # schedules whose noise end has a = 0
 TABLES = {'linear': linear_table, 'cosine': cosine_table, 'zero_snr': zero_snr_table}
 SCHEDULES = (*TABLES, 'vdm', 'edm', 'flow')
 
@@ -139,8 +140,9 @@ def schedule(name: str, shift: float | Array = 1.0, ends: tuple[Any, Any] = (GAM
   assert name == 'flow', f'a branch for {name}'  # the config knows no other
 
   def straight(t: Array) -> Level:
-    shifted = shift * t / (1.0 + (shift - 1.0) * t)
-    return Level(1.0 - shifted, shifted)
+    # Not a = 1 - s: rounding would leave some signal, or less than none, at t = 1.
+    whole = (1.0 - t) + shift * t
+    return Level((1.0 - t) / whole, shift * t / whole)
 
   return Schedule(name, straight, lambda level: level.flow)
 
@@ -221,16 +223,17 @@ def weight(name: str, space: str, level: Level, sd: float | Array = 1.0, gamma: 
 
   'one' is 1; 'min_snr' is min(SNR, gamma) of errors of x0 (arXiv 2303.09556, eq. 8), in another space divided by its
   slope squared: by SNR for eps, by SNR + 1 for v. 'bound' makes it an error of eps, which a variational bound weighs
-  by half of the rate of -log SNR (arXiv 2107.00630, eq. 17), even in 'vdm'.
+  by half of the rate of -log SNR (arXiv 2107.00630, section 5), even in 'vdm'.
   """
   if name == 'one':
     return jnp.ones_like(level.a)
-  steep = slope(space, level, sd) ** 2
-  snr = (level.a / level.s) ** 2
-  if name == 'min_snr':
-    return jnp.minimum(snr, gamma) / steep
-  assert name == 'bound', f'a branch for {name}'  # the config knows no other
-  return snr / steep
+  # SNR over the slope squared; of eps, whose slope is the root of SNR, it is 1 without signal, too.
+  a, s = level
+  bound = jnp.ones_like(a) if space == 'eps' else (a / (s * slope(space, level, sd))) ** 2
+  if name == 'bound':
+    return bound
+  assert name == 'min_snr', f'a branch for {name}'  # the config knows no other
+  return jnp.minimum(1.0, gamma * (s / a) ** 2) * bound
 
 
 TIMES = ('uniform', 'logit_normal', 'lognormal')
@@ -255,14 +258,14 @@ def drawn_level(times: str, schedule: Schedule, u: Array, mean: float | Array, d
     u: [B].
     mean, deviation: of the normal variable.
   """
-  if times == 'uniform':  # of a table its steps, each as often
-    return schedule.level(jnp.ceil(u * schedule.steps) / schedule.steps if schedule.steps else u)
   normal = mean + deviation * ndtri(u)
-  if times == 'logit_normal':
-    return schedule.level(jax.nn.sigmoid(normal))
-  assert times == 'lognormal', f'a branch for {times}'  # the config knows no other
-  sigma = jnp.exp(normal)
-  return Level(jnp.ones_like(sigma), sigma)
+  if times == 'lognormal':
+    sigma = jnp.exp(normal)
+    return Level(jnp.ones_like(sigma), sigma)
+  assert times in ('uniform', 'logit_normal'), f'a branch for {times}'  # the config knows no other
+  t = u if times == 'uniform' else jax.nn.sigmoid(normal)
+  # Of a table its next step: evenly drawn each is as likely, and level 0, which has no noise, is none of them.
+  return schedule.level(jnp.ceil(t * schedule.steps) / schedule.steps if schedule.steps else t)
 
 
 def mean_square(x: Array) -> Array:
@@ -274,10 +277,10 @@ def mean_square(x: Array) -> Array:
 
 
 def level_log_probs(z: Array, level: Level, x: Array) -> Array:
-  """log p(x | z_0) in nats [B] of x in [-1, 1] on its 256 levels, given z_0 = a x + s eps (arXiv 2107.00630, eq. 3).
+  """log p(x | z_0) in nats [B] of x in [-1, 1] on its 256 levels, given z_0 = a x + s eps.
 
-  Each value's probability is proportional to the density of its noise, over the 256 values that there are: it sums to
-  1 for every pixel, at the ends of the range, too.
+  "Variational Diffusion Models", arXiv 2107.00630, section 3.3. Each value's probability is proportional to the density
+  of its noise, over the 256 values that there are: it sums to 1 for every pixel, at the ends of the range, too.
   """
   a, s = level.over(z)
   values = jnp.arange(pixels.LEVELS) / pixels.HALF_RANGE - 1.0
@@ -287,13 +290,13 @@ def level_log_probs(z: Array, level: Level, x: Array) -> Array:
 
 
 def prior_nats(x: Array, level: Level) -> Array:
-  """KL(q(z_1 | x) || N(0, I)) in nats [B] at the noisiest level (arXiv 2107.00630, eq. 14)."""
+  """KL(q(z_1 | x) || N(0, I)) in nats [B] at the noisiest level (arXiv 2107.00630, section 3.5)."""
   a, s = level.over(x)
   return 0.5 * ((a * x) ** 2 + s**2 - 2.0 * jnp.log(s) - 1.0).reshape(x.shape[0], -1).sum(1)
 
 
 def continuous_nats(error: Array, rate: float | Array) -> Array:
-  """The bound's diffusion term [B] of a time drawn evenly (arXiv 2107.00630, eq. 17): rate / 2 ||eps - eps_hat||^2.
+  """The bound's diffusion term [B] of a time drawn evenly (arXiv 2107.00630, section 5): rate / 2 ||eps - eps_hat||^2.
 
   Args:
     error: ||eps - eps_hat||^2 [B], a sum.
@@ -303,7 +306,7 @@ def continuous_nats(error: Array, rate: float | Array) -> Array:
 
 
 def discrete_nats(error: Array, difference: Array, steps: int) -> Array:
-  """The same with `steps` levels (arXiv 2107.00630, eq. 13): steps / 2 expm1(-log SNR_t + log SNR_s) ||.||^2, [B].
+  """The same with `steps` levels (arXiv 2107.00630, section 4): steps / 2 expm1(-log SNR_t + log SNR_s) ||.||^2, [B].
 
   Args:
     error: ||eps - eps_hat||^2 [B] at level t.
@@ -315,6 +318,6 @@ def discrete_nats(error: Array, difference: Array, steps: int) -> Array:
 
 def check_pair(schedule_name: str, predicts: str) -> str:
   """Why a network cannot say this under that schedule; '' where it can."""
-  if predicts == 'eps' and schedule_name in ('zero_snr', 'flow'):
+  if predicts == 'eps' and schedule_name in NO_SIGNAL:
     return 'ends without any signal, where noise says nothing of the image'
   return ''

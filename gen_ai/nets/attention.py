@@ -15,7 +15,7 @@ MOST_CUDNN_WIDTH = 128  # of a head
 
 def rms_normalised(x: Array, epsilon: float = 1e-6) -> Array:
   """x / RMS(x) over the last axis in float32, without parameters (arXiv 1910.07467; QK-norm, arXiv 2302.05442)."""
-  wide = x.astype(jnp.float32)
+  wide = x.astype(jnp.promote_types(jnp.float32, x.dtype))
   return (wide * jax.lax.rsqrt((wide**2).mean(-1, keepdims=True) + epsilon)).astype(x.dtype)
 
 
@@ -94,6 +94,15 @@ def causal_mask(queries: Array, keys: Array, window: int = 0, query_parts: Any =
   return mask[:, None]
 
 
+def mask_of(length: int, causal: bool, window: int = 0, parts: Array | None = None) -> Array:
+  """bool [B or 1, 1, T, T] of T = `length` tokens among themselves: which each sees; see `causal_mask` and `full`."""
+  if causal:
+    return causal_mask(jnp.arange(length), jnp.arange(length), window, parts, parts)
+  if parts is None:
+    return jnp.ones((1, 1, length, length), bool)
+  return (parts[:, :, None] == parts[:, None])[:, None]
+
+
 def causal(
   query: Array, key: Array, value: Array, window: int = 0, parts: Array | None = None, scale: float | None = None
 ) -> Array:
@@ -108,23 +117,44 @@ def causal(
       cuDNN would take as a bias of T^2 numbers: such rows are computed by XLA.
     scale: of the products of queries and keys; None: 1 / sqrt(H).
   """
-  T = query.shape[1]
+  T, H = query.shape[1], query.shape[-1]
   if parts is not None:
-    mask = causal_mask(jnp.arange(T), jnp.arange(T), window, parts, parts)
-    return over(query, key, value, mask, scale)
-  local = (window - 1, 0) if window else None
-  return _fused(query, key, value, scale, is_causal=True, local_window_size=local)
+    return over(query, key, value, mask_of(T, True, window, parts), scale)
+  implementation: Any = kernel(jax.default_backend(), query.dtype, T, H)
+  out: Any = jax.nn.dot_product_attention(
+    query,
+    key,
+    value,
+    scale=scale,
+    is_causal=True,
+    local_window_size=(window - 1, 0) if window else None,
+    implementation=implementation,
+  )
+  attended: Array = out
+  return attended
 
 
-def full(query: Array, key: Array, value: Array, scale: float | None = None) -> Array:
-  """Attention of T tokens over all of themselves, [B, T, N, H]; shapes and `scale` as `causal` has them."""
-  return _fused(query, key, value, scale)
+def full(
+  query: Array,
+  key: Array,
+  value: Array,
+  parts: Array | None = None,
+  scale: float | None = None,
+  differentiable_forward: bool = False,
+) -> Array:
+  """Attention of T tokens over all of themselves, before and after: [B, T, N, H]. Arguments as `causal` has them.
 
-
-def _fused(query: Array, key: Array, value: Array, scale: float | None, **options: Any) -> Array:
-  """By the kernel that `kernel` names."""
-  implementation: Any = kernel(jax.default_backend(), query.dtype, query.shape[1], query.shape[-1])
-  out: Any = jax.nn.dot_product_attention(query, key, value, scale=scale, implementation=implementation, **options)
+  Args:
+    query, key, value: [B, T, N or K, H].
+    parts: the document of each token.
+    scale: of the products of queries and keys.
+    differentiable_forward: whether `jax.jvp` must go through. cuDNN's kernel has a rule for `jax.grad` alone.
+  """
+  if parts is not None:
+    return over(query, key, value, mask_of(query.shape[1], False, parts=parts), scale)
+  fused = kernel(jax.default_backend(), query.dtype, query.shape[1], query.shape[-1])
+  implementation: Any = 'xla' if differentiable_forward else fused
+  out: Any = jax.nn.dot_product_attention(query, key, value, scale=scale, implementation=implementation)
   attended: Array = out
   return attended
 

@@ -1,8 +1,9 @@
-"""A Transformer language model: tokens in, logits out. GPT-2's layout, and today's; causal, or with full attention.
+"""Transformer blocks, and a language model of them: tokens in, logits out. GPT-2's layout, and today's.
 
 `Architecture` says which. GPT-2 ("Language Models are Unsupervised Multitask Learners", 2019): layer norms, learned
 positions, a plain MLP, tied embeddings. Today's: RMS norms (arXiv 1910.07467), rotary positions (arXiv 2104.09864), a
-gated MLP (arXiv 2002.05202), grouped queries (arXiv 2305.13245), normalised queries and keys, windows.
+gated MLP (arXiv 2002.05202), grouped queries (arXiv 2305.13245), normalised queries and keys, windows. Blocks may be
+modulated from outside and see all tokens, as the denoiser of `gen_ai.nets.dit` has them.
 
 Layers are one scan over stacked parameters [layers, ...], so that compilation takes as long for 48 as for 4. With
 `fsdp` the parameters of a layer are gathered inside of it.
@@ -46,6 +47,8 @@ SHARDING = {
   r'mlp_in/kernel': ('layer', 'embed', '', 'mlp'),
   r'mlp_in/bias': ('layer', '', 'mlp'),
   r'mlp_out/kernel': ('layer', 'mlp', 'embed'),
+  r'modulation/kernel': ('layer', 'embed', '', '', ''),
+  r'modulation/bias': ('layer', '', '', ''),
   r'qkv/lora_a': ('layer', 'embed', ''),
   r'qkv/lora_b': ('layer', '', 'heads', '', ''),
   r'attention_out/lora_a': ('layer', 'heads', '', '', ''),
@@ -64,12 +67,19 @@ SHARDING = {
   r'(attention_norm|mlp_norm)/(scale|bias)': ('layer', ''),
   r'final_norm/(scale|bias)': ('',),
   r'head/kernel': ('embed', 'vocab'),
+  # Of the denoiser: thin ends, whole on every device.
+  r'(time|interval)_(in|out)/kernel|(patch_narrow|patch_in|patch_out|final_modulation)/kernel|label_embedding': (
+    '',
+    '',
+  ),
+  r'(time|interval)_(in|out)/bias|(patch_in|patch_out|final_modulation)/bias': ('',),
 }
 # Which axes of a kernel are a matrix: {end of the name: (axes in, axes out)}; all other axes count matrices.
 MATRICES = {
   r'qkv/kernel': ((-4,), (-3, -1)),  # one of each query head of a group, one of the keys, one of the values
   r'attention_out/kernel': ((-4, -3, -2), (-1,)),
   r'mlp_in/kernel': ((-3,), (-1,)),  # of the gate, of what it lets through
+  r'modulation/kernel': ((-4,), (-1,)),  # of each shift, scale and gate
   r'mlp_out/kernel': ((-2,), (-1,)),
   r'experts_in/kernel': ((-3,), (-1,)),  # of each expert, as of the MLP
   r'experts_out/kernel': ((-2,), (-1,)),
@@ -85,7 +95,7 @@ class Architecture:
   """What a Transformer is made of.
 
   Attributes:
-    vocab_size: V.
+    vocab_size: V; of a network without tokens 0.
     context: T, the longest sequence.
     layers: number of blocks.
     heads: N, of queries.
@@ -114,8 +124,10 @@ class Architecture:
     lora: rank of adapters (`gen_ai.nets.lora`); 0: none.
     lora_scale: their factor, alpha / rank; may be traced.
     lora_on: which kernels get them: 'attention' or 'all' (of blocks).
-    causal: whether a token sees those before it alone; otherwise it sees all.
+    causal: whether a token sees only what is before it.
     unpredicted: tokens after the V of the vocabulary, which are read and have no logits, such as a mask.
+    modulated: whether blocks are shifted, scaled and gated by a vector from outside, see `Block`.
+    differentiable_forward: whether `jax.jvp` can go through attention that is not causal.
     dtype: of activations and of the weights in matrix products.
   """
 
@@ -150,6 +162,8 @@ class Architecture:
   lora_on: str = 'all'
   causal: bool = True
   unpredicted: int = 0
+  modulated: bool = False
+  differentiable_forward: bool = False
   dtype: Any = jnp.float32
 
   def check(self, name: Callable[[str], str] = str) -> None:
@@ -177,7 +191,7 @@ class Architecture:
     if self.experts and self.bias:
       raise UserError(f'{name("experts")}={self.experts}: experts have no biases; take {name("bias")}=False.')
     if 'S' in self.pattern and not self.causal:
-      raise UserError(f"{name('pattern')}='{self.pattern}' has windows, which causal attention alone has.")
+      raise UserError(f"{name('pattern')}='{self.pattern}': windows look back; of attention to all tokens take L.")
     if 'S' in self.pattern and self.window < 1:
       raise UserError(f"{name('pattern')}='{self.pattern}' needs {name('window')}, the tokens that an S layer sees.")
 
@@ -271,14 +285,26 @@ class Projection(nn.Module):
     )
 
 
-def _norm(arch: Architecture, name: str | None = None) -> nn.Module:
+def norm_of(arch: Architecture, name: str | None = None) -> nn.Module:
+  """The norm of an architecture. Where it is modulated its scale and bias come from there."""
+  own = not arch.modulated
   if arch.norm == 'rms':
-    return nn.RMSNorm(epsilon=arch.norm_epsilon, dtype=arch.dtype, name=name)
-  return nn.LayerNorm(epsilon=arch.norm_epsilon, use_bias=arch.bias, dtype=arch.dtype, name=name)
+    return nn.RMSNorm(epsilon=arch.norm_epsilon, use_scale=own, dtype=arch.dtype, name=name)
+  bias = arch.bias and own
+  return nn.LayerNorm(epsilon=arch.norm_epsilon, use_bias=bias, use_scale=own, dtype=arch.dtype, name=name)
+
+
+def modulated(x: Array, shift: Array, scale: Array) -> Array:
+  """x [B, T, D] times 1 + scale [B, D], plus shift [B, D] (arXiv 2212.09748, section 3.2)."""
+  return x * (1 + scale[:, None]) + shift[:, None]
 
 
 class Block(nn.Module):
-  """Attention, then an MLP; each behind a norm and added to its input."""
+  """Attention, then an MLP; each behind a norm and added to its input.
+
+  A modulated one has adaLN-zero (arXiv 2212.09748, section 3.2): a linear map, zero at first, of a vector makes of each
+  branch a shift and a scale, behind its norm, and a gate of what it adds: at first nothing.
+  """
 
   arch: Architecture
   window: int  # tokens that a query sees; 0: all before it
@@ -293,26 +319,41 @@ class Block(nn.Module):
     self,
     x: Array,
     train: bool,
-    positions: Array,
+    positions: Any,
     parts: Array | None = None,
     cache: tuple[Array, Array] | None = None,
     fresh: bool = False,
+    condition: Array | None = None,
   ) -> tuple[Array, tuple[Array, Array] | None]:
     """x [B, T, D] at `positions` int32 [T] or [B, T] -> (x [B, T, D], cache).
 
     Args:
       x: the residual stream.
       train: whether dropout is on.
-      positions: of the tokens.
-      parts: int32 [B, T], the document of each token; None: one. Of causal attention, as is the cache.
+      positions: of the tokens; None where they are in x.
+      parts: int32 [B, T], the document of each token; None: one.
       cache: keys and values [B, context, K, H], into which those of the T tokens are written at their positions.
       fresh: with a cache, that nothing was written before these tokens.
+      condition: [B, D], of a modulated block: what it is modulated by.
     """
     arch, (B, T, D) = self.arch, x.shape
     K, G, H, F = arch.sizes
     drop = Dropout(arch.dropout)
+    modulation: Any = None  # shift, scale and gate of both branches, [2, 3, B, D]
+    if arch.modulated:
+      made = Projection((D,), (2, 3, D), 0.0, True, arch.dtype, name='modulation')(condition)
+      modulation = jnp.moveaxis(made, 0, 2)
+
+    def normed(name: str, branch: int) -> Array:
+      y: Array = norm_of(arch, name)(x)
+      return modulated(y, *modulation[branch, :2]) if arch.modulated else y
+
+    def added(out: Array, branch: int) -> Array:
+      out = Dropout(arch.dropout)(out, train)
+      return x + (modulation[branch, 2][:, None] * out if arch.modulated else out)
+
     # Of each key head: its queries, its key, its value.
-    qkv = self._projection('qkv', (D,), (K, G + 2, H))(_norm(arch, 'attention_norm')(x))
+    qkv = self._projection('qkv', (D,), (K, G + 2, H))(normed('attention_norm', 0))
     query, key, value = qkv[:, :, :, :G].reshape(B, T, K * G, H), qkv[:, :, :, G], qkv[:, :, :, G + 1]
     if arch.positions == 'rope':
       query, key = (attention.rotated(side, positions, arch.rope_theta) for side in (query, key))
@@ -326,18 +367,16 @@ class Block(nn.Module):
       mask = attention.causal_mask(positions, jnp.arange(cache[0].shape[1]), self.window)
       attended = attention.over(query, *cache, mask, arch.attention_scale)
     elif train and not is_off(arch.dropout):  # no fused kernel drops attention weights
-      mask = jnp.ones((1, 1, T, T), bool)
-      if arch.causal:
-        mask = attention.causal_mask(jnp.arange(T), jnp.arange(T), self.window, parts, parts)
+      mask = attention.mask_of(T, arch.causal, self.window, parts)
       weights = attention.weights(query, key, mask, arch.attention_scale)
       attended = attention.weighted(drop(weights.astype(arch.dtype), train), value)
     elif arch.causal:
       attended = attention.causal(query, key, value, self.window, parts, arch.attention_scale)
     else:
-      attended = attention.full(query, key, value, arch.attention_scale)
+      attended = attention.full(query, key, value, parts, arch.attention_scale, arch.differentiable_forward)
     out = self._projection('attention_out', (K, G, H), (D,), residual=True)(attended.reshape(B, T, K, G, H))
-    x = x + Dropout(arch.dropout)(out, train)
-    normalised, act = _norm(arch, 'mlp_norm')(x), activation_fn(arch.activation)
+    x = added(out, 0)
+    normalised, act = normed('mlp_norm', 1), activation_fn(arch.activation)
     if arch.experts:
       out = Experts(
         arch.experts,
@@ -359,7 +398,7 @@ class Block(nn.Module):
       active = act(hidden[..., 0, :])
       hidden = active * hidden[..., 1, :] if arch.gated else active
       out = self._projection('mlp_out', (F,), (D,), residual=True)(hidden)
-    return x + Dropout(arch.dropout)(out, train), cache
+    return added(out, 1), cache
 
 
 class Group(nn.Module):
@@ -368,14 +407,47 @@ class Group(nn.Module):
   arch: Architecture
 
   @nn.compact
-  def __call__(self, x: Array, cache: Any, train: bool, positions: Array, parts: Array | None, fresh: bool):
+  def __call__(
+    self,
+    x: Array,
+    cache: Any,
+    train: bool,
+    positions: Array | None,
+    parts: Array | None,
+    fresh: bool,
+    condition: Array | None,
+  ):
     """(x [B, T, D], {block: (keys, values)} or None) -> the same after the layers."""
     filled = {}
     for number, letter in enumerate(self.arch.pattern):
       name = f'block_{number}'
       block = Block(self.arch, self.arch.window if letter == 'S' else 0, name=name)
-      x, filled[name] = block(x, train, positions, parts, cache and cache[name], fresh)
+      x, filled[name] = block(x, train, positions, parts, cache and cache[name], fresh, condition)
     return lowering.constrain_batch(x), None if cache is None else filled
+
+
+def stack(arch: Architecture, initialising: bool) -> nn.Module:
+  """The layers as one scan named 'layers', called as `Group`: for a network's `setup` or compact method.
+
+  The parameters of a layer are gathered inside of the scan, see `gen_ai.core.lowering`.
+  """
+
+  def gathered(variables: Any) -> Any:
+    return lowering.gather_layer(variables)
+
+  group = nn.map_variables(Group, 'params', trans_in_fn=gathered, init=initialising, mutable=initialising)
+  if arch.remat != 'none':
+    policy = None if arch.remat == 'full' else jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    group = nn.remat(group, prevent_cse=False, policy=policy, static_argnums=(3, 6))
+  scanned = nn.scan(
+    group,
+    variable_axes={'params': 0, LOSSES: 0},
+    split_rngs={'params': True, 'dropout': True},
+    in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast, nn.broadcast, nn.broadcast),
+    length=arch.layers // len(arch.pattern),
+    unroll=_UNROLLED_ON_CPU if lowering.platform() == 'cpu' else 1,
+  )
+  return scanned(arch, name='layers')
 
 
 class Transformer(nn.Module):
@@ -392,34 +464,11 @@ class Transformer(nn.Module):
     self.token_embedding = self.param('token_embedding', init, (read, arch.width), jnp.float32)
     if arch.positions == 'learned':
       self.position_embedding = self.param('position_embedding', init, (arch.context, arch.width), jnp.float32)
-    self.layers = self._stack()
+    self.layers = stack(arch, self.is_initializing())
     self.embedding_dropout = Dropout(arch.dropout)
-    self.final_norm = _norm(arch)
+    self.final_norm = norm_of(arch)
     if not arch.tied:
       self.head = self.param('head', lambda key: {'kernel': init(key, (arch.width, arch.vocab_size), jnp.float32)})
-
-  def _stack(self) -> nn.Module:
-    """The layers as one scan. The parameters of a layer are gathered inside of it, see `gen_ai.core.lowering`."""
-    arch = self.arch
-
-    def gathered(variables: Any) -> Any:
-      return lowering.gather_layer(variables)
-
-    group = nn.map_variables(
-      Group, 'params', trans_in_fn=gathered, init=self.is_initializing(), mutable=self.is_initializing()
-    )
-    if arch.remat != 'none':
-      policy = None if arch.remat == 'full' else jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-      group = nn.remat(group, prevent_cse=False, policy=policy, static_argnums=(3, 6))
-    scanned = nn.scan(
-      group,
-      variable_axes={'params': 0, LOSSES: 0},
-      split_rngs={'params': True, 'dropout': True},
-      in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast, nn.broadcast),
-      length=arch.layers // len(arch.pattern),
-      unroll=_UNROLLED_ON_CPU if lowering.platform() == 'cpu' else 1,
-    )
-    return scanned(arch, name='layers')
 
   def _embedded(self, tokens: Array, positions: Array) -> Array:
     x = lowering.constrain_features(self.token_embedding[tokens])
@@ -435,7 +484,7 @@ class Transformer(nn.Module):
       tokens: int32 [B, T], T <= context.
       train: whether dropout is on; it then needs `rngs={'dropout': key}`.
       positions: int32 [T] or [B, T]; None: 0 to T - 1.
-      parts: int32 [B, T], the document of each token, which alone it sees; None: all of one. Of a causal model.
+      parts: int32 [B, T], the document of each token, which alone it sees; None: all of one.
 
     Raises:
       UserError: more tokens than the context, or sizes that do not fit together.
@@ -445,7 +494,7 @@ class Transformer(nn.Module):
       raise UserError(f'a sequence of {T} tokens exceeds the context of {self.arch.context}')
     positions = jnp.arange(T) if positions is None else positions
     x = self.embedding_dropout(self._embedded(tokens, positions), train)
-    x, _ = self.layers(lowering.constrain_batch(x), None, train, positions, parts, False)
+    x, _ = self.layers(lowering.constrain_batch(x), None, train, positions, parts, False, None)
     return self._final(x)
 
   def _final(self, x: Array) -> Array:
@@ -487,7 +536,7 @@ class Transformer(nn.Module):
     Returns:
       (float32 [B, V] or [B, Q, V], the cache with these positions filled).
     """
-    x, cache = self.layers(self._embedded(tokens, positions), cache, False, positions, None, fresh)
+    x, cache = self.layers(self._embedded(tokens, positions), cache, False, positions, None, fresh, None)
     x = jnp.take_along_axis(x, pick.reshape(len(pick), -1, 1), 1)
     return self._logits(self._final(x if pick.ndim == 2 else x[:, 0])), cache
 

@@ -1,5 +1,6 @@
 """One global program over a device mesh (`config.parallel=jit`)."""
 
+import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -26,12 +27,13 @@ class JitLayout:
     self.min_shard = config.mesh.min_shard
     self.table: Mapping[str, Sequence[str]] = {}  # of shardings by name, which the program takes from its method
     self.batch_parts = mesh_lib.batch_devices(self.mesh)
+    self.batch = mesh_lib.BATCH  # how a batch is split
     self.everywhere = mesh_lib.replicated(self.mesh)
     self.rows_sharding = NamedSharding(self.mesh, PartitionSpec(None, *mesh_lib.BATCH))
 
   def constrain(self, batch: PyTree) -> PyTree:
     """Keeps gathered batches split over the mesh, where the compiler might gather them whole."""
-    return jax.lax.with_sharding_constraint(batch, NamedSharding(self.mesh, mesh_lib.BATCH))
+    return jax.lax.with_sharding_constraint(batch, NamedSharding(self.mesh, self.batch))
 
   def gather_params(self, state: State) -> State:
     """The parameters and averages gathered over fsdp, as a step uses them; between steps they stay split.
@@ -78,9 +80,49 @@ class JitLayout:
     fsdp = self.mesh.shape['fsdp']
     if fsdp == 1 or not self.table or x.shape[0] % self.batch_parts or x.shape[-1] % fsdp:
       return x
-    others = tuple(axis for axis in mesh_lib.BATCH[0] if axis != 'fsdp')
+    others = tuple(axis for axis in self.batch[0] if axis != 'fsdp')
     spec = PartitionSpec(others, *(None,) * (x.ndim - 2), 'fsdp')
     return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, spec))
+
+  def apart(self, fn: Callable[[PyTree], PyTree]) -> Callable[[PyTree], PyTree]:
+    """`fn` of each part of the axis data by itself, see `gen_ai.core.lowering.apart`: leaves [data, ...]."""
+    parts = self.mesh.shape['data']
+    if parts == 1:
+      return fn
+    within = copy.copy(self)
+    within.batch = PartitionSpec(tuple(axis for axis in self.batch[0] if axis != 'data'))
+    within.batch_parts = self.batch_parts // parts
+
+    def of_part(rows: PyTree) -> PyTree:
+      with under_mesh(within.hooks()):
+        return fn(rows)
+
+    def run(rows: PyTree) -> PyTree:
+      # Devices lie along data first, so that these are the rows that they have.
+      split = jax.tree.map(lambda x: x.reshape(parts, x.shape[0] // parts, *x.shape[1:]), rows)
+      split = jax.lax.with_sharding_constraint(split, NamedSharding(self.mesh, PartitionSpec('data', *within.batch)))
+      return jax.tree.map(self._of_parts, jax.vmap(of_part, spmd_axis_name='data')(split))
+
+    return run
+
+  def _of_parts(self, leaf: Array) -> Array:
+    rest = (PartitionSpec.UNCONSTRAINED,) * (leaf.ndim - 1)
+    return jax.lax.with_sharding_constraint(leaf, NamedSharding(self.mesh, PartitionSpec('data', *rest)))
+
+  def together(self, tree: PyTree) -> PyTree:
+    """Means over the parts of `apart`."""
+    return tree if self.mesh.shape['data'] == 1 else jax.tree.map(lambda x: x.mean(0), tree)
+
+  def hooks(self) -> MeshHooks:
+    """What this layout does inside a step."""
+    return MeshHooks(
+      self.gather_params,
+      self.gather_layer,
+      self.constrain_batch,
+      self.constrain_features,
+      self.apart,
+      self.together,
+    )
 
   def _spec(self, path: Any, leaf: Any) -> PartitionSpec:
     if self.table:
@@ -162,8 +204,7 @@ class JitLayout:
       out_shardings=(where, self.everywhere) if returns_state else self.everywhere,
       donate_argnums=(1,) if returns_state else (),
     )
-    hooks = MeshHooks(self.gather_params, self.gather_layer, self.constrain_batch, self.constrain_features)
-    with under_mesh(hooks):
+    with under_mesh(self.hooks()):
       traced = jitted.trace(floats, state, key, resident, rows)  # once, for the program and for the count of its work
     return Staged(traced.lower(), lambda: traced.jaxpr)
 

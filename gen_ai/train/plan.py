@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from gen_ai import config as config_lib
 from gen_ai.core import lowering
-from gen_ai.core.errors import UserError
+from gen_ai.core.errors import NotPrepared
 from gen_ai.core.method import PyTree, Spec
 from gen_ai.data import dataset as dataset_lib
 from gen_ai.data import kinds, store
@@ -130,15 +130,19 @@ def make(config: ConfigDict, platform: str) -> Plan:
 
 
 def data(config: ConfigDict) -> tuple[Spec, Source, str]:
-  """(what the data is like, its training part, why that part is made of zeros or '' where it is real)."""
+  """(what the data is like, its training part, why that part is made of zeros or '' where it is real).
+
+  Raises:
+    UserError: as training does, but for a data set that is known and not prepared, if its kind foresees what it is.
+  """
   families = [kinds.get(name) for name in config_lib.experiment(config).KINDS]
   foreseen = functools.partial(_foreseen, families, config.data)
-  if any(kind.made(config.data) for kind in families) and (found := foreseen()):
-    return *found, 'a run would prepare it first'
   try:
+    if any(kind.made(config.data) for kind in families) and (found := foreseen()):
+      return *found, 'a run would prepare it first'
     dataset = dataset_lib.load(config.data)
     return dataset.spec, dataset.splits['train'], ''
-  except UserError as error:
+  except NotPrepared as error:
     if found := foreseen():
       return *found, str(error).partition('. ')[0].splitlines()[0]
     raise

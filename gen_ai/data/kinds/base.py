@@ -46,7 +46,10 @@ class DataKind:
     raise UserError(f'{prepared.name} of TFDS does not hold {self.unit} that can be read.')
 
   def made(self, config_data: Any) -> bool:
-    """Whether opening the data set would make something first: prepared files, a tokenizer."""
+    """Whether opening the data set would make something first: prepared files, a tokenizer.
+
+    Raises UserError, like opening it, where that shows already that it cannot be.
+    """
     del config_data
     return False
 

@@ -44,6 +44,15 @@ def documents(name: str, data_dir: str = '') -> Documents:
   return _of_tfds(tfds_source.open_text(name, data_dir))
 
 
+def _find(name: str, data_dir: str) -> None:
+  """Raises UserError as `documents` where there is no such text; reads none of it."""
+  source, _, place = name.partition(':')
+  if source == 'text':
+    text.matching_files(place, name)
+  elif name != 'python_stdlib':
+    tfds_source.open_text(name, data_dir)
+
+
 def _of_tfds(prepared: Any) -> Documents:
   texts, invalid = tfds_source.load_texts(prepared)
   notes = (f'{invalid:,} documents had bytes that are no UTF-8, replaced',) if invalid else ()
@@ -112,8 +121,17 @@ class _Text(DataKind):
     return _cut(config_data, config_data.name, _of_tfds(prepared))
 
   def made(self, config_data: Any) -> bool:
-    """Tokens are learned, which takes minutes of a large text. Raises UserError as `_names`."""
-    return bpe.is_size(config_data.tokens) and not any(map(_is_tokens, _names(config_data)))
+    """Tokens are learned, which takes minutes of a large text.
+
+    Raises:
+      UserError: see `_names`, or there is no such text.
+    """
+    names = _names(config_data)
+    learned = bpe.is_size(config_data.tokens) and not any(map(_is_tokens, names))
+    if learned:
+      for name in names:
+        _find(name, config_data.data_dir)
+    return learned
 
   def foreseen(self, config_data: Any) -> tuple[Spec, Source] | None:
     """Bytes, a tokenizer's file and a number of tokens say how large the vocabulary is; characters do not.
