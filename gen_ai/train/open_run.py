@@ -239,6 +239,7 @@ def _protocol(
     averaged=is_averaged(config),
     seed=config.eval.seed,
     observation=program.observation,
+    bounds=program.bounds,
     extractor=protocol_fields.get('extractor', ''),
     samples=protocol_fields.get('samples', 0),
     task=task,
