@@ -47,10 +47,7 @@ def make_grid(
   Raises:
     UserError: fewer than one step, more steps than a table has, a start outside of (0, 1].
   """
-  if steps < 1:
-    raise UserError(f'sample.steps={steps}: a sampler needs at least 1')
-  if schedule.steps and steps > schedule.steps:
-    raise UserError(f'sample.steps={steps}: the schedule {schedule.name} has no more than {schedule.steps} levels')
+  check_steps(schedule, steps)
   if is_off(start) or is_outside(start, 0.0, 1.0):
     raise UserError(f'a grid that starts at time {start}: take one above 0 and up to 1, the noise end of training')
   if name in ('uniform', 'shifted'):
@@ -77,6 +74,17 @@ def make_grid(
       end = schedule.level(jnp.asarray(start))
       level = Level(jnp.append(end.a, level.a), jnp.append(end.s, level.s))
   return Level(jnp.append(level.a, 1.0), jnp.append(level.s, 0.0))
+
+
+def check_steps(schedule: Schedule, steps: int) -> None:
+  """Raises UserError for fewer than one step, or for more than the schedule has levels."""
+  if steps < 1:
+    raise UserError(f'config.sample.steps={steps}: a sampler needs at least 1.')
+  if schedule.steps and steps > schedule.steps:
+    raise UserError(
+      f"config.sample.steps={steps}: config.model.schedule='{schedule.name}' has {schedule.steps} levels; take at most "
+      'as many.'
+    )
 
 
 def _least_time(schedule: Schedule) -> float:
