@@ -15,10 +15,12 @@ from gen_ai import compare
 from gen_ai import config as config_lib
 from gen_ai.core import averages
 from gen_ai.core.errors import DONE, REQUEUE, UserError
+from gen_ai.core.method import State
 from gen_ai.maths import power_ema
 from gen_ai.run import directory
 from gen_ai.run.checkpoint import AVERAGES, Checkpoints
 from gen_ai.sweep.directory import Sweep
+from gen_ai.train import warm_start
 
 # Power averages: lengths and powers.
 
@@ -124,7 +126,7 @@ def test_an_average_that_was_kept_is_itself():
 
 @pytest.mark.parametrize(
   ('count', 'length', 'most'),
-  # What 16 and 32 snapshots of two lengths can express: see docs/recipes.md.
+  # What 16 and 32 snapshots of two lengths can express: the table of docs/recipes.md.
   [(16, 0.04, 0.0104), (16, 0.075, 0.0037), (16, 0.15, 0.0095), (16, 0.2, 0.024), (32, 0.03, 0.012), (32, 0.25, 0.035)],
 )
 def test_another_length_is_made_of_snapshots_of_two(count, length, most):
@@ -269,6 +271,19 @@ def test_averages_that_cannot_be_had_are_refused_in_one_line(run, tmp_path):
   (bare / 'config.json').write_text(json.dumps(tree))
   cli.refused(evaluate(bare, '--ema=0.07'), 'tracked no averages', '--config.optim.ema_lengths="(0.05,0.1)"')
   assert directory.read_evaluations(run) == before
+
+
+@pytest.mark.parametrize('kept', [True, False], ids=['an average', 'no average'])
+def test_averages_of_several_lengths_begin_where_that_of_the_parent_ended(kept):
+  values = {'a/bias': 1.0, 'b/bias': 2.0, 'b/kernel': 3.0}
+  leaves = {f'params/{name}': np.full(2, value) for name, value in values.items()}
+  average = {f'ema/{name}': np.full(2, value + 10.0) for name, value in values.items()} if kept else {}
+  params = {'a': {'bias': jnp.zeros(2)}, 'b': {'bias': jnp.zeros(2), 'kernel': jnp.ones(2)}}
+  state = State(jnp.int32(0), params, (), tuple(jax.tree.map(jnp.copy, params) for _ in range(2)))
+  begin, report = warm_start.beginning(warm_start.Parent('runs/p', 8, '', {}, leaves | average))
+  for own in begin(state).ema:
+    assert [float(leaf[0]) for leaf in jax.tree.leaves(own)] == [value + 10.0 * kept for value in values.values()]
+  assert (report['new'], report['skipped']) == ([], [])
 
 
 def test_lanes_keep_the_snapshots_of_the_runs_alone(tmp_path):
