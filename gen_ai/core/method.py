@@ -130,6 +130,8 @@ class Task(NamedTuple):
     reader: state -> the model behind it, which may draft for another task; None: it cannot.
     drafted: (the reader of a small model, tokens that it drafts at once) -> this task with its outputs drawn from the
       same distribution by fewer passes of the model, and `DRAFT` among them; None: it takes no draft.
+    evaluations: config -> how often a network is applied to one example under its settings, which an evaluation
+      records; None: settings do not decide it.
   """
 
   run: TaskFn
@@ -140,6 +142,7 @@ class Task(NamedTuple):
   stream: Stream | None = None
   reader: Callable[[State], Reader] | None = None
   drafted: Callable[[Reader, int], 'Task'] | None = None
+  evaluations: Callable[[Any], int] | None = None
 
   @property
   def draws(self) -> bool:
@@ -189,6 +192,8 @@ class Method(NamedTuple):
   # The metrics of training and evaluation that tell most: {name: 'min' | 'max', the way that is better, or '' where
   # neither is}. Wherever metrics are shown these come first, in this order.
   leading: Mapping[str, str] = MappingProxyType({})
+  # Metrics of eval_step that bound what they are named after, from the side that is worse: a comparison marks them.
+  bounds: tuple[str, ...] = ()
   # How parameters lie over a mesh, {end of their name: what each axis is}, see gen_ai.parallel.mesh.SPLIT_BY. Every
   # parameter must match one row. Without a table their shapes decide.
   sharding: Mapping[str, tuple[str, ...]] = MappingProxyType({})

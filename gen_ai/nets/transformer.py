@@ -25,6 +25,7 @@ from gen_ai.core.method import Array
 from gen_ai.core.switch import is_off
 from gen_ai.nets import attention, lora
 from gen_ai.nets.activation import activation_fn
+from gen_ai.nets.conditioning import modulated
 from gen_ai.nets.experts import LOSSES, Experts
 
 Cache = Any  # {block: (keys, values)}, each [groups of layers, B, context, K, H]
@@ -125,6 +126,7 @@ class Architecture:
     lora_scale: their factor, alpha / rank; may be traced.
     lora_on: which kernels get them: 'attention' or 'all' (of blocks).
     causal: whether a token sees only what is before it.
+    unpredicted: tokens after the V of the vocabulary, which are read and have no logits, such as a mask.
     modulated: whether blocks are shifted, scaled and gated by a vector from outside, see `Block`.
     differentiable_forward: whether `jax.jvp` can go through attention that is not causal.
     dtype: of activations and of the weights in matrix products.
@@ -160,6 +162,7 @@ class Architecture:
   lora_scale: float | Array = 1.0
   lora_on: str = 'all'
   causal: bool = True
+  unpredicted: int = 0
   modulated: bool = False
   differentiable_forward: bool = False
   dtype: Any = jnp.float32
@@ -292,11 +295,6 @@ def norm_of(arch: Architecture, name: str | None = None) -> nn.Module:
   return nn.LayerNorm(epsilon=arch.norm_epsilon, use_bias=bias, use_scale=own, dtype=arch.dtype, name=name)
 
 
-def modulated(x: Array, shift: Array, scale: Array) -> Array:
-  """x [B, T, D] times 1 + scale [B, D], plus shift [B, D] (arXiv 2212.09748, section 3.2)."""
-  return x * (1 + scale[:, None]) + shift[:, None]
-
-
 class Block(nn.Module):
   """Attention, then an MLP; each behind a norm and added to its input.
 
@@ -339,6 +337,7 @@ class Block(nn.Module):
     drop = Dropout(arch.dropout)
     modulation: Any = None  # shift, scale and gate of both branches, [2, 3, B, D]
     if arch.modulated:
+      assert condition is not None, 'a modulated block is called with what modulates it'
       made = Projection((D,), (2, 3, D), 0.0, True, arch.dtype, name='modulation')(condition)
       modulation = jnp.moveaxis(made, 0, 2)
 
@@ -449,7 +448,7 @@ def stack(arch: Architecture, initialising: bool) -> nn.Module:
 
 
 class Transformer(nn.Module):
-  """The language model. Logits at position t depend on tokens 0..t only."""
+  """The language model. Logits at position t depend on tokens 0..t only, unless it is not causal."""
 
   arch: Architecture
 
@@ -458,7 +457,8 @@ class Transformer(nn.Module):
     arch = self.arch
     arch.check()
     init = nn.initializers.normal(_INIT_STD)
-    self.token_embedding = self.param('token_embedding', init, (arch.vocab_size, arch.width), jnp.float32)
+    read = arch.vocab_size + arch.unpredicted
+    self.token_embedding = self.param('token_embedding', init, (read, arch.width), jnp.float32)
     if arch.positions == 'learned':
       self.position_embedding = self.param('position_embedding', init, (arch.context, arch.width), jnp.float32)
     self.layers = stack(arch, self.is_initializing())
@@ -500,7 +500,7 @@ class Transformer(nn.Module):
 
   def _logits(self, hidden: Array) -> Array:
     """[..., D] -> float32 [..., V]."""
-    rows = self.token_embedding if self.arch.tied else self.head['kernel'].T
+    rows = self.token_embedding[: self.arch.vocab_size] if self.arch.tied else self.head['kernel'].T
     return logits_by(hidden, rows, self.arch.tied, self.arch.softcap)
 
   def __call__(self, tokens: Array, train: bool, positions: Array | None = None, parts: Array | None = None) -> Array:
@@ -518,7 +518,7 @@ class Transformer(nn.Module):
   def extend(
     self, cache: Cache, tokens: Array, positions: Array, pick: Array, fresh: bool = False
   ) -> tuple[Array, Cache]:
-    """The logits `__call__` gives after some of `tokens`, from a cache that holds what was before them.
+    """The logits `__call__` of a causal model gives after some of `tokens`, from a cache of what was before them.
 
     Use: `model.apply({'params': params}, cache, tokens, positions, pick, method='extend')`.
 
@@ -549,7 +549,10 @@ def _gathered(**params: Any) -> Any:
 
 
 def head_of(params: Any) -> Array:
-  """What makes logits of hidden states: a row [D] for every token, [V, D], as it lies on the devices."""
+  """What makes logits of hidden states: a row [D] for every token, [V, D], as it lies on the devices.
+
+  Where it is the token embedding, its last rows are those of `Architecture.unpredicted` tokens: take V of them.
+  """
   kernel: Array = params['head']['kernel'].T if 'head' in params else params['token_embedding']
   return kernel
 
