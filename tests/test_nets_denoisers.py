@@ -111,12 +111,13 @@ def test_a_mirrored_image_or_patches_in_another_order_give_the_same_moved(made):
   assert np.abs(reordered(before) - before).max() > 0.1
 
 
-def test_every_patch_sees_every_other():
-  _, _, _, moved, forward = built('dit')
-  before = dit.patches(forward(moved, X, C, LABEL, r=R), 4)
-  for place in ((0, 0), (7, 7)):
-    after = dit.patches(forward(moved, X.at[0, place[0], place[1]].add(1.0), C, LABEL, r=R), 4)
-    assert (np.abs(after - before)[0].max(-1) > 1e-4).all()
+def test_every_patch_sees_every_other_and_at_first_no_block_adds_anything():
+  _, _, variables, moved, forward = built('dit')
+  initial = {'params': {**variables['params'], 'patch_out': moved['params']['patch_out']}}
+  for row, own in ((0, 0), (7, 3)):
+    for state, seen in ((moved, [True] * 4), (initial, [number == own for number in range(4)])):
+      out, changed = (forward(state, x, C, LABEL, r=R) for x in (X, X.at[0, row, row].add(1.0)))
+      assert (np.abs(dit.patches(changed - out, 4))[0].max(-1) > 1e-4).tolist() == seen
 
 
 @pytest.mark.parametrize('name', ['dit', 'unet'])
