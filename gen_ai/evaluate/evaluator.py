@@ -160,7 +160,9 @@ class Evaluator:
 
   def stamp(self) -> dict[str, Any]:
     """How samples are made."""
-    stamp = {'sample_seed': self.protocol.seed} | sampler_stamp(self._config, self._program.task(self.task).settings)
+    task = self._program.task(self.task)
+    stamp = {'sample_seed': self.protocol.seed} | sampler_stamp(self._config, task.settings)
+    stamp |= {'evaluations': task.evaluations(self._config)} if task.evaluations else {}
     stamp |= {} if self.task == GENERATE else {'task': self.task}
     if self._conditioned:  # never to be compared with samples that no example was given for
       stamp |= {'conditioned_on': self.protocol.split, 'observation': self._program.observation}

@@ -77,8 +77,10 @@ def log_condition(level: Level) -> Array:
   return -jnp.clip(level.log_snr, -LOG_SNR_REACH, LOG_SNR_REACH) / 8.0
 
 
-def of_log_snr(log_snr: Array) -> Level:
-  """The variance-preserving level, a^2 + s^2 = 1."""
+def of_log_snr(log_snr: Array, exploding: bool = False) -> Level:
+  """The variance-preserving level, a^2 + s^2 = 1, or the `exploding` one, a = 1."""
+  if exploding:
+    return Level(jnp.ones_like(log_snr), jnp.exp(-0.5 * log_snr))
   return Level(jnp.sqrt(jax.nn.sigmoid(log_snr)), jnp.sqrt(jax.nn.sigmoid(-log_snr)))
 
 

@@ -2,19 +2,20 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from gen_ai.core.errors import UserError
 from gen_ai.core.method import Array
 from gen_ai.core.switch import is_off, is_outside
-from gen_ai.maths.diffusion import NO_SIGNAL, RHO, Level, Schedule, of_log_snr
+from gen_ai.maths.diffusion import NO_SIGNAL, RHO, SIGMA_MAX, SIGMA_MIN, Level, Schedule, of_log_snr
 
 Grid = Level  # a and s [N + 1], from noise (0) to data (N), where a = 1 and s = 0
 GRIDS = ('uniform', 'shifted', 'karras', 'log_snr')
 
 
-def at(grid: Level, index: np.ndarray | slice) -> Level:
+def at(grid: Level, index: np.ndarray | slice | int) -> Level:
   """Levels of a grid by their numbers."""
   return Level(*(v[index] for v in grid))
 
@@ -32,7 +33,8 @@ def make_grid(
   At start = 1 that is the noise end of training. `uniform` is even in t: of a table the 'trailing' steps (arXiv
   2305.08891, section 3.3), of 'flow' as its schedule is shifted already. `shifted` moves these times once more, t' =
   shift t / (1 + (shift - 1) t). `karras` is even in sigma^(1 / rho) (arXiv 2206.00364, eq. 5), `log_snr` in log SNR;
-  both end at the schedule's least noise, then at none.
+  both end at the schedule's least noise, then at none. Of schedules that end without signal they reach
+  from sigma = 80 to 0.002, EDM's, after the noise end.
 
   Args:
     name: one of GRIDS.
@@ -43,8 +45,7 @@ def make_grid(
     rho: of 'karras'; 7 in the paper.
 
   Raises:
-    UserError: a grid that the schedule cannot have, fewer than one step, more steps than a table has, a start
-      outside of (0, 1].
+    UserError: fewer than one step, more steps than a table has, a start outside of (0, 1].
   """
   if steps < 1:
     raise UserError(f'sample.steps={steps}: a sampler needs at least 1')
@@ -60,19 +61,21 @@ def make_grid(
     if schedule.steps:
       t = jnp.maximum(jnp.round(t * schedule.steps), 1.0) / schedule.steps
     level = schedule.level(t)
-  elif schedule.name in NO_SIGNAL:
-    raise UserError(
-      f'sample.grid={name}: the schedule {schedule.name} starts where sigma is infinite; take uniform or shifted'
-    )
   else:
-    first, last = schedule.level(jnp.asarray(start)).sigma, schedule.level(jnp.asarray(_least_time(schedule))).sigma
-    part = np.arange(steps) / max(steps - 1, 1)
+    ends = schedule.level(jnp.asarray(start)).sigma, schedule.level(jnp.asarray(_least_time(schedule))).sigma
+    # Without signal sigma is infinite: then the noise end itself comes first, and the others begin at EDM's largest.
+    alone = schedule.name in NO_SIGNAL and not isinstance(start, jax.Array) and start == 1.0
+    first, last = jnp.minimum(ends[0], SIGMA_MAX), jnp.maximum(ends[1], SIGMA_MIN)
+    part = np.arange(steps - alone) / max(steps - alone - 1, 1)
     if name == 'karras':
       sigma = (first ** (1 / rho) + part * (last ** (1 / rho) - first ** (1 / rho))) ** rho
     else:
       assert name == 'log_snr', f'a branch for {name}'  # the config knows no other
       sigma = first * (last / first) ** part
-    level = Level(jnp.ones_like(sigma), sigma) if schedule.exploding else of_log_snr(-2.0 * jnp.log(sigma))
+    level = of_log_snr(-2.0 * jnp.log(sigma), schedule.exploding)
+    if alone:
+      end = schedule.level(jnp.asarray(start))
+      level = Level(jnp.append(end.a, level.a), jnp.append(end.s, level.s))
   return Level(jnp.append(level.a, 1.0), jnp.append(level.s, 0.0))
 
 

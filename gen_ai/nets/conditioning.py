@@ -1,4 +1,7 @@
-"""What a denoising network is told beside the noisy example: a noise level, a second one, a label; as one vector."""
+"""What a denoising network is told beside the noisy example: a noise level, a second one, a label.
+
+All of it is one vector, which shifts and scales the network's features.
+"""
 
 import flax.linen as nn
 import jax
@@ -18,6 +21,12 @@ def fourier_features(c: Array) -> Array:
   c = c.astype(jnp.promote_types(jnp.float32, c.dtype))
   angle = c[:, None] * jnp.geomspace(_SLOWEST, _FASTEST, _FEATURES, dtype=c.dtype)
   return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], -1)
+
+
+def modulated(x: Array, shift: Array, scale: Array) -> Array:
+  """x [B, ..., F] times 1 + scale [B, F], plus shift [B, F] (FiLM, arXiv 1709.07871; DiT, arXiv 2212.09748)."""
+  rows = (slice(None), *(None,) * (x.ndim - 2))
+  return x * (1 + scale[rows]) + shift[rows]
 
 
 class Conditioning(nn.Module):
@@ -61,3 +70,12 @@ class Conditioning(nn.Module):
       table = self.param('label_embedding', init, (self.num_classes + 1, self.width), jnp.float32)
       out = out + (table[self.num_classes] if label is None else table[label])
     return jax.nn.silu(out)
+
+
+class LogVariance(nn.Module):
+  """How large a loss is at a noise level, its logarithm: linear in sines and cosines (arXiv 2312.02696, eq. 14)."""
+
+  @nn.compact
+  def __call__(self, c: Array) -> Array:
+    """Noise levels [B] -> float32 [B], 0 at first."""
+    return nn.Dense(1, kernel_init=nn.initializers.zeros, name='log_variance')(fourier_features(c))[:, 0]

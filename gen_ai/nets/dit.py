@@ -15,8 +15,8 @@ import numpy as np
 from gen_ai.core import lowering
 from gen_ai.core.errors import UserError
 from gen_ai.core.method import Array
-from gen_ai.nets.conditioning import Conditioning
-from gen_ai.nets.transformer import Architecture, modulated, norm_of, stack
+from gen_ai.nets.conditioning import Conditioning, modulated
+from gen_ai.nets.transformer import Architecture, norm_of, stack
 
 
 def patches(x: Array, patch: int) -> Array:

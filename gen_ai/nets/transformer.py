@@ -25,6 +25,7 @@ from gen_ai.core.method import Array
 from gen_ai.core.switch import is_off
 from gen_ai.nets import attention, lora
 from gen_ai.nets.activation import activation_fn
+from gen_ai.nets.conditioning import modulated
 from gen_ai.nets.experts import LOSSES, Experts
 
 Cache = Any  # {block: (keys, values)}, each [groups of layers, B, context, K, H]
@@ -292,11 +293,6 @@ def norm_of(arch: Architecture, name: str | None = None) -> nn.Module:
   return nn.LayerNorm(epsilon=arch.norm_epsilon, use_bias=bias, use_scale=own, dtype=arch.dtype, name=name)
 
 
-def modulated(x: Array, shift: Array, scale: Array) -> Array:
-  """x [B, T, D] times 1 + scale [B, D], plus shift [B, D] (arXiv 2212.09748, section 3.2)."""
-  return x * (1 + scale[:, None]) + shift[:, None]
-
-
 class Block(nn.Module):
   """Attention, then an MLP; each behind a norm and added to its input.
 
@@ -339,6 +335,7 @@ class Block(nn.Module):
     drop = Dropout(arch.dropout)
     modulation: Any = None  # shift, scale and gate of both branches, [2, 3, B, D]
     if arch.modulated:
+      assert condition is not None, 'a modulated block is called with what modulates it'
       made = Projection((D,), (2, 3, D), 0.0, True, arch.dtype, name='modulation')(condition)
       modulation = jnp.moveaxis(made, 0, 2)
 

@@ -1,0 +1,330 @@
+"""What families of diffusion and flows share: a network that denoises arrays of any shape, and how it is trained.
+
+`Denoising` knows nothing of images: its x are arrays [B, *shape] around 0, such as pixels in [-1, 1] or latents.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from gen_ai.core import random
+from gen_ai.core.errors import UserError
+from gen_ai.core.method import Array, Batch, Key, PyTree, Reduce
+from gen_ai.core.switch import is_off
+from gen_ai.maths import diffusion, grids, guidance, ode_likelihood, repaint, samplers
+from gen_ai.maths.diffusion import Level, Schedule
+from gen_ai.maths.samplers import Denoise
+from gen_ai.nets.apply import Module, compute_dtype
+from gen_ai.nets.conditioning import LogVariance
+from gen_ai.nets.denoiser_mlp import DenoiserMLP
+from gen_ai.nets.dit import DiT
+from gen_ai.nets.unet import UNet
+
+GOLDEN = (5**0.5 - 1) / 2  # whose multiples lie evenly in [0, 1), modulo 1, however many of them are taken
+MEASURED = 100  # updates whose examples tell the mean and the deviation of the data
+
+
+def network(config: ConfigDict, shape: tuple[int, ...], classes: int) -> Module:
+  """The network of config.model.network for x [B, *shape]: (x and channels beside it, c, label) -> [B, *shape]."""
+  model, dtype = config.model, compute_dtype(config.precision)
+  if model.network == 'dit':
+    return DiT(
+      shape,
+      patch=model.patch,
+      width=model.width,
+      layers=model.layers,
+      heads=model.heads,
+      bottleneck=model.bottleneck,
+      num_classes=classes,
+      remat=model.remat,
+      dtype=dtype,
+    )
+  if model.network == 'unet':
+    return UNet(
+      shape,
+      width=model.width,
+      multipliers=tuple(model.multipliers),
+      blocks=model.blocks,
+      attention=tuple(model.attention),
+      num_classes=classes,
+      dtype=dtype,
+    )
+  assert model.network == 'mlp', f'a branch for {model.network}'  # the config knows no other
+  return DenoiserMLP(shape, width=model.width, blocks=model.blocks, num_classes=classes, dtype=dtype)
+
+
+class Measured(NamedTuple):
+  """Moments of the data, of the examples of the first updates: float32, sums over updates."""
+
+  mean: Array
+  square: Array
+  updates: Array
+
+  @property
+  def deviation(self) -> Array:
+    """Standard deviation; 1 where nothing was seen."""
+    count = jnp.maximum(self.updates, 1.0)
+    variance = self.square / count - (self.mean / count) ** 2
+    return jnp.where(self.updates > 0, jnp.sqrt(jnp.maximum(variance, 1e-12)), 1.0)
+
+  @property
+  def centre(self) -> Array:
+    """Mean; 0 where nothing was seen."""
+    return self.mean / jnp.maximum(self.updates, 1.0)
+
+  def seen(self, x: Array, axes: tuple[int, ...], reduce: Reduce) -> 'Measured':
+    """With a batch x more, unless MEASURED updates have been seen."""
+    mean, square = reduce((x.mean(axes), jnp.square(x).mean(axes)))
+    new = Measured(self.mean + mean, self.square + square, self.updates + 1.0)
+    return jax.tree.map(lambda n, o: jnp.where(self.updates < MEASURED, n, o), new, self)
+
+
+def nothing_measured(shape: tuple[int, ...] = ()) -> Measured:
+  """Of moments [*shape]."""
+  return Measured(jnp.zeros(shape), jnp.zeros(shape), jnp.zeros(()))
+
+
+def check(config: ConfigDict, classes: int) -> None:
+  """Raises UserError for settings together that these families cannot train."""
+  model, loss = config.model, config.loss
+  if why := diffusion.check_pair(model.schedule, model.predicts):
+    raise UserError(
+      f"config.model.predicts='{model.predicts}' does not go with config.model.schedule='{model.schedule}', which "
+      f'{why}: set config.model.predicts=v.'
+    )
+  if model.conditional and classes < 2:
+    raise UserError(
+      f"config.model.conditional=true needs labels, but config.data.name='{config.data.name}' has none: "
+      'choose a labelled data set, or config.model.conditional=false.'
+    )
+  if loss.times == 'lognormal' and model.schedule != 'edm':
+    raise UserError(
+      f"config.loss.times='lognormal' draws sigma of config.model.schedule='edm', not of '{model.schedule}': "
+      'set config.loss.times=logit_normal or uniform.'
+    )
+
+
+def evaluations(config: ConfigDict) -> int:
+  """How often a network is applied to draw one example under `config`."""
+  sample = config.sample
+  schedule = diffusion.schedule(config.model.schedule, config.model.shift)
+  grid = grids.make_grid(sample.grid, schedule, sample.steps, 1.0, sample.shift, sample.rho)
+  seen = samplers.looked_at(sample.solver, grid, samplers.Churn(sample.churn))
+  if is_off(sample.guidance):
+    return int(seen.a.shape[0])
+  return guidance.evaluations(seen, sample.guidance_low, sample.guidance_high)
+
+
+class Denoising:
+  """A network that says what lies behind noise.
+
+  Args:
+    config: of the run.
+    shape: of x, of one example.
+    num_classes: of the data.
+  """
+
+  def __init__(self, config: ConfigDict, shape: tuple[int, ...], num_classes: int):
+    check(config, num_classes)
+    self._model, self._loss, self._sample = config.model, config.loss, config.sample
+    self.shape, self.dims = shape, math.prod(shape)
+    self.classes = num_classes if config.model.conditional else 0
+    self.bound = config.model.schedule == 'vdm'  # whether the loss is a bound of the likelihood
+    self.net = network(config, shape, self.classes)
+    self._variance = LogVariance() if not self.bound and config.loss.learned_variance else None
+
+  def init(self, key: Key) -> PyTree:
+    """Parameters."""
+    x, c = jnp.zeros((2, *self.shape)), jnp.zeros((2,))
+    label = jnp.zeros((2,), jnp.int32) if self.classes else None
+    params = {'net': self.net.init(random.stream(key, 'net'), self._beside(x), c, label, train=True)['params']}
+    if self._variance:
+      params['variance'] = self._variance.init(random.stream(key, 'variance'), c)['params']
+    if self.bound:
+      params['ends'] = {'first': jnp.float32(diffusion.GAMMA_MIN), 'last': jnp.float32(diffusion.GAMMA_MAX)}
+    return params
+
+  def schedule(self, params: PyTree) -> Schedule:
+    """The noise levels, of VDM by its learned ends."""
+    name = self._model.schedule
+    if self.bound:
+      return diffusion.schedule(name, ends=(params['ends']['first'], params['ends']['last']))
+    return diffusion.schedule(name, self._model.shift if name == 'flow' else 1.0)
+
+  def _beside(self, x: Array) -> Array:
+    """x and, in channels behind it, sines and cosines that tell its lowest bits (arXiv 2107.00630, appendix C)."""
+    angles = [2.0**power * math.pi * x for power in self._model.fourier]
+    return jnp.concatenate([x, *(wave(a) for a in angles for wave in (jnp.sin, jnp.cos))], -1)
+
+  def said(self, params: PyTree, x: Array, level: Level, label: Array | None, sd: Array, train: bool = False) -> Array:
+    """What the network says of x [B, *shape] at levels [B]; it sees x at a deviation of 1."""
+    level = Level(*(jnp.broadcast_to(v, x.shape[:1]) for v in level))
+    scaled = jnp.reshape(diffusion.input_scale(level, sd), (-1,) + (1,) * len(self.shape)) * x
+    inputs = jnp.concatenate([scaled, self._beside(x)[..., x.shape[-1] :]], -1) if self._model.fourier else scaled
+    c = self.schedule(params).condition(level)
+    out: Any = self.net.apply({'params': params['net']}, inputs, c, label, train=train)
+    return out
+
+  # --- training ---
+
+  def draws(self, x: Array, label: Array | None, key: Key) -> dict[str, Array]:
+    """What one update is computed from: rows {'x', 'eps', 'u', 'label'}."""
+    B = x.shape[0]
+    first = jax.random.uniform(random.stream(key, 'times'))
+    rows = {'x': x, 'eps': jax.random.normal(random.stream(key, 'eps'), x.shape), 'u': diffusion.quantiles(first, B)}
+    if self.classes:
+      assert label is not None
+      if not is_off(self._loss.drop_label):
+        dropped = jax.random.uniform(random.stream(key, 'drop'), (B,)) < self._loss.drop_label
+        label = jnp.where(dropped, self.classes, label)
+      rows['label'] = label
+    if self.bound:
+      rows['eps_clean'] = jax.random.normal(random.stream(key, 'eps_clean'), x.shape)
+    return rows
+
+  def draws_by_example(self, x: Array, label: Array | None, keys: Key, index: Array, key: Key) -> dict[str, Array]:
+    """The same for an evaluation: by keys [B] of the examples, and times evenly apart by their numbers int32 [B]."""
+    first = jax.random.uniform(random.stream(key, 'times'))
+    u = (first + index * GOLDEN) % 1.0  # of any run of numbers evenly apart
+    rows = {'x': x, 'eps': random.normal(random.stream(keys, 'eps'), self.shape), 'u': jnp.clip(u, 1e-6, 1.0 - 1e-6)}
+    rows |= {'label': label} if self.classes and label is not None else {}
+    return rows | ({'eps_clean': random.normal(random.stream(keys, 'eps_clean'), self.shape)} if self.bound else {})
+
+  def losses(self, params: PyTree, rows: Batch, sd: Array, train: bool = False) -> dict[str, Array]:
+    """{'loss', and its parts}, float32 [B] each, of rows as `draws` makes them."""
+    return self._bound(params, rows, sd, train) if self.bound else self._square(params, rows, sd, train)
+
+  def _square(self, params: PyTree, rows: Batch, sd: Array, train: bool) -> dict[str, Array]:
+    model, loss, schedule = self._model, self._loss, self.schedule(params)
+    level = diffusion.drawn_level(loss.times, schedule, rows['u'], loss.times_mean, loss.times_deviation)
+    x = level.noised(rows['x'], rows['eps'])
+    out = self.said(params, x, level, rows.get('label'), sd, train)
+    error = diffusion.mean_square(out - diffusion.said(model.predicts, rows['x'], rows['eps'], level, sd))
+    floor = diffusion.MIN_S if schedule.name == 'flow' else 0.0
+    own, space = (diffusion.slope(kind, level, sd, floor) for kind in (model.predicts, loss.space))
+    squared = error * (1.0 if model.predicts == loss.space else jnp.square(space / own))
+    squared *= diffusion.weight(loss.weight, loss.space, level, sd, loss.snr_gamma)
+    if not self._variance:
+      return {'loss': squared}
+    u: Any = self._variance.apply({'params': params['variance']}, schedule.condition(level))
+    return {'loss': squared / jnp.exp(u) + u, 'loss_square': squared}
+
+  def _bound(self, params: PyTree, rows: Batch, sd: Array, train: bool) -> dict[str, Array]:
+    """The bound of log p(x) of pixels in nats, and its parts (arXiv 2107.00630, eq. 11)."""
+    schedule, x, steps = self.schedule(params), rows['x'], self._loss.steps
+    first, last = params['ends']['first'], params['ends']['last']
+    t = jnp.ceil(rows['u'] * steps) / steps if steps else rows['u']
+    level = schedule.level(t)
+    noisy = level.noised(x, rows['eps'])
+    out = self.said(params, noisy, level, rows.get('label'), sd, train)
+    x0 = diffusion.to_x(self._model.predicts, out, noisy, level, sd)
+    error = diffusion.mean_square(x0 - x) * jnp.square(diffusion.slope('eps', level)) * self.dims
+    rate = last - first
+    diffused = diffusion.discrete_nats(error, rate / steps, steps) if steps else diffusion.continuous_nats(error, rate)
+    prior = diffusion.prior_nats(x, schedule.level(jnp.ones(x.shape[:1])))
+    clean = schedule.level(jnp.zeros(x.shape[:1]))
+    reconstruction = diffusion.level_log_probs(clean.noised(x, rows['eps_clean']), clean, x)
+    nats = diffused + prior - reconstruction
+    return {
+      'loss': nats / (self.dims * math.log(2.0)),
+      'elbo_nats': -nats,
+      'reconstruction_nats': reconstruction,
+      'diffusion_nats': diffused,
+      'prior_nats': prior,
+    }
+
+  # --- sampling ---
+
+  def denoiser(self, params: PyTree, label: Array | None, sd: Array) -> Denoise:
+    """What the network says lies behind noise, by labels int32 [B], without guidance."""
+
+    def denoise(x: Array, level: Level) -> Array:
+      return diffusion.to_x(self._model.predicts, self.said(params, x, level, label, sd), x, level, sd)
+
+    return samplers.clipped(denoise) if self._sample.clip else denoise
+
+  def sampler(self, params: PyTree, label: Array | None, sd: Array, guide: Denoise | None = None) -> 'Sampler':
+    """What draws as config.sample asks.
+
+    Args:
+      params: of the network.
+      label: int32 [B], of a conditional model.
+      sd: deviation of the data.
+      guide: a worse denoiser, to be led away from; None: this one without labels.
+    """
+    sample, denoise = self._sample, self.denoiser(params, label, sd)
+    if not is_off(sample.guidance):
+      if guide is None:
+        assert label is not None  # `check_sampling` asks before
+        guide = self.denoiser(params, jnp.full_like(label, self.classes), sd)
+      denoise = guidance.guided(denoise, guide, 1.0 + sample.guidance, sample.guidance_low, sample.guidance_high)
+    return Sampler(denoise, self.schedule(params), sample, self.shape)
+
+
+class Sampler:
+  """Draws by a denoiser.
+
+  Args:
+    denoise: guided, if it is to be.
+    schedule: of its noise levels.
+    sample: config.sample.
+    shape: of one example.
+  """
+
+  def __init__(self, denoise: Denoise, schedule: Schedule, sample: ConfigDict, shape: tuple[int, ...]):
+    self._denoise, self._schedule, self._sample, self._shape = denoise, schedule, sample, shape
+
+  def _grid(self, start: float | Array = 1.0) -> Level:
+    sample = self._sample
+    return grids.make_grid(sample.grid, self._schedule, sample.steps, start, sample.shift, sample.rho)
+
+  def _run(self, x: Array, grid: Level, keys: Key) -> Array:
+    sample = self._sample
+    return samplers.sample(
+      sample.solver,
+      self._denoise,
+      grid,
+      x,
+      samplers.addressed(keys, self._shape),
+      eta=sample.eta,
+      churn=samplers.Churn(sample.churn),
+      diffusion=lambda t: sample.diffusion * t,
+    )
+
+  def generate(self, noise: Array, keys: Key) -> Array:
+    """x [B, *shape] of standard normal noise; what is drawn on the way is by keys [B]."""
+    return self._run(grids.first_deviation(self._schedule) * noise, self._grid(), keys)
+
+  def edit(self, x: Array, keys: Key) -> Array:
+    """x [B, *shape] with as much noise as config.sample.strength asks for, denoised anew (arXiv 2108.01073)."""
+    grid = self._grid(self._sample.strength)
+    noise = random.normal(random.stream(keys, 'edit'), self._shape)
+    return self._run(grids.at(grid, 0).noised(x, noise), grid, keys)
+
+  def encode(self, x: Array) -> Array:
+    """The standard normal noise from which a sampler without noise of its own leads to x."""
+    return samplers.invert(self._denoise, self._grid(), x) / grids.first_deviation(self._schedule)
+
+  def complete(self, x: Array, hidden: Array, keys: Key) -> Array:
+    """x [B, *shape] with what is hidden drawn anew, by RePaint; known values stay exactly as they are."""
+    sample, grid = self._sample, self._grid()
+    noise = random.normal(random.stream(keys, 'latent'), self._shape)
+    return repaint.repaint(
+      self._denoise,
+      grid,
+      grids.first_deviation(self._schedule) * noise,
+      x,
+      hidden,
+      samplers.addressed(keys, self._shape),
+      sample.jump,
+      sample.resamplings,
+    )
+
+  def log_prob(self, x: Array, probes: int, keys: Key) -> tuple[Array, Array]:
+    """(log-density of x [B, *shape] in nats by the probability-flow ODE, its standard error over probes), [B] each."""
+    signs = ode_likelihood.rademacher(random.stream(keys, 'probes'), probes, self._shape)
+    deviation = grids.first_deviation(self._schedule)
+    return ode_likelihood.mean_and_error(ode_likelihood.log_prob(self._denoise, self._grid(), x, signs, deviation))

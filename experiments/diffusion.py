@@ -1,0 +1,201 @@
+"""Diffusion and flow matching on images: DDPM, VDM, EDM, rectified flow and what lies between, by their config.
+
+Noise is added as config.model.schedule says, the network says config.model.predicts of it, and the loss is a mean
+square error in config.loss.space, times config.loss.weight; see `gen_ai.maths.diffusion`. With the schedule 'vdm' the
+loss is the variational bound of log p(x) on 256 levels, and the ends of the schedule are learned (arXiv 2107.00630).
+Solver, steps, grid and guidance are settings of sampling: they change after training.
+
+State: params {'net'} and, where the config asks for them, {'variance'} (a loss for each level) and {'ends'} (of
+'vdm'); stats are the moments of the pixels, measured in the first updates, whose deviation preconditions the network.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from experiments._denoising import Denoising, Sampler, evaluations, nothing_measured
+from experiments._views import COLUMNS, interpolate, rows_of
+from gen_ai.core import random
+from gen_ai.core.method import (
+  ASKED,
+  CLASSES,
+  EXAMPLE,
+  GENERATE,
+  LABEL,
+  LATENT,
+  MASK,
+  NUMBER,
+  SAMPLE,
+  Array,
+  Batch,
+  Field,
+  Key,
+  Method,
+  Metrics,
+  PyTree,
+  Reduce,
+  Spec,
+  State,
+  SumCount,
+  Task,
+  identity,
+)
+from gen_ai.core.optim import Updater, gradients
+from gen_ai.core.switch import is_off
+from gen_ai.maths import densities, diffusion, latents, masks
+from gen_ai.maths.masked import masked
+from gen_ai.maths.pixels import to_signed
+from gen_ai.nets.transformer import MATRICES, SHARDING
+
+OWN = {r'log_variance/kernel': ('', ''), r'log_variance/bias': ('',)}  # how parameters lie over a mesh
+KINDS = ('image',)  # of data
+OBSERVATIONS = {True: 'variational bound, 256 levels as they are', False: ''}
+MASKS = 'box'  # of the task 'complete' where a call gives none
+LOG_PROB = ('log_prob_nats', 'probe_error_nats')
+LEADING = {'loss': 'min', 'nll_bpd': 'min', 'elbo_nats': 'max', 'spread': ''}
+
+
+def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
+  """The model of `config`; see `gen_ai.core.method.Method`.
+
+  Pictures: 'denoised', images, the same with noise, and what the network says lies behind; 'interpolations' between the
+  noises of two images; 'classes' of a conditional model, a row a class by the same noise.
+  """
+  model = Denoising(config, spec.image_shape, spec.num_classes)
+  measures = is_off(config.model.data_std)
+  updater = Updater(config, matrices=MATRICES)
+  axes = (0, 1, 2, 3)
+
+  def deviation(state: State) -> Array:
+    return state.stats.deviation if measures else jnp.float32(config.model.data_std)
+
+  def init(key: Key) -> State:
+    return updater.init(model.init(key), nothing_measured() if measures else ())
+
+  def train_step(state: State, batch: Batch, key: Key) -> tuple[State, Metrics]:
+    x = to_signed(batch['image'])
+    if measures:
+      state = state._replace(stats=state.stats.seen(x, axes, reduce))
+    sd = deviation(state)
+    rows = model.draws(x, batch.get('label'), key)
+
+    def loss_fn(params: PyTree, stats: PyTree, rows: Batch, key: Key):
+      found = {name: value.mean() for name, value in model.losses(params, rows, sd, train=True).items()}
+      return found['loss'], (found, stats)
+
+    grads, metrics, _ = gradients(loss_fn, state.params, (), rows, key, config.optim.accumulate, reduce)
+    metrics = {**metrics, 'grad_norm': optax.tree.norm(grads)}
+    return updater.advance(updater.update(state, grads)), metrics
+
+  def eval_step(state: State, batch: Batch, key: Key) -> SumCount:
+    keys = random.per_example(key, batch['index'])
+    rows = model.draws_by_example(to_signed(batch['image']), batch.get('label'), keys, batch['index'], key)
+    found = model.losses(updater.eval_params(state), rows, deviation(state))
+    if model.bound:
+      found = {**found, 'nll_bpd': densities.nats_to_bpd(-found['elbo_nats'], model.dims)}
+    return masked(found, batch['mask'])
+
+  def asked(inputs: Batch, own_keys: Key) -> Array | None:
+    """The labels that a call asks for, or drawn ones, of a conditional model."""
+    return inputs.get('label', random.labels(own_keys, model.classes)) if model.classes else None
+
+  def outputs(samples: Array, label: Array | None) -> Batch:
+    return {SAMPLE: samples} if label is None else {SAMPLE: samples, ASKED: label}
+
+  def sampler(state: State, label: Array | None) -> Sampler:
+    return model.sampler(updater.eval_params(state), label, deviation(state))
+
+  def generated(state: State, inputs: Batch, own_keys: Key) -> Batch:
+    label = asked(inputs, own_keys)
+    noise = inputs.get('latent', random.normal(random.stream(own_keys, 'latent'), spec.shape))
+    return outputs(sampler(state, label).generate(noise, own_keys), label)
+
+  def completed(state: State, inputs: Batch, own_keys: Key) -> Batch:
+    label, x = asked(inputs, own_keys), to_signed(inputs['image'])
+    hole = inputs.get('mask', masks.draw(MASKS, random.stream(own_keys, 'mask'), spec.image_shape[:2]))
+    masks.check(hole, x.shape)
+    return {**outputs(sampler(state, label).complete(x, hole, own_keys), label), 'mask': hole}
+
+  def edited(state: State, inputs: Batch, own_keys: Key) -> Batch:
+    label = asked(inputs, own_keys)
+    return outputs(sampler(state, label).edit(to_signed(inputs['image']), own_keys), label)
+
+  def encoded(state: State, inputs: Batch, own_keys: Key) -> Batch:
+    return {'latent': sampler(state, inputs.get('label')).encode(to_signed(inputs['image']))}
+
+  def denoised(state: State, inputs: Batch, own_keys: Key) -> Batch:
+    """Error of x0 by the levels of `log_snr` [B, L], each with noise of its own."""
+    x, params, sd = to_signed(inputs['image']), updater.eval_params(state), deviation(state)
+    denoise = model.denoiser(params, inputs.get('label'), sd)
+    exploding = model.schedule(params).exploding
+
+    def of_level(number: Array, log_snr: Array) -> Array:
+      level = diffusion.of_log_snr(log_snr, exploding)
+      eps = random.normal(random.stream(own_keys, 'denoise', number), spec.shape)
+      return diffusion.mean_square(denoise(level.noised(x, eps), level) - x)
+
+    log_snr = inputs['log_snr']
+    over = jnp.arange(log_snr.shape[1]), log_snr.T
+    return {'mse': jax.lax.map(lambda one: of_level(*one), over).T}
+
+  def log_prob(state: State, inputs: Batch, own_keys: Key) -> Batch:
+    """A lower bound, on average, of the log-probability of 256 levels: of dequantised pixels, see `densities`."""
+    x = densities.dequantise(random.stream(own_keys, 'dequantise'), to_signed(inputs['image']))
+    mean, error = sampler(state, inputs.get('label')).log_prob(x, config.sample.probes, own_keys)
+    return dict(zip(LOG_PROB, (densities.density_to_level_log_prob(mean, model.dims), error), strict=True))
+
+  def by_class(state: State, batch: Batch, key: Key) -> Array:
+    keys = jax.random.split(random.stream(key, 'classes'), COLUMNS)
+    label, keys = jnp.repeat(jnp.arange(model.classes), COLUMNS), jnp.tile(keys, model.classes)
+    return generated(state, {'label': label}, keys)[SAMPLE]
+
+  def labels_of(batch: Batch) -> Batch:
+    return {'label': batch['label']} if model.classes else {}
+
+  def pictured(state: State, batch: Batch, key: Key) -> Array:
+    """Rows of images, of the same with noise, and of what lies behind, from much noise to little."""
+    x = rows_of(to_signed(batch['image']), spec.shape)[0]
+    label = batch['label'][jnp.arange(COLUMNS) % batch['label'].shape[0]] if model.classes else None
+    params, sd = updater.eval_params(state), deviation(state)
+    level = diffusion.of_log_snr(jnp.linspace(-6.0, 6.0, COLUMNS), model.schedule(params).exploding)
+    noisy = level.noised(x, jax.random.normal(random.stream(key, 'denoised'), x.shape))
+    behind = model.denoiser(params, label, sd)(noisy, level)
+    scale = level.over(noisy)
+    return jnp.concatenate([x, jnp.clip(noisy / (scale.a + scale.s), -1.0, 1.0), behind])
+
+  def interpolations(state: State, batch: Batch, key: Key) -> Array:
+    given = labels_of(batch)
+    noise = encoded(state, {'image': batch['image'], **given}, key)['latent']
+    path = interpolate(latents.slerp, noise.reshape(noise.shape[0], -1))
+    rows = path.shape[0]
+    label = jnp.repeat(batch['label'][jnp.arange(rows) % noise.shape[0]], COLUMNS) if model.classes else None
+    keys = jax.random.split(random.stream(key, 'interpolations'), rows * COLUMNS)
+    return sampler(state, label).generate(path.reshape(-1, *spec.shape), keys)
+
+  visualizations = {'denoised': pictured, 'interpolations': interpolations}
+  if model.classes:
+    visualizations[CLASSES] = by_class
+  label = {'label': Field(LABEL)} if model.classes else {}
+  image, drawn = {'image': Field(EXAMPLE, spec.shape, True)}, {SAMPLE: Field(EXAMPLE, spec.shape)}
+  drawn |= {ASKED: Field(LABEL)} if model.classes else {}
+  mask = Field(MASK, (*spec.image_shape[:2], 1))
+  latent, levels = Field(LATENT, spec.shape), Field(NUMBER, (None,), True)
+  tasks = {
+    GENERATE: Task(generated, {'latent': latent, **label}, drawn, evaluations=evaluations),
+    'complete': Task(completed, {**image, 'mask': mask, **label}, {**drawn, 'mask': mask}),
+    'edit': Task(edited, {**image, **label}, drawn),
+    'encode': Task(encoded, {**image, **label}, {'latent': latent}),
+    'denoise': Task(denoised, {**image, 'log_snr': levels, **label}, {'mse': Field(NUMBER, (None,))}),
+    'log_prob': Task(log_prob, {**image, **label}, {name: Field(NUMBER) for name in LOG_PROB}),
+  }
+  return Method(
+    init,
+    train_step,
+    eval_step,
+    tasks,
+    visualizations=visualizations,
+    observation=OBSERVATIONS[model.bound],
+    leading=LEADING,
+    sharding=SHARDING | OWN if config.model.network == 'dit' else {},
+  )
