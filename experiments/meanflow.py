@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
+from experiments._denoising import classes_of, network, with_dropped
 from experiments._views import COLUMNS
 from gen_ai.core import random
-from gen_ai.core.errors import UserError
 from gen_ai.core.method import (
   ASKED,
   CLASSES,
@@ -45,8 +45,6 @@ from gen_ai.maths import mean_flow
 from gen_ai.maths.diffusion import Level, mean_square
 from gen_ai.maths.masked import masked
 from gen_ai.maths.pixels import to_signed
-from gen_ai.nets.apply import compute_dtype
-from gen_ai.nets.dit import DiT
 from gen_ai.nets.transformer import MATRICES, SHARDING
 
 KINDS = ('image',)  # of data
@@ -60,24 +58,9 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
   Pictures: 'steps', the same noise in 1, 2, 4 and 8 steps, a row each; 'classes' of a conditional model, a row a class
   by the same noise.
   """
-  model, loss, shape = config.model, config.loss, spec.image_shape
-  if model.conditional and spec.num_classes < 2:
-    raise UserError(
-      f"config.model.conditional=true needs labels, but config.data.name='{config.data.name}' has none: "
-      'choose a labelled data set, or config.model.conditional=false.'
-    )
-  classes = spec.num_classes if model.conditional else 0
-  net = DiT(
-    shape,
-    patch=model.patch,
-    width=model.width,
-    layers=model.layers,
-    heads=model.heads,
-    num_classes=classes,
-    remat=model.remat,
-    differentiable_forward=True,
-    dtype=compute_dtype(config.precision),
-  )
+  loss, shape = config.loss, spec.image_shape
+  classes = classes_of(config, spec.num_classes)
+  net = network(config, shape, classes, differentiable_forward=True)
   unguided = is_off(loss.guidance) and is_off(loss.kappa)
   updater = Updater(config, matrices=MATRICES)
 
@@ -104,10 +87,7 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
       'alike': jax.random.uniform(random.stream(key, 'alike'), (B,)) < loss.alike,
     }
     if classes:
-      rows['label'] = batch['label']
-      if not is_off(loss.drop_label):
-        dropped = jax.random.uniform(random.stream(key, 'drop'), (B,)) < loss.drop_label
-        rows['label'] = jnp.where(dropped, classes, batch['label'])
+      rows['label'] = with_dropped(batch['label'], classes, loss.drop_label, key)
 
     def loss_fn(params: PyTree, stats: PyTree, rows: Batch, key: Key):
       x, label = rows['x'], rows.get('label')
@@ -165,12 +145,13 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
 
   conditions = {'label': Field(LABEL)} if classes else {}
   outputs = {SAMPLE: Field(EXAMPLE, shape), **({ASKED: Field(LABEL)} if classes else {})}
+  inputs = {'latent': Field(LATENT, shape), **conditions}
   return Method(
     init,
     train_step,
     eval_step,
-    {GENERATE: Task(generated, {'latent': Field(LATENT, shape), **conditions}, outputs)},
+    {GENERATE: Task(generated, inputs, outputs, evaluations=lambda config: config.sample.steps)},
     visualizations={'steps': by_steps, **({CLASSES: by_class} if classes else {})},
     leading=LEADING,
-    sharding=SHARDING,
+    sharding=SHARDING if config.model.network == 'dit' else {},
   )

@@ -1,16 +1,13 @@
 """The fields of the configs of experiments/meanflow.py: the network, the times of training, guidance in its target."""
 
 from gen_ai.config.defaults import COMMON
+from gen_ai.config.families.diffusion import NETWORK
 from gen_ai.config.field import Field, Needs, size, weight
 
 _LABELS: Needs = {'model.conditional': ('true', bool)}
 
 FIELDS: dict[str, Field] = {
-  'model.patch': size(4, tiny=7),  # pixels along a side of a patch, which must divide the image
-  'model.layers': size(6, tiny=1),
-  'model.heads': size(4, tiny=2),
-  'model.width': size(192, tiny=8),  # of tokens
-  'model.remat': Field('none', choices=('none', 'dots', 'full')),  # what is computed again going back
+  **NETWORK,
   'model.conditional': Field(False),  # the network sees the label
   'loss.alike': weight(0.75, max=1.0),  # share of examples with r = t, whose loss is that of flow matching
   'loss.times_mean': Field(-0.4),  # of the normal variable whose sigmoid is a time
