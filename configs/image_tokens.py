@@ -8,7 +8,7 @@ Claim: words of a caption and 7x7 codes of an image are one sequence (DALL-E, ar
   class of 80.7 % [79.7, 81.6] of these images.
 Command: python -m gen_ai.data.prepare fashion_mnist && python launch.py --config=configs/image_tokens.py
   (digits, without preparing anything: configs/image_tokens.py:mnist_5k)
-Cost: 21 minutes of training on 2 CPU cores that six other programs shared; not measured on idle ones.
+Cost: 21 minutes of training on 2 CPU cores that six other programs shared, less on idle ones.
 """
 
 from gen_ai.config import make_config

@@ -3,7 +3,7 @@
 Claim: 1.3 million parameters write what looks like Python after 1,000 updates: 1.655 bits a byte of the validation text
   (3.900 nats a token, seed 0). `lm.py:d6` sets all sizes by the depth, `--config.data.tokens=byte` takes bytes.
 Command: python launch.py --config=configs/lm.py
-Cost: 10 minutes on 2 CPU cores that other programs kept busy; not measured on idle ones.
+Cost: 10 minutes on 2 CPU cores that other programs kept busy, less on idle ones.
 """
 
 import re

@@ -285,8 +285,6 @@ def check(config: ConfigDict, spec: Spec) -> None:
       f"config.loss.constraint='{loss.constraint}' is defined example by example, but config.model.d_norm='batch' "
       "couples the examples of a batch: use 'group' or 'none'."
     )
-  if not is_off(config.optim.ema_halflife) and not is_off(config.optim.ema_decay):
-    raise UserError('config.optim.ema_halflife and config.optim.ema_decay say the same thing twice: set one to 0.0.')
 
 
 def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:

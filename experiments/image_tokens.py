@@ -232,5 +232,6 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     tasks,
     visualizations={CLASSES: by_class, 'reconstructions': coded.reconstructions},
     observation=f'{OBSERVATION}, given the caption of the class',
+    bounds=('nll_bpd',),
     leading=LEADING,
   )

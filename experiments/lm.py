@@ -12,6 +12,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
+from experiments._language import LEADING, architecture, beginning, stop_table
 from gen_ai.core import random
 from gen_ai.core.errors import UserError
 from gen_ai.core.method import (
@@ -35,7 +36,6 @@ from gen_ai.core.method import (
   Stream,
   SumCount,
   Task,
-  Vocab,
   identity,
 )
 from gen_ai.core.names import Part
@@ -44,58 +44,12 @@ from gen_ai.core.switch import is_off
 from gen_ai.maths.cross_entropy import TokenLoss, tiled, token_loss
 from gen_ai.maths.sampling import Decoding, Rule, looks_back
 from gen_ai.maths.speculative import Speculation
-from gen_ai.maths.stops import automaton
 from gen_ai.nets import hugging_face, lora, scaling
-from gen_ai.nets.apply import compute_dtype
 from gen_ai.nets.experts import LOSSES
-from gen_ai.nets.transformer import MATRICES, SHARDING, Architecture, Transformer, head_of, logits_by
+from gen_ai.nets.transformer import MATRICES, SHARDING, Transformer, head_of, logits_by
 
 ROUTERS = ('balance', 'router_z')  # names of losses of routers, in config.loss, among the metrics and as sown
 KINDS = ('text',)  # of data
-HEAD_OF_DEPTH = 64  # numbers in a head where config.model.depth sets the sizes
-LEADING = {'loss_nats': 'min', 'bits_per_byte': 'min'}
-
-
-def architecture(config: ConfigDict, vocab_size: int) -> Architecture:
-  """What config.model describes. Raises UserError for sizes that do not fit together."""
-  model = config.model
-  layers, heads, width = model.layers, model.heads, model.width
-  if model.depth:
-    layers, heads, width = model.depth, model.depth, HEAD_OF_DEPTH * model.depth
-  arch = Architecture(
-    vocab_size=vocab_size,
-    context=config.data.block_size,
-    layers=layers,
-    heads=heads,
-    width=width,
-    kv_heads=model.kv_heads,
-    head_width=model.head_width or (HEAD_OF_DEPTH if model.depth else 0),
-    mlp_width=model.mlp_width,
-    gated=model.gated,
-    experts=model.experts,
-    chosen=model.chosen,
-    capacity=model.capacity,
-    activation=model.activation,
-    norm=model.norm,
-    norm_epsilon=model.norm_epsilon,
-    positions=model.positions,
-    rope_theta=model.rope_theta,
-    bias=model.bias,
-    qk_norm=model.qk_norm,
-    window=model.window,
-    pattern=model.pattern,
-    tied=model.tied,
-    softcap=model.softcap,
-    dropout=model.dropout,
-    remat=model.remat,
-    base_width=model.base_width,
-    lora=model.lora,
-    lora_scale=model.lora_scale,
-    lora_on=model.lora_on,
-    dtype=compute_dtype(config.precision),
-  )
-  arch.check(lambda field: f'config.model.{field}')
-  return arch
 
 
 def routed(sown: PyTree, layers: int) -> dict[str, Array]:
@@ -119,18 +73,6 @@ def note_on_prompts(prompts: np.ndarray, context: int) -> str:
   )
 
 
-def stop_table(vocab: Vocab, texts: tuple[str, ...]) -> np.ndarray:
-  """Where a drawn text ends: behind any of `texts`, however it is cut into tokens, or at a separator.
-
-  Raises:
-    UserError: an empty text, or one that the vocabulary cannot hold.
-  """
-  for text in texts:
-    vocab.encode(text)
-  last = () if vocab.separator is None else (vocab.separator,)
-  return automaton([text.encode() for text in texts], vocab.token_bytes(), last)
-
-
 def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
   """The language model of `config`; see `gen_ai.core.method.Method`."""
   model, (T,), vocab = config.model, spec.shape, spec.vocab
@@ -146,8 +88,8 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
       f"config.model.documents=apart needs tokens that begin every document; config.data.tokens='{config.data.tokens}' "
       "has none: take 'bpe:4096', say."
     )
-  prompt = np.asarray(vocab.encode(config.sample.prompt or ('\n' if separator is None else '')))
-  stops = stop_table(vocab, tuple(config.sample.stop)) if config.sample.stop or separator is not None else None
+  prompt = beginning(vocab, config.sample.prompt)
+  stops = stop_table(vocab, tuple(config.sample.stop))
 
   def init(key: Key) -> State:
     return updater.init(net.init({'params': key}, jnp.zeros((2, T), jnp.int32), train=False)['params'])

@@ -512,5 +512,6 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     tasks,
     visualizations=visualizations,
     observation=likelihood.observation,
+    bounds=('nll_bpd',),
     leading=LEADING,
   )

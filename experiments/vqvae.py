@@ -100,5 +100,6 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     tasks,
     visualizations={'reconstructions': coded.reconstructions},
     observation=OBSERVATION,
+    bounds=('nll_bpd',),
     leading=LEADING,
   )

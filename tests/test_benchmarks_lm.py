@@ -37,6 +37,20 @@ def test_a_trained_model_stands_beside_the_compressors_of_the_same_text(tmp_path
   assert f'{report["model"]:.3f}' in done.stdout and 'zstd --ultra -22' in done.stdout
 
 
+def test_a_model_that_drafts_for_itself_is_never_refused_and_is_timed_beside_plain_decoding(tmp_path):
+  tiny.run(tiny.config('lm'), tmp_path / 'run')
+  sizes = ['--temperatures=0', '--batches=2', '--draft_tokens=3', '--length=9', '--rounds=2', '--prompt=a']
+  runs = [f'--model={tmp_path}/run', f'--draft={tmp_path}/run', f'--out={tmp_path}/report.json']
+  done = tiny.command('-m', 'benchmarks.speculative', *runs, *sizes)
+  assert done.returncode == 0, done.stderr
+  plain, drafted = json.loads((tmp_path / 'report.json').read_text())['rows']
+  assert (plain['drafted'], plain['ratio'], drafted['drafted']) == (0, 1.0, 3)
+  assert plain['tokens_per_second'] > 0 and drafted['ratio_min'] <= drafted['ratio'] <= drafted['ratio_max']
+  # Greedy, each pass of the model takes the three tokens of its draft and adds its own: 9 tokens are three passes.
+  assert (drafted['accepted'], drafted['tokens_per_pass']) == (1.0, 3.0)
+  assert f'{drafted["tokens_per_second"]:.0f}' in done.stdout and 'plain' in done.stdout
+
+
 @pytest.mark.parametrize(
   ('rows', 'said'),
   [([], 'has no evaluation yet'), ([{'kind': 'eval', 'step': 1, 'elbo_nats': 0.0}], 'is no language model')],

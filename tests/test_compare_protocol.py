@@ -118,6 +118,17 @@ def test_a_run_from_before_the_observation_had_its_own_field_is_like_one_that_ha
   assert set(runs['observation']) == {observation} and set(runs['extractor']) == {extractor}
 
 
+def test_a_bound_stands_beside_an_exact_figure_and_is_marked():
+  made_runs.make('runs/exact')
+  made_runs.make('runs/bound', (0.5, 0.3), optim__lr=0.1, protocol={'evaluation': {'bounds': ['nll_bpd']}})
+  note = 'bounds: nll_bpd of 1 run (vae) can only be better than shown'
+  for words in ((), ('--runs',)):
+    done = compare('runs', '--metric=nll_bpd:min', *words)
+    assert done.returncode == 0 and note in ' '.join(done.stdout.split()), done.stdout + done.stderr
+    assert done.stdout.count('≤ 0.3') == 1 and done.stdout.count('≤') == 2
+  assert compare('runs/exact', '--metric=nll_bpd:min').stdout.count('≤') == 0
+
+
 def test_points_that_have_not_started_are_not_unlike():
   made_runs.sweep('runs', [{'run.seed': 0}, {'run.seed': 1}], started=1)
   assert protocol.unlike(load('runs').runs) == []

@@ -3,6 +3,8 @@
 import gzip
 import json
 import re
+import subprocess
+import sys
 import types
 import zlib
 
@@ -175,7 +177,7 @@ def test_a_set_of_tfds_keeps_its_own_parts(tmp_path, monkeypatch):
       return [self[i] for i in index]
 
   held = {own: Records({'body': f'{own} ☃ {i}'.encode()} for i in range(300)) for own in ('train', 'test', 'extra')}
-  splits = {own: types.SimpleNamespace(num_examples=300, num_bytes=3000) for own in held}
+  splits = {own: types.SimpleNamespace(num_examples=300, num_bytes=3000, shard_lengths=[]) for own in held}
   builder = types.SimpleNamespace(
     info=types.SimpleNamespace(splits=splits, version='1.0.0'),
     data_path='/x',
@@ -191,8 +193,12 @@ def test_a_set_of_tfds_keeps_its_own_parts(tmp_path, monkeypatch):
   assert found.about['split'] == 'train 99:1|test' and 0 < len(parts['validation']) < 15
   held['train'][3]['body'] = b'caf\xe9' * 30
   config = tiny.config('lm', data__name='x', data__split='train[:80%]|train[80%:]|test')
-  whole = kinds.get('text').from_tfds(config.data, prepared)
-  assert whole.notes == ('1 documents had bytes that are no UTF-8, replaced',)
+  for reads in (
+    lambda: kinds.get('text').from_tfds(config.data, prepared),
+    lambda: list(corpus.opened('some_set')['train'].pieces(corpus.Seen(), replace=False)),
+  ):
+    with pytest.raises(UserError, match=r'example 3 of \w+, train, is not UTF-8 at byte 3: .*--invalid=replace'):
+      reads()
   monkeypatch.setattr(tfds_source, 'open_prepared', lambda *args: prepared._replace(kind='image', image='image'))
   with pytest.raises(UserError, match='some_set does not hold text'):
     corpus.opened('some_set')
@@ -239,6 +245,78 @@ def test_what_is_interrupted_leaves_nothing_and_what_is_there_is_kept(texts, tmp
     made(tmp_path, texts)
   with pytest.raises(UserError, match=r'cannot write into .*nowhere: No such file'):
     made(tmp_path, texts, 'nowhere/out')
+
+
+def held(folder):
+  return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize('tokens', ['byte', 'bpe:300'])
+def test_a_killed_call_is_gone_on_with_and_gives_the_same_files(tokens, texts, tmp_path, monkeypatch):
+  script = """
+import os, sys
+from gen_ai.data import corpus, tokenize
+corpus.PIECE_BYTES, tokenize._BATCH_BYTES, tokenize._KEPT_SECONDS, keep, calls = 50, 300, 0, tokenize._add, [0]
+def add(file, vocab, pieces):
+  keep(file, vocab, pieces)
+  calls[0] += 1
+  if calls[0] == 9:
+    file._file.flush()  # what was written after the last point that is kept
+    os.kill(os.getpid(), 9)
+tokenize._add = add
+tokenize.tokenize(tokenize.Request(sys.argv[1], sys.argv[2], sys.argv[3], '50:25:25'))
+"""
+  killed = subprocess.run([sys.executable, '-c', script, texts, str(tmp_path / 'out'), tokens], check=False)
+  assert killed.returncode == -9 and not (tmp_path / 'out').exists() and (tmp_path / '.out.unfinished').is_dir()
+  monkeypatch.setattr(corpus, 'PIECE_BYTES', 50)
+  monkeypatch.setattr(tokenize, '_BATCH_BYTES', 300)
+  made(tmp_path, texts, 'whole', tokens=tokens)
+  add, added = tokenize._add, []
+  monkeypatch.setattr(tokenize, '_add', lambda file, vocab, pieces: (added.extend(pieces), add(file, vocab, pieces)))
+  monkeypatch.setattr(bpe, 'train', lambda *args: pytest.fail('tokens were learned again'))
+  made(tmp_path, texts, tokens=tokens).check()
+  assert held(tmp_path / 'out') == held(tmp_path / 'whole') and not (tmp_path / '.out.unfinished').exists()
+  assert 0 < sum(len(piece.text.encode()) for piece in added) < 0.8 * sum(len(d.encode()) for d in DOCUMENTS.values())
+
+
+def test_what_was_begun_of_other_texts_or_by_other_settings_is_not_used(texts, tmp_path, monkeypatch, capfd):
+  monkeypatch.setattr(tokenize, '_BATCH_BYTES', 300)
+  monkeypatch.setattr(tokenize, '_KEPT_SECONDS', 0.0)
+  add, calls = tokenize._add, []
+
+  def ninth_fails(*args):
+    calls.append(0)
+    if len(calls) == 9:
+      raise KeyboardInterrupt
+    add(*args)
+
+  for options in ({'tokens': 'byte'}, {}, {}):
+    calls.clear()
+    with monkeypatch.context() as patched:
+      patched.setattr(tokenize, '_add', ninth_fails)
+      with pytest.raises(KeyboardInterrupt):
+        made(tmp_path, texts, **options)
+    assert 'the same command goes on from there' in capfd.readouterr().err
+    if not options:
+      (tmp_path / 'corpus' / '59.txt').write_text('changed ' * (9 + len(calls)))
+  found = made(tmp_path, texts)
+  assert 'it begins again' in capfd.readouterr().err
+  assert held(tmp_path / 'out') == held(made(tmp_path, texts, 'whole').path)
+  assert sum(part['documents'] for part in found.about['parts'].values()) == 60
+
+
+def test_two_processes_do_not_make_one_folder(texts, tmp_path):
+  with token_directory.making(str(tmp_path / 'out')), pytest.raises(UserError, match='made by another process'):
+    made(tmp_path, texts)
+
+
+def test_a_part_that_was_damaged_since_is_named(tmp_path):
+  with token_directory.PartFile(tmp_path / 'train.bin', np.uint8) as file:
+    file.add(np.arange(9), 1, 9)
+    about = file.about()
+  (tmp_path / 'train.bin').write_bytes(b'else' * 9)
+  with pytest.raises(UserError, match=r'train.bin is damaged: remove'):
+    token_directory.PartFile(tmp_path / 'train.bin', np.uint8, about)
 
 
 def test_the_windows_of_both_feeds_are_those_of_the_text(texts, tmp_path):

@@ -163,7 +163,7 @@ def test_every_parameter_matches_one_row_of_the_tables(made):
     axes = mesh.row_of(path, SHARDING)
     assert len(axes) == leaf.ndim
     stacked += axes[0] == mesh.LAYER
-  assert stacked and len(MATRICES) == 10
+  assert stacked and len(MATRICES) == 11
 
 
 def test_grouped_queries_and_rotary_positions_by_hand():
@@ -319,3 +319,19 @@ def test_the_kernel_is_chosen_by_what_it_can_do():
     ('gpu', jnp.bfloat16, 1024, 60),
   ):
     assert attention.kernel(*changed) == 'xla'
+
+
+def test_with_full_attention_every_token_changes_all_logits_and_a_mask_has_none():
+  arch = dataclasses.replace(MODERN, pattern='L', window=0, causal=False, unpredicted=1, tied=True)
+  variables = randomised(arch)
+  assert variables['params']['token_embedding'].shape == (12, 16)
+  for dropout in (0.0, 1e-7):  # which keeps all, by the path that could drop weights
+    model = Transformer(dataclasses.replace(arch, dropout=dropout))
+    run = jax.jit(lambda tokens, model=model: model.apply(variables, tokens, True, rngs={'dropout': jax.random.key(0)}))
+    before = run(TOKENS)
+    assert before.shape == (3, 8, 11)
+    for position in (0, 7):
+      after = run(TOKENS.at[:, position].set(11))
+      assert (np.abs(after - before).max((0, 2)) > 1e-4).all(), position
+  with pytest.raises(UserError, match="pattern='SL'"):
+    dataclasses.replace(MODERN, causal=False).check()

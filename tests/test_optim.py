@@ -17,6 +17,7 @@ from gen_ai.core.errors import UserError
 from gen_ai.core.method import Spec, identity
 from gen_ai.core.names import name_of
 from gen_ai.data.text import ByteVocab
+from gen_ai.nets.dit import DiT
 from gen_ai.nets.transformer import MATRICES, Architecture, Transformer
 
 
@@ -210,6 +211,14 @@ LAYOUTS = {
     'qkv/kernel',
     'adam': f'{NORMS} token_embedding',
   },
+  'dit': {
+    'muon': 'attention_out/kernel condition/interval_in/kernel condition/interval_out/kernel condition/time_in/kernel '
+    'condition/time_out/kernel final_modulation/kernel mlp_in/kernel mlp_out/kernel modulation/kernel patch_in/kernel '
+    'patch_narrow/kernel qkv/kernel',
+    'adam': 'condition/interval_in/bias condition/interval_out/bias condition/label_embedding condition/time_in/bias '
+    'condition/time_out/bias final_modulation/bias modulation/bias patch_in/bias patch_out/bias patch_out/kernel '
+    'position_embedding',
+  },
   'lora': {
     'muon': 'attention_out/kernel attention_out/lora_a attention_out/lora_b mlp_in/kernel mlp_in/lora_a mlp_in/lora_b '
     'mlp_out/kernel mlp_out/lora_a mlp_out/lora_b qkv/kernel qkv/lora_a qkv/lora_b',
@@ -227,6 +236,9 @@ BUILT = {
 
 
 def shapes_of(layout):
+  if layout == 'dit':
+    net, c = DiT((4, 4, 1), 2, 16, layers=2, heads=4, bottleneck=2, num_classes=3), jnp.zeros(1)
+    return jax.eval_shape(lambda key: net.init(key, jnp.zeros((1, 4, 4, 1)), c, r=c)['params'], jax.random.key(0))
   arch = Architecture(11, 8, layers=2, heads=4, width=16, **BUILT[layout])
   return jax.eval_shape(
     lambda key: Transformer(arch).init(key, jnp.zeros((1, 8), jnp.int32), False)['params'], jax.random.key(0)
@@ -291,6 +303,8 @@ def matrices_of(name, k):
     return [k[:, :, slot].reshape(len(k), -1) for slot in range(k.shape[2])]
   if module == 'attention_out' and leaf != 'lora_b':
     return [k.reshape(-1, k.shape[-1])]
+  if module == 'modulation':
+    return [k[:, branch, kind] for branch in range(2) for kind in range(3)]
   if module == 'mlp_in' and leaf != 'lora_a':
     return [k[:, part] for part in range(k.shape[1])]
   if module == 'experts_in':
@@ -304,12 +318,13 @@ def optax_muon(gradient):
   return rule.update(gradient, rule.init(gradient), gradient)[0]
 
 
-@pytest.mark.parametrize('layout', ['gpt2', 'experts', 'lora'])
+@pytest.mark.parametrize('layout', ['gpt2', 'experts', 'lora', 'dit'])
 def test_muon_moves_the_matrices_of_stacked_layers_as_each_alone(layout):
   """Two layers in one scan: each matrix by Optax's own Muon, what is no matrix as AdamW does."""
   draw = np.random.default_rng(0)
+  shapes = {'layers': shapes_of('dit')['layers']} if layout == 'dit' else shapes_of(layout)
   params, grads = (
-    jax.tree.map(lambda p: jnp.asarray(draw.normal(size=p.shape), jnp.float32), shapes_of(layout)) for _ in range(2)
+    jax.tree.map(lambda p: jnp.asarray(draw.normal(size=p.shape), jnp.float32), shapes) for _ in range(2)
   )
   fields = {'lr': 0.1, 'b1': 0.95, 'weight_decay': 0.0}
 
@@ -333,7 +348,12 @@ def test_muon_moves_the_matrices_of_stacked_layers_as_each_alone(layout):
   assert (
     seen
     == 2
-    * {'gpt2': 4 + 1 + 1 + 1, 'experts': 4 + 1 + 1 + 2 * 2 + 2, 'lora': 4 + 1 + 2 + 1 + (1 + 4) + 2 + 3 + 2}[layout]
+    * {
+      'gpt2': 4 + 1 + 1 + 1,
+      'experts': 4 + 1 + 1 + 2 * 2 + 2,
+      'lora': 4 + 1 + 2 + 1 + (1 + 4) + 2 + 3 + 2,
+      'dit': 3 + 1 + 2 + 1 + 6,
+    }[layout]
   )
 
 

@@ -126,7 +126,8 @@ def _compare(console: Console, runs: Runs) -> None:
     protocol.refuse(stamps)
   unlike += stamps
   stamp, notes = protocol.stamp(unlike), [*protocol.notes(frame), *protocol.stamp_notes(frame, figures)]
-  notes += protocol.spread_note(frame, [metric.name for metric in metrics])
+  bounds = protocol.bound_notes(frame, [metric.name for metric in metrics])
+  notes += [*bounds, *protocol.spread_note(frame, [metric.name for metric in metrics])]
   notes = [*notes, why_all] if why_all else notes
   if FLAGS.csv:
     output.csv(frame, FLAGS.csv, stamp)
@@ -136,7 +137,7 @@ def _compare(console: Console, runs: Runs) -> None:
   found = [] if FLAGS.runs else groups.make(frame, metrics[0], FLAGS.by)
   baseline = _baseline(found) if found and not why_all else None
   if FLAGS.html:
-    circumstances = protocol.notes(frame)  # what evaluations said stands beside their numbers
+    circumstances = [*protocol.notes(frame), *bounds]  # what evaluations said stands beside their numbers
     _html(runs, metrics, [line for line in (stamp, *runs.left, *circumstances, why_all) if line], baseline)
   view = blocks.View(frame, metrics, runs.last_k, stamp, notes, runs.left, overview=bool(why_all))
   if FLAGS.runs:

@@ -2,17 +2,17 @@
 
 python -m gen_ai.evaluate RUN_DIR [--metrics=fd,kid,prdc,nll,memorisation] [--split=test] [--samples=10000]
     [--extractor=classifier:RUN_DIR|inception:FILE|random] [--task=NAME] [--out=report.json]
-    [--config.sample.truncation=0.7] [--axis=sample.truncation=0.3,0.7,1.0]
+    [--config.sample.truncation=0.7] [--axis=sample.truncation=0.3,0.7,1.0] [--ema=0.15] [--axis=ema=0.05,0.1,0.15]
 python -m gen_ai.evaluate --samples_file=x.npy --data=fashion_mnist [--run_dir=runs/theirs] [--metrics=...]
 """
 
 import itertools
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import flags
@@ -24,7 +24,7 @@ from gen_ai.core.errors import UserError
 from gen_ai.core.method import State
 from gen_ai.data import kinds, pictures
 from gen_ai.data.dataset import Dataset
-from gen_ai.evaluate import external, metrics, restored
+from gen_ai.evaluate import averages, external, metrics, restored
 from gen_ai.evaluate.evaluator import Evaluator
 from gen_ai.evaluate.metrics.metric import FEATURES, SAMPLES, Figure, Found, Metric
 from gen_ai.evaluate.protocol import protocol, shared_stamp
@@ -51,7 +51,18 @@ flags.DEFINE_string(
   'of features: classifier:RUN_DIR, inception:FILE or random (weak); config.eval.extractor if not given',
 )
 flags.DEFINE_string('task', None, 'that draws the samples: generate, complete, ...; config.eval.task if not given')
-flags.DEFINE_multi_string('axis', [], 'SECTION.FIELD=V1,V2,...: one evaluation a value of a setting; repeat for a grid')
+flags.DEFINE_float(
+  'ema',
+  None,
+  'length of the average of the parameters, of a run that tracked some (config.optim.ema_lengths); the first of them '
+  'if not given',
+)
+flags.DEFINE_multi_string(
+  'axis',
+  [],
+  'SECTION.FIELD=V1,V2,...: one evaluation a value of a setting, or of the length of the average (ema=0.05,0.1); '
+  'repeat for a grid',
+)
 flags.DEFINE_string('samples_file', '', 'evaluate the samples in this .npy file instead of a run: uint8 [N, H, W, C]')
 flags.DEFINE_string('data', '', 'with --samples_file: the data set they are compared with')
 flags.DEFINE_string('run_dir', '', 'with --samples_file: the directory that makes them a run to compare')
@@ -197,23 +208,46 @@ def _of_shown(evaluator: Evaluator, state: State, config: ConfigDict, dataset: D
   return _quick(samples, dataset, {'samples': config.sample.n, **evaluator.stamp()})
 
 
-def _points(config: ConfigDict, sections: Sequence[str]) -> Iterator[tuple[dict[str, Any], ConfigDict]]:
-  """({field: value}, config) of every point of --axis; ({}, config) without one.
+class Point(NamedTuple):
+  """One evaluation of a curve, or the only one."""
+
+  axis: dict[str, Any]  # {'section.field' or 'ema': value}; {} without --axis
+  config: ConfigDict
+  length: float | None  # of the average of the parameters; None: the first that the run tracks
+
+
+def _points(run_dir: str, config: ConfigDict, sections: Sequence[str]) -> list[Point]:
+  """Every point of --axis.
 
   Raises:
-    UserError: a field that no task can be run again under, or values that it cannot have.
+    UserError: a field that no task can be run again under, values that it cannot have, or an average that the run has
+      not.
   """
-  axes = [axis(text) for text in FLAGS.axis]
+  axes, ema = [axis(text) for text in FLAGS.axis], directory.AXIS_EMA
   for path in (path for points in axes for path in points[0]):
-    if path.partition('.')[0] not in sections:
-      free = ', '.join(f'config.{section}.*' for section in sections) or 'nothing'
+    if path == ema and FLAGS.ema is not None:
+      raise UserError(f'--ema={FLAGS.ema:g} and --axis={path}=... say the same thing twice: leave one of them out.')
+    if path != ema and path.partition('.')[0] not in sections:
+      free = ', '.join([*(f'config.{section}.*' for section in sections), ema])
       raise UserError(f'--axis={path}=...: an evaluation can vary {free} alone; the rest belongs to the training.')
+  points = []
   for parts in itertools.product(*axes):
-    own = config_lib.override(config, {path: value for part in parts for path, value in part.items()})
+    values = {path: value for part in parts for path, value in part.items()}
+    length = _length(values[ema]) if ema in values else FLAGS.ema
+    if length is not None:
+      averages.check(run_dir, config, length)
+    own = config_lib.override(config, {path: value for path, value in values.items() if path != ema})
     flat = config_lib.flatten(own)
-    point = {path: flat[path] for part in parts for path in part}
     config_lib.validate(own)
-    yield point, own
+    points.append(Point({path: length if path == ema else flat[path] for path in values}, own, length))
+  return points
+
+
+def _length(text: str) -> float:
+  try:
+    return float(text)
+  except ValueError:
+    raise UserError(f'--axis={directory.AXIS_EMA}={text} is no number: lengths of averages are, such as 0.1.') from None
 
 
 def evaluate_run(run_dir: str, overrides: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -226,22 +260,24 @@ def evaluate_run(run_dir: str, overrides: Mapping[str, Any]) -> list[dict[str, A
   names = config.eval.metrics if FLAGS.metrics is None else FLAGS.metrics
   requested = metrics.parse(names, dataset.spec.kind)
   _refuse_idle(requested, overrides)
-  points = list(_points(config, sections))
+  points, started = _points(run_dir, config, sections), time.perf_counter()
   program, evaluator, rows, before = None, None, [], config
-  for point, own in points:
-    started = time.perf_counter()
+  for point, own, length in points:
     if program is None or evaluator is None or signature(own) != signature(before):
-      program, state, step = restored.restore(run_dir, own, dataset.spec, FLAGS.step)
-      evaluator = Evaluator(program, own, dataset, protocol(own, dataset, FLAGS.split, requested))
-    else:  # the same program, with other floats
+      program, whole, step = restored.restore(run_dir, own, dataset.spec, FLAGS.step)
+      recipes = {one: averages.recipe(run_dir, config, step, one) for _, _, one in points if one is not None}
+      evaluator = Evaluator(program, own, dataset, protocol(own, dataset, FLAGS.split, requested), length=length)
+    else:  # the same program, with other floats or another average
       program.use_floats(own)
-      evaluator.use(own)
+      evaluator.use(own, length)
     before = own
+    state = whole if length is None else averages.applied(recipes[length], own, program, whole)
     (found,) = evaluator.lanes(state)
     found = found._replace(
       figures={**evaluator.own(state), **_of_shown(evaluator, state, own, dataset), **found.figures}
     )
     row = row_of(found, dataset, FLAGS.split, step, time.perf_counter() - started, point)
+    started = time.perf_counter()
     added = older_runs.read_config(run_dir)[1]
     row['notes'] += [older_runs.note(run_dir, added)] if added else []
     rows.append(keep(run_dir, row, found, at))
@@ -277,6 +313,7 @@ def main(arguments: list[str], overrides: dict[str, str]) -> int:
       'run_dir': ('--samples_file',),
       'step': ('a run',),
       'task': ('a run',),
+      'ema': ('a run',),
       'axis': ('a run',),
     },
     ['--samples_file' if FLAGS.samples_file else 'a run'],
@@ -292,7 +329,10 @@ def main(arguments: list[str], overrides: dict[str, str]) -> int:
     rows = evaluate_run(run_dir, overrides)
     what = f'{run_dir}, step {rows[0]["step"]}'
   for row in rows:
-    stamp, at = row['stamp'], ''.join(f', config.{path}={value}' for path, value in row.get('axis', {}).items())
+    stamp, at = (
+      row['stamp'],
+      ''.join(f', {directory.axis_name(path)}={value}' for path, value in row.get('axis', {}).items()),
+    )
     show(f'{what}{at}, {row["split"]} split of {stamp["data"]}: {stamp["examples"]:,} {stamp["form"]}', row)
   return 0
 

@@ -30,8 +30,10 @@ FLAGS = flags.FLAGS
 GIB = 2**30
 
 
-def export(run_dir: str, out: str, step: str = 'latest', most_bytes: int = 5 * GIB) -> tuple[Trained, list[str]]:
-  """Writes the weights, config.json and README.md of a run into the new folder `out`.
+def export(
+  run_dir: str, out: str, step: str = 'latest', most_bytes: int = 5 * GIB, ema: float | None = None
+) -> tuple[Trained, list[str]]:
+  """Writes the weights, config.json and README.md of a run into the new folder `out`; `step`, `ema`: see `Trained`.
 
   Returns:
     (the run, names of the files).
@@ -42,7 +44,7 @@ def export(run_dir: str, out: str, step: str = 'latest', most_bytes: int = 5 * G
   folder = Path(out)
   if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
     raise UserError(f'--out={out} holds something already: name a new folder.')
-  run = Trained(run_dir, step)
+  run = Trained(run_dir, step, ema=ema)
   with files.disk_errors(folder / 'config.json', folder):
     folder.mkdir(parents=True, exist_ok=True)
     tensors, tree, layout = _tensors(run)
@@ -85,7 +87,8 @@ def card(run: Trained, layout: str) -> str:
     '',
     '| | |',
     '|---|---|',
-    f'| parameters | {about.parameters or 0:,}, {"averaged" if run.averaged else "as trained"} |',
+    f'| parameters | {about.parameters or 0:,}, {"averaged" if run.averaged else "as trained"}'
+    f'{f" with length {run.ema:g}" if run.ema else ""} |',
     f'| layout | {layout} |',
     f'| data | {about.data.name} {about.data.version}, sha256 {about.data.fingerprint[:12]}, {about.data.split_rule} |',
     f'| config | {words}, changed: {json.dumps(about.overrides)} |',
@@ -143,7 +146,7 @@ def main(arguments: list[str], overrides: dict[str, str]) -> int:
     raise UserError(f'gen_ai.export takes the run as it is: leave --config.{next(iter(overrides))} out.')
   if not FLAGS.out:
     raise UserError('gen_ai.export needs --out=DIR, a new folder.')
-  run, written = export(arguments[0], FLAGS.out, FLAGS.step, int(FLAGS.shard_gb * GIB))
+  run, written = export(arguments[0], FLAGS.out, FLAGS.step, int(FLAGS.shard_gb * GIB), FLAGS.ema)
   print(f'{FLAGS.out}: {", ".join(written)}')
   for line in programs(run, FLAGS.out, FLAGS.batch) if FLAGS.programs else []:
     print(f'  {line}')
@@ -153,6 +156,9 @@ def main(arguments: list[str], overrides: dict[str, str]) -> int:
 if __name__ == '__main__':
   flags.DEFINE_string('out', '', 'the new folder')
   flags.DEFINE_string('step', 'latest', "checkpoint: 'latest', 'best' or a step")
+  flags.DEFINE_float(
+    'ema', None, 'length of the average of the parameters (config.optim.ema_lengths); the first if not given'
+  )
   flags.DEFINE_float('shard_gb', 5.0, 'largest file of weights, in GiB', lower_bound=1e-6)
   flags.DEFINE_bool('programs', False, 'write the tasks as programs of jax.export, too')
   flags.DEFINE_integer('batch', 16, 'examples that such a program makes at once', lower_bound=1)

@@ -68,6 +68,12 @@ def define_flags() -> None:
     upper_bound=LARGEST_SEED,
   )
   flags.DEFINE_string('step', 'latest', "checkpoint: 'latest', 'best' or a step")
+  flags.DEFINE_float(
+    'ema',
+    None,
+    'length of the average of the parameters, of a run that tracked some (config.optim.ema_lengths); the first of them '
+    'if not given',
+  )
   flags.DEFINE_bool(
     'stream', None, 'show texts while they are made, one after the other; if not given, one text on a terminal is'
   )
@@ -203,10 +209,10 @@ def _tell_draft(outputs: Mapping[str, np.ndarray]) -> None:
 def _opened(run_dir: str, name: str, task: Task, overrides: Mapping[str, Any]) -> Trained:
   """The run, with the one that drafts for it. Raises UserError where either cannot be opened or they do not fit."""
   if not FLAGS.draft:
-    return Trained(run_dir, FLAGS.step, overrides)
+    return Trained(run_dir, FLAGS.step, overrides, FLAGS.ema)
   small, spec = restored.tasks(FLAGS.draft), restored.recorded_spec(FLAGS.draft)
   drafting.check(name, task, restored.recorded_spec(run_dir), run_dir, small, spec, FLAGS.draft)
-  return Trained(run_dir, FLAGS.step, overrides).drafted_by(Trained(FLAGS.draft), FLAGS.draft_tokens)
+  return Trained(run_dir, FLAGS.step, overrides, FLAGS.ema).drafted_by(Trained(FLAGS.draft), FLAGS.draft_tokens)
 
 
 def _refuse_idle() -> None:

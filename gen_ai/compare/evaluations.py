@@ -117,6 +117,7 @@ def _in_order(run_dir: str | os.PathLike) -> list[dict[str, Any]]:
   rows = directory.read_evaluations(run_dir)
   if any(row.get('axis') for row in rows):
     own = config_lib.flatten(directory.read_config(run_dir))
+    own[directory.AXIS_EMA] = next(iter(own.get('optim.ema_lengths', [])), None)
     rows = [row for row in rows if all(own.get(path) == value for path, value in (row.get('axis') or {}).items())]
   return sorted(rows, key=lambda row: (row['step'], row['time']))
 

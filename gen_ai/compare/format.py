@@ -2,7 +2,7 @@
 
 import math
 
-from gen_ai.compare.statistics import Interval
+from gen_ai.compare.statistics import Interval, Mode
 from gen_ai.core import text
 
 NOTHING = '-'
@@ -33,6 +33,11 @@ def interval(found: Interval, signed: bool = False) -> str:
   if found.method == 't':
     return f'{mean} ± {half:.{digits}f}'
   return f'{mean} [{found.low:.{digits}f}, {found.high:.{digits}f}]'
+
+
+def bound(figure: str, better: Mode | None) -> str:
+  """'≤ 1.234' of a figure that can only be lower, '≥ 1.234' of one that can only be higher, by the way it is better."""
+  return figure if better is None or figure == NOTHING else f'{"≤" if better == "min" else "≥"} {figure}'
 
 
 def _decimals(half: float, mean: float) -> int:

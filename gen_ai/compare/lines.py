@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.console import Console
 
-from gen_ai.compare import blocks, evaluations, groups, layout
+from gen_ai.compare import blocks, evaluations, groups, layout, protocol
 from gen_ai.compare import format as fmt
 from gen_ai.compare.blocks import BETTER, View
 from gen_ai.compare.layout import Column
@@ -52,12 +52,15 @@ def show(console: Console, view: View) -> None:
 def _figures(view: View, frame: 'pd.DataFrame', metric: Metric) -> list[Column]:
   """final, last k and best, of an evaluation final alone; in brackets where the run has not reached its end."""
   ended = [state == 'done' for state in cells(frame, 'state')]
+  modes = [metric.mode if one else None for one in protocol.bounded(frame, metric.name)]
   if metric.evaluated(frame):
-    own = [evaluations.own(row, metric.name) for _, row in frame.iterrows()]
-    return [_column('final', [fmt.interval(found) for found in own], ended)]
-  kinds = {'final': 'final', f'last {view.last_k}': 'last_k', 'best*': f'best_{metric.mode}'}
-  values = {header: groups.values(frame, f'{kind}/{metric.name}') for header, kind in kinds.items()}
-  return [_column(header, [fmt.number(value) for value in found], ended) for header, found in values.items()]
+    texts = {'final': [fmt.interval(evaluations.own(row, metric.name)) for _, row in frame.iterrows()]}
+  else:
+    kinds = {'final': 'final', f'last {view.last_k}': 'last_k', 'best*': f'best_{metric.mode}'}
+    values = {header: groups.values(frame, f'{kind}/{metric.name}') for header, kind in kinds.items()}
+    texts = {header: [fmt.number(value) for value in found] for header, found in values.items()}
+  texts['final'] = [fmt.bound(text, mode) for text, mode in zip(texts['final'], modes, strict=True)]
+  return [_column(header, found, ended) for header, found in texts.items()]
 
 
 def _column(header: str, texts: Sequence[str], ended: Sequence[bool]) -> Column:

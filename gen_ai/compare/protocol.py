@@ -161,6 +161,26 @@ def spread_note(frame: 'pd.DataFrame', metrics: Sequence[str]) -> list[str]:
   return [f'spread of the data: {" and ".join(found)}'] if found else []
 
 
+def bounded(frame: 'pd.DataFrame', name: str) -> list[bool]:
+  """Of each run, whether its figure `name` (bits_per_byte, test/bits_per_byte) bounds what it is named after."""
+  figure = name.rpartition('/')[2].partition('.')[0]
+  return [figure in str(bounds).split() for bounds in cells(frame, 'bounds')]
+
+
+def bound_notes(frame: 'pd.DataFrame', metrics: Sequence[str]) -> list[str]:
+  """Which of `metrics` are bounds in some runs: they may stand beside exact ones, which are told apart."""
+  lines: dict[str, list[str]] = {}
+  for name in metrics:
+    which = bounded(frame, name)
+    if any(which):
+      families = sorted({str(one) for one, is_bound in zip(cells(frame, 'experiment'), which, strict=True) if is_bound})
+      lines.setdefault(f'{count(sum(which))} ({", ".join(families)})', []).append(name)
+  return [
+    f'bounds: {", ".join(names)} of {runs} can only be better than shown (≤, ≥); without a sign a figure is itself'
+    for runs, names in lines.items()
+  ]
+
+
 def stamp_notes(frame: 'pd.DataFrame', figures: Sequence[str]) -> list[str]:
   """Circumstances in which the stamps of `figures` differ, and what their evaluations said."""
   lines: dict[str, list[str]] = {}  # a line: the figures it is about

@@ -12,7 +12,7 @@ from gen_ai.compare.layout import Column
 from gen_ai.run import directory
 
 _FEW = 3  # curves that are shown where none is of a metric that is compared
-AXIS = 'axis'  # of a row of evaluations.jsonl: {'section.field': value}
+AXIS = 'axis'  # of a row of evaluations.jsonl: {'section.field': value}, see `directory.append_evaluation`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Curve:
   Attributes:
     run: index of the run.
     metric: 'split/metric'.
-    setting: 'section.field'.
+    setting: 'section.field', or 'ema'.
     fixed: 'section.field=value' of the other settings that were varied with it; '' for none.
     x, y: values of the setting and of the metric, by x.
     low, high: 95 % intervals; None where the record tells none.
@@ -74,7 +74,7 @@ def show(console: Console, curves: Sequence[Curve], names: Sequence[str], metric
   of_compared = {place: members for place, members in groups.items() if place[0].rpartition('/')[2] in wanted}
   shown = of_compared or dict(list(groups.items())[:_FEW])
   for (metric, setting, fixed), members in shown.items():
-    layout.title(console, f'{metric} against config.{setting}', fixed)
+    layout.title(console, f'{metric} against {directory.axis_name(setting)}', fixed)
     xs = sorted({x for curve in members for x in curve.x}, key=lambda x: (isinstance(x, str), x))
     columns = [Column(setting.rpartition('.')[2], [str(x) for x in xs])]
     for curve in members:

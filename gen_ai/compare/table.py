@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from gen_ai.compare import blocks, groups, layout
+from gen_ai.compare import blocks, groups, layout, protocol
 from gen_ai.compare import format as fmt
 from gen_ai.compare.blocks import BETTER, View
-from gen_ai.compare.groups import Group
+from gen_ai.compare.groups import Group, Summary
 from gen_ai.compare.layout import Column
 from gen_ai.compare.protocol import count
 from gen_ai.compare.select import Metric, cells, label, missing, shown
@@ -50,7 +50,7 @@ def named(group: Group) -> str:
 
 def _overview(console: Console, view: View, found: Sequence[Group]) -> None:
   finals = [
-    Column(m.name, [fmt.interval(groups.summarise(group, m).final) for group in found], style='bold')
+    Column(m.name, _finals(found, m, [groups.summarise(group, m) for group in found]), style='bold')
     for m in view.metrics
   ]
   counted = Column('n', [str(len(group.counted)) for group in found])
@@ -67,12 +67,19 @@ def _figures(console: Console, view: View, found: Sequence[Group], metric: Metri
   ]
   figures = [
     Column('n', [str(summary.final.n) for summary in summaries]),
-    Column('final', [fmt.interval(summary.final) for summary in summaries], style='bold'),
+    Column('final', _finals(found, metric, summaries), style='bold'),
     *([] if metric.evaluated(view.frame) else of_many),
     *([Column('not counted', others, right=False)] if any(others) else []),
   ]
   fields, again = [group.fields for group in found], metric is not view.metrics[0]
   blocks.with_fields(console, [group.label for group in found], fields, figures, again)
+
+
+def _finals(found: Sequence[Group], metric: Metric, summaries: Sequence[Summary]) -> list[str]:
+  """The final figures; those that are bounds behind their sign."""
+  bounds = [any(protocol.bounded(group.frame, metric.name)) for group in found]
+  pairs = zip(summaries, bounds, strict=True)
+  return [fmt.bound(fmt.interval(summary.final), metric.mode if one else None) for summary, one in pairs]
 
 
 def _others(group: Group, metric: Metric) -> str:

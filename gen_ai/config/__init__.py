@@ -7,7 +7,7 @@ its term off at compile time.
 """
 
 from gen_ai.config.checks import validate
-from gen_ai.config.defaults import COMMON, LARGEST_SEED, PLACES, common, declared, settle, usual
+from gen_ai.config.defaults import COMMON, LARGEST_SEED, LONGEST_AVERAGE, PLACES, common, declared, settle, usual
 from gen_ai.config.dial import by_depth
 from gen_ai.config.field import NETWORK, Field, one_of, size, weight
 from gen_ai.config.load import (
@@ -33,6 +33,7 @@ from gen_ai.config.tree import difference, flatten, from_json, to_json
 __all__ = [
   'COMMON',
   'LARGEST_SEED',
+  'LONGEST_AVERAGE',
   'NETWORK',
   'PLACES',
   'SOURCE',

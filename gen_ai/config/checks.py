@@ -48,9 +48,25 @@ def validate(config: ConfigDict) -> None:
     f'config.optim.accumulate={config.optim.accumulate} micro-batches.',
   )
   _check(bool(run.name) and '/' not in run.name, f"config.run.name='{run.name}' must be a plain folder name.")
+  _check_averages(config.optim)
   best = config.eval.best
   metric, _, mode = best.rpartition(':')
   _check(
     not best or (bool(metric) and mode in ('min', 'max')),
     f"config.eval.best='{best}' must read 'metric:min' or 'metric:max'.",
+  )
+
+
+def _check_averages(optim: ConfigDict) -> None:
+  """One kind of average at most, and lengths that are numbers, each once."""
+  asked = [name for name in ('ema_decay', 'ema_halflife', 'ema_lengths') if optim[name]]
+  _check(
+    len(asked) < 2,
+    f'{" and ".join(f"config.optim.{name}={optim[name]}" for name in asked)} each ask for an average of the '
+    'parameters: leave one of them on, and set the other to 0.0 (ema_lengths to ()).',
+  )
+  lengths = optim.ema_lengths
+  _check(
+    all(isinstance(length, float) for length in lengths) and len(set(lengths)) == len(lengths),
+    f'config.optim.ema_lengths={lengths} must be different numbers, as in (0.05,0.1).',
   )

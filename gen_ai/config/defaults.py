@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from gen_ai.config.field import NETWORK, Field, one_of, size, weight
 from gen_ai.config.tree import flatten
 
+LONGEST_AVERAGE = 0.288  # length of a power average: a little below 12^-0.5, that of the plain mean of all updates
 LARGEST_SEED = 2**31 - 1  # beyond it JAX would take the low bits: another seed's
 OPTIMISERS = ('adam', 'adamw', 'sgd', 'rmsprop', 'lion', 'muon')
 SCHEDULES = ('constant', 'cosine', 'linear', 'wsd')
@@ -39,6 +40,8 @@ COMMON: dict[str, Field] = {
   'run.sample_every': Field(500, tiny=4),  # updates; a multiple of log_every; 0: only at the end
   'run.save_every': Field(500, tiny=4),  # updates; a multiple of log_every; 0: only at the end
   'run.keep': size(2),  # newest checkpoints kept, besides the best
+  # snapshots of optim.ema_lengths that are kept, evenly spaced, from which averages of other lengths are made; 0: none
+  'run.ema_snapshots': Field(16, used_with={'optim.ema_lengths': ('that names some', bool)}),
   'run.trackers': Field('tensorboard'),  # copies of the record: '' | 'tensorboard' | 'wandb' | 'tensorboard,wandb'
   # 'mnist_5k' | 'python_stdlib' | a TFDS name | 'folder:PATH' | 'text:GLOB' | 'tokens:DIR' (of gen_ai.data.tokenize) |
   # 'mix:0.7*NAME+0.3*NAME' (texts by weight)
@@ -75,8 +78,13 @@ COMMON: dict[str, Field] = {
   'optim.cooldown': Field(0.2, above=0.0, max=1.0, used_with={'optim.schedule': one_of('wsd')}),
   'optim.clip_norm': weight(0.0),  # largest global gradient norm; 0: no clipping
   'optim.accumulate': size(1),  # micro-batches in one update; the batch stays the same
-  # per update, of the parameters used to sample and evaluate; 0: no averaging
-  'optim.ema_decay': weight(0.0, below=1.0),
+  # Of the parameters used to sample and evaluate an average is kept by one of these three; all off: no averaging.
+  'optim.ema_decay': weight(0.0, below=1.0),  # per update; 0: off
+  'optim.ema_halflife': weight(0.0),  # examples in which the weight of old parameters halves; 0: off
+  # the half-life is at most this share of the examples seen so far; 0: off
+  'optim.ema_rampup': weight(0.0, used_with={'optim.ema_halflife': ('that is not 0', bool)}),
+  # power averages by their lengths, relative deviations such as (0.05,0.1); evaluations use the first; (): off
+  'optim.ema_lengths': Field((), above=0.0, max=LONGEST_AVERAGE),
   'mesh.data': Field(-1, min=-float('inf')),  # devices that split the batch; -1: all that are left
   'mesh.fsdp': size(1, used_with=_MESH),  # devices that split batch and parameters
   'mesh.expert': size(1, used_with=_MESH),  # devices that split the batch and, of a mixture, the experts

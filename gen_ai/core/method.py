@@ -192,6 +192,8 @@ class Method(NamedTuple):
   # The metrics of training and evaluation that tell most: {name: 'min' | 'max', the way that is better, or '' where
   # neither is}. Wherever metrics are shown these come first, in this order.
   leading: Mapping[str, str] = MappingProxyType({})
+  # Metrics of eval_step that bound what they are named after, from the side that is worse: a comparison marks them.
+  bounds: tuple[str, ...] = ()
   # How parameters lie over a mesh, {end of their name: what each axis is}, see gen_ai.parallel.mesh.SPLIT_BY. Every
   # parameter must match one row. Without a table their shapes decide.
   sharding: Mapping[str, tuple[str, ...]] = MappingProxyType({})

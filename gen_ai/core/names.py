@@ -12,7 +12,7 @@ import jax
 
 PyTree = Any
 
-HEADS = ('score', 'classes', 'head', 'to_rgb')  # modules whose kernels lead out of a network
+HEADS = ('score', 'classes', 'head', 'to_rgb', 'patch_out')  # modules whose kernels lead out of a network
 NOT_DECAYED = ('bias', 'scale')  # names of parameters to which weight decay does not apply, whatever their shape
 KERNELS = ('kernel', 'lora_a', 'lora_b')  # what matrices are called
 

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from optax import contrib
 
 from gen_ai.core import lowering
+from gen_ai.core.averages import Averages
 from gen_ai.core.errors import UserError
 from gen_ai.core.method import Array, Batch, Key, Metrics, PyTree, Reduce, State
 from gen_ai.core.names import Part, decayed, groups, joined, name_of, row
@@ -267,22 +268,6 @@ def _means(grads: PyTree, count: Array | None, metrics: Mapping[str, Mean]) -> t
   return grads, {name: divided(*mean) if isinstance(mean, Weighted) else mean for name, mean in metrics.items()}
 
 
-def ema_update(average: PyTree, new: PyTree, decay: float | Array, step: Array) -> PyTree:
-  """Exponential moving average after update `step` (from 1), in fp32.
-
-  The decay is min(decay, (1 + step) / (10 + step)): early on the average follows, so that a short run is not stuck with
-  its initialisation.
-  """
-  rate = jnp.minimum(decay, (1 + step) / (10 + step))
-  return jax.tree.map(lambda a, n: a + (1 - rate) * (n.astype(a.dtype) - a), average, new)
-
-
-def is_averaged(config: ConfigDict) -> bool:
-  """Whether a run of `config` keeps an average of its parameters (EMA), by which it is evaluated then."""
-  optim = config.optim
-  return not is_off(optim.ema_decay) or ('ema_halflife' in optim and not is_off(optim.ema_halflife))
-
-
 class Pace(NamedTuple):
   """How fast one part of the parameters learns, where several have an optimiser each."""
 
@@ -299,7 +284,7 @@ class Updater:
     config: of the run; its floats may be traced.
     parts: {name: pace} where `params` is a dict of parts with an optimiser each; empty: one optimiser for all.
     average: state -> the tree that is averaged, by default all of `params`.
-    batches_per_step: batches of data in one step, by which a half-life in images is counted.
+    batches_per_step: batches of data in one step, by which a half-life in examples is counted.
     matrices: of the kernels that are not one matrix each, see `Matrices`.
     rates: factors of updates by name.
     trains: the only parameters that are trained; None: all. The others have no gradient and no state of an optimiser.
@@ -323,18 +308,14 @@ class Updater:
     self._rules = {name: optimiser(optim, steps, *pace, matrices, rates) for name, pace in (parts or {}).items()}
     self._trains = trains
     self._average = average
-    self._decay = optim.ema_decay
-    if 'ema_halflife' in optim and not is_off(optim.ema_halflife):
-      self._decay = 0.5 ** (config.data.batch_size * batches_per_step / optim.ema_halflife)
-    self.averaged = is_averaged(config)
+    self._averages = Averages(config, batches_per_step)
 
   def init(self, params: PyTree, stats: PyTree = ()) -> State:
     """The state before the first update."""
     own, rules = self.trained(params), self._rules.items()
     opt_state = self._whole.init(own) if self._whole else {name: rule.init(own[name]) for name, rule in rules}
     state = State(jnp.int32(0), params, opt_state, (), stats)
-    # Copies: the programs donate the state, and one buffer cannot be given away twice.
-    return state._replace(ema=jax.tree.map(jnp.copy, self._average(state))) if self.averaged else state
+    return state._replace(ema=self._averages.start(self._average(state)))
 
   def trained(self, params: PyTree) -> PyTree:
     """The parameters that are trained, which a loss is differentiated by: all, or those of `trains`."""
@@ -365,10 +346,8 @@ class Updater:
   def advance(self, state: State) -> State:
     """The state after a step whose updates are made: its count and its averages."""
     step = state.step + 1
-    if not self.averaged:
-      return state._replace(step=step)
-    return state._replace(step=step, ema=ema_update(state.ema, self._average(state), self._decay, step))
+    return state._replace(step=step, ema=self._averages.advance(state.ema, self._average(state), step))
 
   def eval_params(self, state: State) -> PyTree:
-    """What samples and evaluations use of what `average` names: its average where there is one."""
-    return state.ema if self.averaged else self._average(state)
+    """What samples and evaluations use of what `average` names: its average where one is kept, of several the first."""
+    return self._averages.evaluated(state.ema, self._average(state))

@@ -8,12 +8,13 @@ import dataclasses
 import gzip
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
 from gen_ai.core.errors import UserError
-from gen_ai.data import text, tfds_source
+from gen_ai.core.files import dumps, sha256
+from gen_ai.data import text, tfds_source, utf8
 
 PIECE_BYTES = 2**20  # of a longer document so many are read, and become tokens, at once
 _LINE_BYTES = 2**28  # the longest line of JSON
@@ -59,18 +60,20 @@ class Corpus(NamedTuple):
   Attributes:
     name: what the user calls it.
     nbytes: about how many it has; 0: unknown.
+    version: another one where the texts have changed, as far as shows without reading them.
     read: their pieces as they lie there.
   """
 
   name: str
   nbytes: int
+  version: str
   read: Callable[[], Iterator[_Raw]]
 
   def pieces(self, seen: Seen, replace: bool) -> Iterator[Piece]:
     """The pieces of all documents in order; counts them into `seen`.
 
     Raises:
-      UserError: a file cannot be read; or a document is not UTF-8 and `replace` is False: names file and byte.
+      UserError: a file cannot be read, or a document is not UTF-8, see `utf8.decoded`.
     """
     place, invalid, begins = 0.0, False, False
     for raw in self.read():
@@ -84,18 +87,10 @@ class Corpus(NamedTuple):
         seen.documents += 1
         place, invalid = int.from_bytes(hashlib.sha256(raw.data).digest()[:6]) / 2**48, False
       first, begins = begins, False
-      try:
-        yield Piece(raw.data.decode(), len(raw.data), first, place)
-      except UnicodeDecodeError as error:
-        if not replace:
-          raise UserError(
-            f'{raw.where} is not UTF-8 at byte {raw.offset + error.start:,}: convert it first, or take '
-            '--invalid=replace, which puts the replacement character there.'
-          ) from error
-        seen.invalid += not invalid
-        invalid = True
-        mended = raw.data.decode(errors='replace')
-        yield Piece(mended, len(mended.encode()), first, place)
+      found, mended = utf8.decoded(raw.data, raw.where, raw.offset, replace)
+      seen.invalid += mended and not invalid
+      invalid |= mended
+      yield Piece(found, len(found.encode()) if mended else len(raw.data), first, place)
 
 
 def opened(name: str, field: str = 'text', delimiter: str = '', data_dir: str = '') -> dict[str, Corpus]:
@@ -113,12 +108,14 @@ def opened(name: str, field: str = 'text', delimiter: str = '', data_dir: str = 
   source, _, pattern = name.partition(':')
   if source in ('text', 'jsonl'):
     paths = text.matching_files(pattern, name)
-    size = sum(path.stat().st_size for path in paths)
+    about = [(str(path), path.stat()) for path in paths]
+    size = sum(stat.st_size for _, stat in about)
+    version = sha256(dumps([[path, stat.st_size, stat.st_mtime_ns] for path, stat in about]))
     if source == 'jsonl':
-      return {'train': Corpus(name, size, lambda: _of_json_lines(paths, field))}
-    return {'train': Corpus(name, size, lambda: _of_files(paths, delimiter.encode()))}
+      return {'train': Corpus(name, size, version, lambda: _of_json_lines(paths, field))}
+    return {'train': Corpus(name, size, version, lambda: _of_files(paths, delimiter.encode()))}
   if name == 'python_stdlib':
-    return {'train': Corpus(name, 0, lambda: _of_texts((d['text'], d['path']) for d in text.stdlib_documents()))}
+    return {'train': Corpus(name, 0, text.stdlib_version(), lambda: _of_texts(text.stdlib_files()))}
   prepared = tfds_source.open_text(name, data_dir)
   return {own: _of_tfds(name, prepared, own) for own in prepared.sizes}
 
@@ -129,16 +126,15 @@ def _of_tfds(name: str, prepared: Any, own: str) -> Corpus:
     for start in range(0, len(records), _RECORDS):
       numbers = range(start, min(start + _RECORDS, len(records)))
       for number, record in zip(numbers, records.__getitems__(list(numbers)), strict=True):
-        held = record[prepared.text]
-        data = held if isinstance(held, bytes) else str(held).encode(errors='surrogatepass')
-        yield from _cut(data, f'example {number} of {name}, {own},')
+        yield from _cut(utf8.encoded(record[prepared.text]), tfds_source.place(name, own, number))
 
-  return Corpus(f'{name} {own}', int(prepared.builder.info.splits[own].num_bytes or 0), read)
+  size = int(prepared.builder.info.splits[own].num_bytes or 0)
+  return Corpus(f'{name} {own}', size, dumps([prepared.version, tfds_source.record(prepared)]), read)
 
 
-def _of_texts(texts: Iterator[tuple[str, str]]) -> Iterator[_Raw]:
-  for held, where in texts:
-    yield from _cut(held.encode(errors='surrogatepass'), where)
+def _of_texts(texts: Iterable[tuple[str, bytes]]) -> Iterator[_Raw]:
+  for where, data in texts:
+    yield from _cut(data, where)
 
 
 def _cut(document: bytes, where: str) -> Iterator[_Raw]:
@@ -179,8 +175,8 @@ def _between(file: IO[bytes], delimiter: bytes, where: str) -> Iterator[_Raw]:
       while len(held) < 4 * needed and not ended:
         more = file.read(4 * needed)
         held, ended = held + more, not more
-      if not offset and held.startswith(b'\xef\xbb\xbf'):
-        at = 3  # the mark of some editors at the start of UTF-8
+      if not offset and held.startswith(utf8.MARK):
+        at = len(utf8.MARK)
     left = len(held) - at
     stop = held.find(delimiter, at, at + needed) if delimiter else -1
     if stop >= 0:
@@ -206,7 +202,7 @@ def _of_json_lines(paths: list[Path], field: str) -> Iterator[_Raw]:
         if len(line) == _LINE_BYTES:
           raise UserError(f'{where} is longer than {_LINE_BYTES:,} bytes: is it JSON lines, one document a line?')
         if line.strip():
-          yield from _cut(_field(line, field, where).encode(errors='surrogatepass'), where)
+          yield from _cut(utf8.encoded(_field(line, field, where)), where)
 
 
 def _field(line: bytes, field: str, where: str) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from gen_ai.core import places
 from gen_ai.core.errors import UserError
-from gen_ai.data import bpe, splits, token_files
+from gen_ai.data import bpe, splits, token_files, utf8
 from gen_ai.data.source import TextSource
 
 BPE = bpe.PREFIX
@@ -189,7 +189,12 @@ def pieces(texts: Mapping[str, Sequence[str]], ranges: Sequence[splits.Range]) -
 
 
 def stdlib_documents() -> list[dict[str, str]]:
-  """The running interpreter's standard library, one {'path', 'text'} a file in sorted order.
+  """Those of `stdlib_files`, one {'path', 'text'} each. Raises UserError as well for one that is not UTF-8."""
+  return [{'path': path, 'text': utf8.decoded(data, path)[0]} for path, data in stdlib_files()]
+
+
+def stdlib_files() -> list[tuple[str, bytes]]:
+  """The running interpreter's standard library, (path, what it holds) of each file in sorted order.
 
   Tests, installed packages and the build's own record of the machine (_sysconfigdata) are left out.
 
@@ -202,7 +207,7 @@ def stdlib_documents() -> list[dict[str, str]]:
   if not paths:
     raise UserError(f"data set 'python_stdlib': no .py files under {root}; use a Python that comes with its sources.")
   ordered = sorted(paths, key=lambda p: p.as_posix())
-  return [{'path': p.as_posix(), 'text': (root / p).read_bytes().decode(errors='replace')} for p in ordered]
+  return [(p.as_posix(), (root / p).read_bytes()) for p in ordered]
 
 
 def stdlib_version() -> str:
@@ -228,11 +233,11 @@ def file_documents(pattern: str) -> list[dict[str, str]]:
   documents = []
   for path in paths:
     try:
-      documents.append({'path': str(path), 'text': path.read_bytes().decode('utf-8-sig')})
-    except UnicodeDecodeError as e:
-      raise UserError(f'data set text:{pattern}: {path} is not UTF-8 (byte {e.start}); convert it first.') from e
+      data = path.read_bytes()
     except OSError as e:
       raise UserError(f'data set text:{pattern}: cannot read {path}: {e.strerror}.') from e
+    start = len(utf8.MARK) * data.startswith(utf8.MARK)
+    documents.append({'path': str(path), 'text': utf8.decoded(data[start:], str(path), start)[0]})
   if not any(document['text'] for document in documents):
     what = f'{paths[0]} is empty' if len(paths) == 1 else f'all {len(paths)} files are empty'
     raise UserError(f'data set text:{pattern}: {what}: there is nothing to train on.')

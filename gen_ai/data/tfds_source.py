@@ -10,7 +10,7 @@ from gen_ai.core import installation
 from gen_ai.core.command_line import printed
 from gen_ai.core.errors import NotPrepared, UserError
 from gen_ai.core.text import did_you_mean
-from gen_ai.data import images, mnist_5k, store
+from gen_ai.data import images, mnist_5k, store, utf8
 from gen_ai.data.source import ArrayExamples
 
 OWN = (mnist_5k.NAME, 'python_stdlib')  # data sets of this project
@@ -221,15 +221,17 @@ def record(prepared: Prepared) -> list[Any]:
   return [[name, splits[name].shard_lengths, splits[name].num_bytes] for name in sorted(prepared.sizes)]
 
 
-def load_texts(prepared: Prepared) -> tuple[dict[str, list[str]], int]:
-  """({own split: its documents}, how many of them had bytes that are no UTF-8, replaced)."""
-  texts: dict[str, list[str]] = {}
-  invalid = 0
-  for split in prepared.sizes:
-    texts[split] = []
-    for record in prepared.builder.as_data_source(split=split):
-      held = record[prepared.text]
-      document = held.decode(errors='replace') if isinstance(held, bytes) else str(held)
-      invalid += isinstance(held, bytes) and '\ufffd' in document and document.encode() != held
-      texts[split].append(document)
-  return texts, invalid
+def load_texts(prepared: Prepared) -> dict[str, list[str]]:
+  """{own split: its documents}. Raises UserError for one that is not UTF-8, see `utf8.decoded`."""
+  return {
+    split: [
+      utf8.decoded(utf8.encoded(record[prepared.text]), place(prepared.builder.name, split, number))[0]
+      for number, record in enumerate(prepared.builder.as_data_source(split=split))
+    ]
+    for split in prepared.sizes
+  }
+
+
+def place(name: str, split: str, number: int) -> str:
+  """What an example is called in messages."""
+  return f'example {number:,} of {name}, {split},'

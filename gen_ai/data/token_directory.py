@@ -6,19 +6,20 @@ there is one, and INDEX: {'format', 'tokenizer': {'kind', 'file', 'sha256', 'siz
 """
 
 import contextlib
+import fcntl
 import hashlib
 import json
+import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from gen_ai.core import places
+from gen_ai.core import places, terminal
 from gen_ai.core.errors import UserError
-from gen_ai.core.files import dumps, sha256
+from gen_ai.core.files import dumps, sha256, write_atomic
 from gen_ai.core.method import Spec
 from gen_ai.data import splits, text
 from gen_ai.data.assemble import TEXT, Dataset
@@ -27,6 +28,7 @@ from gen_ai.data.source import TextSource
 
 INDEX = 'index.json'
 TOKENIZER = 'tokenizer.json'
+UNFINISHED = 'unfinished.json'
 FORMAT = 1
 _LOOKED_AT = 2**16  # tokens at either end of a file, which opening looks at
 _AT_ONCE = 2**24  # bytes that are hashed at once
@@ -39,14 +41,31 @@ class PartFile:
   """The file of one part while it is written; `with` closes it.
 
   Args:
-    path: where; there must be no such file.
+    path: where.
     dtype: of the tokens.
+    begun: what `about` said of it when it was last kept; what was written after that is dropped. None: it is new.
+
+  Raises:
+    UserError: it does not begin as it was kept.
   """
 
-  def __init__(self, path: Path, dtype: Any):
+  def __init__(self, path: Path, dtype: Any, begun: Mapping[str, Any] | None = None):
     self.path, self._dtype, self._digest = path, np.dtype(dtype).newbyteorder('<'), hashlib.sha256()
     self.tokens, self.documents, self.nbytes = 0, 0, 0
-    self._file = path.open('xb')
+    self._file: IO[bytes] = path.open('r+b' if begun else 'wb')
+    if begun:
+      self._go_on(begun)
+
+  def _go_on(self, begun: Mapping[str, Any]) -> None:
+    self.tokens, self.documents, self.nbytes = (begun[name] for name in ('tokens', 'documents', 'bytes'))
+    left = self.tokens * self._dtype.itemsize
+    while left and (data := self._file.read(min(left, _AT_ONCE))):
+      self._digest.update(data)
+      left -= len(data)
+    if self._digest.hexdigest() != begun['sha256']:
+      self._file.close()
+      raise UserError(f'{self.path} is damaged: remove {self.path.parent}, so that it is made from the beginning.')
+    self._file.truncate()
 
   def add(self, tokens: np.ndarray, documents: int, nbytes: int) -> None:
     """Appends `tokens`, among which so many `documents` begin, of so many bytes of UTF-8."""
@@ -58,8 +77,9 @@ class PartFile:
     self.nbytes += nbytes
 
   def about(self) -> dict[str, Any]:
-    """What INDEX holds of it."""
+    """What INDEX holds of it, all of which is on the disk then."""
     self._file.flush()
+    os.fsync(self._file.fileno())
     values = (self.path.name, self.tokens, self.documents, self.nbytes, self._digest.hexdigest())
     return dict(zip(_FIELDS, values, strict=True))
 
@@ -70,28 +90,76 @@ class PartFile:
     self._file.close()
 
 
+class Unfinished:
+  """The folder in which a directory is made, and what an earlier call that did not end has left there.
+
+  Args:
+    folder: of this call alone.
+  """
+
+  def __init__(self, folder: Path):
+    self.folder = folder
+    self._identity: dict[str, Any] = {}
+
+  def resume(self, identity: dict[str, Any]) -> dict[str, Any]:
+    """What `keep` wrote last, if that was of the same `identity`; else {}, and the folder is empty."""
+    self._identity = identity
+    try:
+      held = json.loads((self.folder / UNFINISHED).read_text(encoding='utf-8'))
+    except (OSError, ValueError):
+      held = {}
+    if held.get('identity') == json.loads(dumps(identity)):
+      return dict(held['state'])
+    if held:
+      terminal.tell(f'{self.folder} was made by other settings, or the texts have changed: it begins again')
+    for path in self.folder.iterdir():
+      path.unlink()
+    return {}
+
+  def keep(self, state: dict[str, Any]) -> None:
+    """Writes down how far it is, for the next call with this identity."""
+    write_atomic(self.folder / UNFINISHED, dumps({'identity': self._identity, 'state': state}))
+
+  @property
+  def kept(self) -> bool:
+    """Whether there is something for the next call."""
+    return (self.folder / UNFINISHED).exists()
+
+
 @contextlib.contextmanager
-def making(out: str) -> Iterator[Path]:
-  """A folder to write into, which becomes `out` at the end; whatever fails or is interrupted leaves nothing.
+def making(out: str) -> Iterator[Unfinished]:
+  """A folder to write into, which becomes `out` at the end. What does not end leaves what it kept, or nothing.
 
   Raises:
-    UserError: `out` is there already, or cannot be written.
+    UserError: `out` is there already, cannot be written, or another process is making it.
   """
   place = places.expand(out, '--out').absolute()
   if place.exists():
     raise UserError(f'--out={out} is there already: name another folder.')
+  scratch = place.with_name(f'.{place.name}.unfinished')
   try:
-    scratch = Path(tempfile.mkdtemp(prefix=f'.{place.name}.making-', dir=place.parent))
+    scratch.mkdir(exist_ok=True)
+    lock = os.open(scratch, os.O_RDONLY)
   except OSError as error:
     raise UserError(f'--out={out}: cannot write into {place.parent}: {error.strerror}.') from error
   try:
-    yield scratch
-    scratch.chmod(0o755)  # those of temporary folders are for their owner alone
-    scratch.rename(place)
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except OSError as error:
-    raise UserError(f'cannot write {out}: {error.strerror or error}. Nothing of it is kept.') from error
+    os.close(lock)
+    raise UserError(f'--out={out} is being made by another process.') from error
+  unfinished = Unfinished(scratch)
+  try:
+    yield unfinished
+    scratch.rename(place)
+    (place / UNFINISHED).unlink(missing_ok=True)
+  except OSError as error:
+    raise UserError(f'cannot write {out}: {error.strerror or error}.') from error
   finally:
-    shutil.rmtree(scratch, ignore_errors=True)
+    if unfinished.kept:
+      terminal.tell(f'what is done so far lies in {scratch}: the same command goes on from there')
+    else:
+      shutil.rmtree(scratch, ignore_errors=True)
+    os.close(lock)
 
 
 def write_index(

@@ -5,6 +5,8 @@ Training takes the folder as --config.data.name=tokens:DIR, and its tokenizer as
 
 Documents come into parts whole, by the hash of their content: those that are alike into the same part, and the same
 ones whatever else is there.
+
+What is interrupted goes on by the same command: documents are read again up to where it was, but not tokenised again.
 """
 
 import contextlib
@@ -12,19 +14,20 @@ import sys
 import time
 import zlib
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from absl import app, flags
 
 from gen_ai.core import terminal
 from gen_ai.core.errors import FAILED, UserError
+from gen_ai.core.files import write_atomic
 from gen_ai.data import bpe, corpus, document_parts, raw_tokens, splits, text, token_directory
 from gen_ai.data.document_parts import Rule
-from gen_ai.data.token_directory import PartFile
+from gen_ai.data.token_directory import PartFile, Unfinished
 
 _BATCH_BYTES = 2**21  # of text that becomes tokens at once
 _TOLD_SECONDS = 10.0
+_KEPT_SECONDS = 30.0  # of work that is lost at most where it is killed
 
 
 class Request(NamedTuple):
@@ -58,21 +61,20 @@ def tokenize(request: Request) -> str:
   """Writes the folder `request.out` and returns lines about it.
 
   Raises:
-    UserError: no such data, a bad split, text that is not UTF-8, a part without documents, or what cannot be written;
-      nothing is left then.
+    UserError: no such data, a bad split, text that is not UTF-8, a part without documents, or what cannot be written.
   """
   _check(request)
-  with token_directory.making(request.out) as folder, contextlib.ExitStack() as stack:
+  with token_directory.making(request.out) as unfinished, contextlib.ExitStack() as stack:
     if request.data.startswith(f'{raw_tokens.PREFIX}:'):
-      index = _import_raw(request, folder, bpe.read(request.tokens.removeprefix(text.BPE)), stack)
+      index = _import_raw(request, unfinished, bpe.read(request.tokens.removeprefix(text.BPE)), stack)
     else:
-      index = _encode(request, folder, stack)
+      index = _encode(request, unfinished, stack)
   return _summary(request.out, index)
 
 
 def _check(request: Request) -> None:
   """Refuses what contradicts itself."""
-  learned = request.tokens.removeprefix(text.BPE).isdecimal()
+  learned = _learns(request)
   if request.tokens != 'byte' and not request.tokens.startswith(text.BPE):
     raise UserError(f"--tokens={request.tokens} is none of 'byte', 'bpe:SIZE' and 'bpe:FILE'.")
   if request.test and not request.validation:
@@ -91,21 +93,45 @@ def _check(request: Request) -> None:
       raise UserError(f'--{name}={given} must be {raw}FILE as {request.data} is.')
 
 
-def _encode(request: Request, folder: Path, stack: contextlib.ExitStack) -> dict[str, Any]:
-  own = _corpora(request)
+def _learns(request: Request) -> bool:
+  """Whether tokens are learned from the texts."""
+  return request.tokens.removeprefix(text.BPE).isdecimal()
+
+
+def _identity(request: Request, own: Mapping[str, corpus.Corpus], vocab: token_directory.FileVocab | None) -> Any:
+  """What tells the work of one call from that of another: settings, texts, tokens that are not learned from them."""
+  asked = {name: value for name, value in request._asdict().items() if name != 'out'}
+  return {
+    'format': [token_directory.FORMAT, corpus.PIECE_BYTES, _BATCH_BYTES],
+    'request': asked,
+    'texts': {name: one.version for name, one in own.items()},
+    'tokens': text.identity(vocab) if vocab else '',
+  }
+
+
+def _encode(request: Request, unfinished: Unfinished, stack: contextlib.ExitStack) -> dict[str, Any]:
+  own, kept_at = _corpora(request), time.monotonic()
   rule = document_parts.rule(request.split, tuple(own))
-  vocab = _vocab(request, own, rule)
+  named = None if _learns(request) else _named(request)
+  begun = unfinished.resume(_identity(request, own, named))
+  vocab, folder = named or _learned(request, own, rule, unfinished), unfinished.folder
   files = {
-    name: stack.enter_context(PartFile(folder / f'{name}.bin', vocab.dtype))
+    name: stack.enter_context(PartFile(folder / f'{name}.bin', vocab.dtype, begun.get('parts', {}).get(name)))
     for name in splits.NAMES[: 2 if rule.shared else 3]
   }
   seen, progress = corpus.Seen(), _Progress(sum(one.nbytes for one in own.values()))
-  for batch in _batches(_placed(own, rule, seen, request.invalid == 'replace')):
+  done = begun.get('batches', 0)
+  for number, batch in enumerate(_batches(_placed(own, rule, seen, request.invalid == 'replace'))):
+    if number < done:
+      continue
     for name, file in files.items():
       pieces = [piece for part, piece in batch if part == name]
       if pieces:
         _add(file, vocab, pieces)
     progress.tell(seen.nbytes, sum(file.tokens for file in files.values()))
+    if time.monotonic() - kept_at >= _KEPT_SECONDS:
+      unfinished.keep({'batches': number + 1, 'parts': {name: file.about() for name, file in files.items()}})
+      kept_at = time.monotonic()
   for name, file in files.items():
     if not file.documents:
       raise UserError(
@@ -136,12 +162,17 @@ def _corpora(request: Request) -> dict[str, corpus.Corpus]:
   return found
 
 
-def _vocab(request: Request, own: Mapping[str, corpus.Corpus], rule: Rule) -> token_directory.FileVocab:
-  which = request.tokens.removeprefix(text.BPE)
-  if request.tokens == 'byte':
-    return text.ByteVocab()
-  if not which.isdecimal():
-    return bpe.read(which)
+def _named(request: Request) -> token_directory.FileVocab:
+  return text.ByteVocab() if request.tokens == 'byte' else bpe.read(request.tokens.removeprefix(text.BPE))
+
+
+def _learned(
+  request: Request, own: Mapping[str, corpus.Corpus], rule: Rule, unfinished: Unfinished
+) -> token_directory.FileVocab:
+  """The tokens of 'bpe:SIZE', which an earlier call may have learned already."""
+  file = unfinished.folder / token_directory.TOKENIZER
+  if file.exists():
+    return bpe.read(str(file))
   whole = sum(one.nbytes for one in own.values())
   share = min(1.0, request.learn_bytes / whole) if whole else 1.0
   seen, progress = corpus.Seen(), _Progress(whole, 'learning tokens: ')
@@ -152,7 +183,9 @@ def _vocab(request: Request, own: Mapping[str, corpus.Corpus], rule: Rule) -> to
       if part == 'train' and zlib.crc32(piece.text.encode()) < share * 2**32:
         yield piece.text
 
-  return bpe.BpeVocab(bpe.train(learned_from(), int(which)))
+  vocab = bpe.BpeVocab(bpe.train(learned_from(), int(request.tokens.removeprefix(text.BPE))))
+  write_atomic(file, vocab.text)
+  return vocab
 
 
 def _placed(
@@ -191,7 +224,10 @@ def _add(file: PartFile, vocab: token_directory.FileVocab, pieces: list[corpus.P
   file.add(vocab.encode_compact(joined), documents, nbytes + sum(starts))
 
 
-def _import_raw(request: Request, folder: Path, vocab: bpe.BpeVocab, stack: contextlib.ExitStack) -> dict[str, Any]:
+def _import_raw(
+  request: Request, unfinished: Unfinished, vocab: bpe.BpeVocab, stack: contextlib.ExitStack
+) -> dict[str, Any]:
+  folder = unfinished.folder
   named = {'train': request.data, 'validation': request.validation, 'test': request.test}
   files, progress = {}, _Progress(0)
   for name, given in named.items():

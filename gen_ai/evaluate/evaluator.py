@@ -8,7 +8,6 @@ from ml_collections import ConfigDict
 
 from gen_ai.core.errors import UserError
 from gen_ai.core.method import GENERATE, SAMPLE, State
-from gen_ai.core.optim import is_averaged
 from gen_ai.data.dataset import Dataset
 from gen_ai.evaluate.examples import ExamplePass, eval_step
 from gen_ai.evaluate.generation import Generation, Inputs, SplitInputs
@@ -24,7 +23,7 @@ from gen_ai.evaluate.metrics.metric import (
   with_error,
 )
 from gen_ai.evaluate.metrics.quality import measure
-from gen_ai.evaluate.protocol import Protocol, sampler_stamp
+from gen_ai.evaluate.protocol import Protocol, average_stamp, sampler_stamp
 from gen_ai.evaluate.references import References, reader
 from gen_ai.parallel.program import Program
 
@@ -46,15 +45,23 @@ class Evaluator:
     dataset: what it was trained on.
     protocol: what is measured.
     inputs: what the task is given for each sample; examples of the split if it needs any and none are given.
+    length: of the averages in the states, where it was chosen after training (`gen_ai.evaluate.averages`).
 
   Raises:
     UserError: the method cannot do what a metric needs.
   """
 
   def __init__(
-    self, program: Program, config: ConfigDict, dataset: Dataset, protocol: Protocol, inputs: Inputs | None = None
+    self,
+    program: Program,
+    config: ConfigDict,
+    dataset: Dataset,
+    protocol: Protocol,
+    inputs: Inputs | None = None,
+    length: float | None = None,
   ):
     self._program, self._config, self._dataset, self.protocol = program, config, dataset, protocol
+    self._length = length
     self.task = protocol.task or program.drawing_task()
     drawn = protocol.of(FEATURES, SAMPLES)
     if drawn and not (self.task and program.task(self.task).draws):
@@ -161,16 +168,16 @@ class Evaluator:
   def stamp(self) -> dict[str, Any]:
     """How samples are made."""
     task = self._program.task(self.task)
-    stamp = {'sample_seed': self.protocol.seed} | sampler_stamp(self._config, task.settings)
+    stamp = {'sample_seed': self.protocol.seed} | sampler_stamp(self._config, task.settings, self._length)
     stamp |= {'evaluations': task.evaluations(self._config)} if task.evaluations else {}
     stamp |= {} if self.task == GENERATE else {'task': self.task}
     if self._conditioned:  # never to be compared with samples that no example was given for
       stamp |= {'conditioned_on': self.protocol.split, 'observation': self._program.observation}
     return stamp
 
-  def use(self, config: ConfigDict) -> None:
-    """Goes on with a config that differs in settings of tasks; the program has been given its floats."""
-    self._config = config
+  def use(self, config: ConfigDict, length: float | None = None) -> None:
+    """Goes on with a config that differs in settings of tasks, whose floats the program has, or another average."""
+    self._config, self._length = config, length
 
   def _examples(
     self, totals: likelihood.Totals, draws: int, better: Mapping[str, str], metric: Metric | None = None
@@ -189,7 +196,7 @@ class Evaluator:
     stamp = {
       'observation': self._program.observation,
       'eval_seed': self._config.eval.seed,
-      'ema': is_averaged(self._config),
+      **average_stamp(self._config, self._length),
     } | ({'importance_samples': draws} if draws else {})
     results = totals.finish()
     figures = {name: with_error(*figure, stamp) for name, figure in results.items()}

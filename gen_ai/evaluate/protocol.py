@@ -8,7 +8,7 @@ import jax
 from ml_collections import ConfigDict
 
 from gen_ai.core import surroundings
-from gen_ai.core.optim import is_averaged
+from gen_ai.core.averages import is_averaged
 from gen_ai.data import kinds
 from gen_ai.data.dataset import Dataset
 from gen_ai.evaluate import metrics as metrics_lib
@@ -113,12 +113,26 @@ def shared_stamp(dataset: Dataset, split: str) -> dict[str, Any]:
   }
 
 
-def sampler_stamp(config: ConfigDict, sections: Sequence[str] = ('sample',)) -> dict[str, Any]:
+def average_stamp(config: ConfigDict, length: float | None = None) -> dict[str, Any]:
+  """Whether averaged parameters are evaluated, and of what length, where a run tracks averages of several.
+
+  Args:
+    config: of the run.
+    length: that was chosen after training; None: the first of those that the run tracks.
+  """
+  lengths = config.optim.ema_lengths
+  return {'ema': is_averaged(config)} | ({'ema_length': length or lengths[0]} if lengths else {})
+
+
+def sampler_stamp(
+  config: ConfigDict, sections: Sequence[str] = ('sample',), length: float | None = None
+) -> dict[str, Any]:
   """How samples are made: averaged parameters or not, and the settings of the task (temperature, truncation, ...).
 
   Args:
     config: of the run, with what this evaluation changes.
     sections: of the config, those that the task may be run again under.
+    length: see `average_stamp`.
   """
   settings = {
     f'{"sampler" if section == "sample" else section}.{name}': str(value)
@@ -126,4 +140,4 @@ def sampler_stamp(config: ConfigDict, sections: Sequence[str] = ('sample',)) -> 
     for name, value in config[section].items()
     if (section, name) != ('sample', 'n')
   }
-  return {'ema': is_averaged(config)} | settings
+  return average_stamp(config, length) | settings

@@ -12,13 +12,13 @@ import numpy as np
 from gen_ai import config as config_lib
 from gen_ai.config import idle
 from gen_ai.core import random
+from gen_ai.core.averages import average_of, is_averaged
 from gen_ai.core.errors import UserError
 from gen_ai.core.method import EXAMPLE, GENERATE, LABEL, LATENT, MASK, NUMBER, PROMPT, SAMPLE, Field, PyTree, Spec, Task
-from gen_ai.core.optim import is_averaged
 from gen_ai.core.text import did_you_mean
 from gen_ai.data import dataset as dataset_lib
 from gen_ai.data import kinds
-from gen_ai.evaluate import drafting, restored
+from gen_ai.evaluate import averages, drafting, restored
 from gen_ai.evaluate.generation import CallInputs, Generation, check_inputs
 from gen_ai.evaluate.streaming import Streaming
 from gen_ai.maths import masks
@@ -35,28 +35,41 @@ class Trained:
     run_dir: of the run.
     step: 'latest', 'best' (by config.eval.best) or a number of updates.
     settings: config fields that tasks may be run again under: {'sample.temperature': 0.7}.
+    ema: length of the average that tasks run by, of a run that tracked some (config.optim.ema_lengths), see
+      `gen_ai.evaluate.averages`; None: the first of those.
 
   Attributes:
     path: of the run directory.
     config: its config, with `settings`.
     spec: what its data was like.
     step: completed updates of the checkpoint.
-    state: everything that training changed, a `State`.
+    state: everything that training changed, a `State`; with `ema` its only average is the one of that length.
+    ema: length of the average that tasks run by; None where the run tracked none by its length.
     tasks: {name: Task} of what it can do.
     class_names: names of the classes by number; empty where they have none.
     note: what a person should know of the inputs of the last call; '' for nothing.
 
   Raises:
-    UserError: no run, no such checkpoint, or a setting that no task has.
+    UserError: no run, no such checkpoint, a setting that no task has, or an average that cannot be had.
   """
 
-  def __init__(self, run_dir: str | os.PathLike, step: str | int = 'latest', settings: Mapping[str, Any] | None = None):
+  def __init__(
+    self,
+    run_dir: str | os.PathLike,
+    step: str | int = 'latest',
+    settings: Mapping[str, Any] | None = None,
+    ema: float | None = None,
+  ):
     self.path, settings = Path(run_dir), dict(settings or {})
     self.config = restored.open_config(str(run_dir), settings, restored.task_sections(str(run_dir)))
     spec = restored.recorded_spec(str(run_dir))
     self.spec, self._kind = spec, kinds.of(spec)
     self.class_names = spec.class_names
     self._program, self.state, self.step = restored.restore(str(run_dir), self.config, spec, str(step))
+    self.ema = next(iter(self.config.optim.ema_lengths), None) if ema is None else ema
+    if ema is not None:
+      recipe = averages.recipe(run_dir, self.config, self.step, ema)
+      self.state = averages.applied(recipe, self.config, self._program, self.state)
     self.tasks = self._program.tasks
     self.note = ''
     self._draft: drafting.Draft | None = None
@@ -65,6 +78,7 @@ class Trained:
   def __repr__(self) -> str:
     tasks = ', '.join(f'{name}({", ".join(task.inputs)})' for name, task in self.tasks.items())
     which = 'averaged parameters' if self.averaged else 'parameters as trained'
+    which += f' of length {self.ema:g}' if self.ema else ''
     return f'<{self.path} after step {self.step}, {which}; tasks: {tasks or "none"}>'
 
   @property
@@ -75,7 +89,7 @@ class Trained:
   @property
   def params(self) -> PyTree:
     """The parameters that tasks run by: the averages where the run keeps any (`averaged` says so)."""
-    return self.state.ema if self.averaged else self.state.params
+    return average_of(self.config, self.state.ema) if self.averaged else self.state.params
 
   def generate(self, n: int | None = None, label: Any = None, seed: int | None = None, **inputs: Any) -> np.ndarray:
     """Samples of the data, as files hold them: images uint8 [n, H, W, C], tokens int32 [n, T].

@@ -38,8 +38,8 @@ def log_prob(denoise: Denoise, grid: Grid, x: Array, probes: Array, deviation: f
   the grid must end well below the distances that matter. Heun's method moves y. Of the divergence, t times it is taken
   to be linear in t within a step, which is exact where x0 does not move and where it is x.
 
-  Of pixels, whose density is unbounded, ask at x + u, u uniform over the width of a level (2 / 256 in [-1, 1]) and
-  drawn anew each time. Then E log p(x + u) plus D log(2 / 256) is at most the log-probability of the pixels (arXiv
+  Of pixels, whose density is unbounded, ask at x + u, u uniform over the width w of a level (2 / 255 in [-1, 1])
+  and drawn anew for each. E log p(x + u) + D log w is at most the log-probability of the pixels (arXiv
   1511.01844, section 3.1); bits per dimension are minus that, over D log 2.
 
   Args:
@@ -47,7 +47,7 @@ def log_prob(denoise: Denoise, grid: Grid, x: Array, probes: Array, deviation: f
     grid: a and s [N + 1] from noise to data, N at least 2.
     x: [B, ...] float32 or float64.
     probes: [K, B, ...] of `rademacher` or `basis`; the same all along the way.
-    deviation: of the noise that sampling starts from, `samplers.first_deviation`.
+    deviation: of the noise that sampling starts from, `grids.first_deviation`.
 
   Raises:
     UserError: fewer than two steps.

@@ -15,8 +15,8 @@ from gen_ai.maths.samplers import Denoise, Noise, noisier, stepped
 def path(steps: int, jump: int, resamplings: int) -> tuple[np.ndarray, np.ndarray]:
   """Where x lies before each step, and which step it is: numbers of the grid, int [E] and int [E].
 
-  Every `jump` steps x is made as noisy again as it was `jump` steps before, `resamplings` - 1 times: the published
-  jumps (figure 9). Where both numbers are equal nothing is added.
+  Every `jump` steps x is made as noisy again as it was `jump` steps before, `resamplings` - 1 times, the last
+  time from data. Where both numbers are equal nothing is added.
 
   Raises:
     UserError: a jump that does not fit into the steps, or less than one resampling.

@@ -38,7 +38,7 @@ SOLVERS = {
   'heun': 2,  # with churn
   'dpmpp_2m': 2,
   'dpmpp_2m_sde': 2,
-  'sde': 1,  # with a diffusion coefficient
+  'sde': 1,  # Euler-Maruyama along a flow, with a diffusion coefficient
 }
 
 
@@ -155,8 +155,7 @@ def sample(
   """x0 [B, ...] of noise, in one scan that calls the denoiser once an iteration (`evaluations` in all).
 
   DPM-Solver++(2M) is `stepped` with x0 extrapolated from the step before, deterministic or, for its SDE, at eta = 1:
-  x' = s'/s x - a' (e^-h - 1) D, or s'/s e^-h x + a' (1 - e^-2h) D + s' sqrt(1 - e^-2h) z (arXiv 2211.01095, algorithm 2
-  and appendix A).
+  x' = s'/s x - a' (e^-h - 1) D, or s'/s e^-h x + a' (1 - e^-2h) D + s' sqrt(1 - e^-2h) z (arXiv 2211.01095).
 
   Args:
     solver: one of SOLVERS.
@@ -167,7 +166,7 @@ def sample(
     eta: of 'ddim'.
     churn: of 'euler' and 'heun'.
     diffusion: of 'sde', w(t) >= 0 at the flow's time t = s / (a + s): noise of variance w dt is added in the variables
-      x / (a + s), and what it adds is removed along the score (arXiv 2401.08740, eq. 5). Every w has the same
+      x / (a + s), and what it adds is removed along the score (arXiv 2401.08740, section 2). Every w has the same
       marginals; 0 is Euler's method. Any trained model may be given any w.
 
   Raises:

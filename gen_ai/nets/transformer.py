@@ -126,6 +126,7 @@ class Architecture:
     lora_scale: their factor, alpha / rank; may be traced.
     lora_on: which kernels get them: 'attention' or 'all' (of blocks).
     causal: whether a token sees only what is before it.
+    unpredicted: tokens after the V of the vocabulary, which are read and have no logits, such as a mask.
     modulated: whether blocks are shifted, scaled and gated by a vector from outside, see `Block`.
     differentiable_forward: whether `jax.jvp` can go through attention that is not causal.
     dtype: of activations and of the weights in matrix products.
@@ -161,6 +162,7 @@ class Architecture:
   lora_scale: float | Array = 1.0
   lora_on: str = 'all'
   causal: bool = True
+  unpredicted: int = 0
   modulated: bool = False
   differentiable_forward: bool = False
   dtype: Any = jnp.float32
@@ -446,7 +448,7 @@ def stack(arch: Architecture, initialising: bool) -> nn.Module:
 
 
 class Transformer(nn.Module):
-  """The language model. Logits at position t depend on tokens 0..t only."""
+  """The language model. Logits at position t depend on tokens 0..t only, unless it is not causal."""
 
   arch: Architecture
 
@@ -455,7 +457,8 @@ class Transformer(nn.Module):
     arch = self.arch
     arch.check()
     init = nn.initializers.normal(_INIT_STD)
-    self.token_embedding = self.param('token_embedding', init, (arch.vocab_size, arch.width), jnp.float32)
+    read = arch.vocab_size + arch.unpredicted
+    self.token_embedding = self.param('token_embedding', init, (read, arch.width), jnp.float32)
     if arch.positions == 'learned':
       self.position_embedding = self.param('position_embedding', init, (arch.context, arch.width), jnp.float32)
     self.layers = stack(arch, self.is_initializing())
@@ -497,7 +500,7 @@ class Transformer(nn.Module):
 
   def _logits(self, hidden: Array) -> Array:
     """[..., D] -> float32 [..., V]."""
-    rows = self.token_embedding if self.arch.tied else self.head['kernel'].T
+    rows = self.token_embedding[: self.arch.vocab_size] if self.arch.tied else self.head['kernel'].T
     return logits_by(hidden, rows, self.arch.tied, self.arch.softcap)
 
   def __call__(self, tokens: Array, train: bool, positions: Array | None = None, parts: Array | None = None) -> Array:
@@ -515,7 +518,7 @@ class Transformer(nn.Module):
   def extend(
     self, cache: Cache, tokens: Array, positions: Array, pick: Array, fresh: bool = False
   ) -> tuple[Array, Cache]:
-    """The logits `__call__` gives after some of `tokens`, from a cache that holds what was before them.
+    """The logits `__call__` of a causal model gives after some of `tokens`, from a cache of what was before them.
 
     Use: `model.apply({'params': params}, cache, tokens, positions, pick, method='extend')`.
 
@@ -546,7 +549,10 @@ def _gathered(**params: Any) -> Any:
 
 
 def head_of(params: Any) -> Array:
-  """What makes logits of hidden states: a row [D] for every token, [V, D], as it lies on the devices."""
+  """What makes logits of hidden states: a row [D] for every token, [V, D], as it lies on the devices.
+
+  Where it is the token embedding, its last rows are those of `Architecture.unpredicted` tokens: take V of them.
+  """
   kernel: Array = params['head']['kernel'].T if 'head' in params else params['token_embedding']
   return kernel
 

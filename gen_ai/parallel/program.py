@@ -130,6 +130,7 @@ class Program:
     self.tasks = dict(method.tasks)  # what a trained state can do; to be run through `over_rows`
     self.visualizations = tuple(method.visualizations)
     self.observation = method.observation
+    self.bounds = method.bounds
     self.notes = method.notes
     self.leading = dict(method.leading)
     self.trains = method.trains

@@ -28,6 +28,9 @@ from gen_ai.core.method import Array, PyTree
 from gen_ai.run.directory import check_path, writer
 
 _UINT = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}  # by bytes a value; 8 bytes become two words
+# Beside a run's checkpoints: the folder of snapshots of its averages (config.run.ema_snapshots), a checkpoint each of
+# `State.ema` alone.
+AVERAGES = 'averages'
 _DISK_FULL = ('no space left', 'enospc', 'disk quota exceeded', 'edquot')
 
 
@@ -105,15 +108,15 @@ class _Literal(PosixGPath):
 
 
 class _Keep(ocp.checkpoint_managers.PreservationPolicy):
-  """Keeps the last `keep` checkpoints and the best one."""
+  """Keeps the last `keep` checkpoints and the best one; all of them where `keep` is None."""
 
-  def __init__(self, owner: 'Checkpoints', keep: int):
+  def __init__(self, owner: 'Checkpoints', keep: int | None):
     self._owner, self._keep = owner, keep
 
   def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
     """One answer a checkpoint (Orbax's protocol)."""
     steps = sorted(info.step for info in checkpoints)
-    kept = {*steps[-self._keep :], self._owner.best_step()}
+    kept = {*(steps if self._keep is None else steps[-self._keep :]), self._owner.best_step()}
     return [info.step in kept for info in checkpoints]
 
 
@@ -122,14 +125,14 @@ class Checkpoints:
 
   Args:
     path: their directory; made where missing.
-    keep: how many of the latest are kept.
+    keep: how many of the latest are kept; None: all, as of snapshots of averages (`AVERAGES`).
     best: ('metric', 'min' | 'max'): the best by this metric is kept as well. Ties go to the earliest; NaN, infinities
       and checkpoints without the metric do not count.
     read_only: for readers of a run that may be training: nothing is written, cleaned up or moved.
   """
 
-  def __init__(self, path: Path, keep: int = 3, best: tuple[str, str] | None = None, read_only: bool = False):
-    if keep < 1 or (best is not None and best[1] not in ('min', 'max')):
+  def __init__(self, path: Path, keep: int | None = 3, best: tuple[str, str] | None = None, read_only: bool = False):
+    if (keep is not None and keep < 1) or (best is not None and best[1] not in ('min', 'max')):
       raise ValueError(f"keep={keep} must be at least 1, best={best} ('metric', 'min' | 'max')")
     self.path = Path(path).absolute()
     self._best, self._read_only = best, read_only

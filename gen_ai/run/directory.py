@@ -9,6 +9,7 @@ global: one process may hold many run directories.
   metrics.jsonl  one row a line; NaN and infinities as strings summary.json   final figures
   evaluations.jsonl  one row an evaluation of a checkpoint on a split, every figure with its stamp
   samples/  checkpoints/  logs/  tb/
+  averages/      snapshots of averages of the parameters, where config.run.ema_snapshots keeps any
 """
 
 import json
@@ -28,6 +29,8 @@ from gen_ai.run import older_names
 from gen_ai.run.lease import Lease
 
 CONFIG_FILE = 'config.json'
+# Of a row of evaluations.jsonl that is one of a curve, in its `axis`: the length of the average, which is no field.
+AXIS_EMA = 'ema'
 
 STATES = ('running', 'done', 'stopped', 'diverged', 'pruned', 'failed')  # pruned: ended by early stopping
 # What a row holds besides the figures of the model.
@@ -320,6 +323,11 @@ def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
   return [{_RENAMED.get(n, n): v for n, v in row.items()} if _RENAMED.keys() & row.keys() else row for row in kept]
 
 
+def axis_name(setting: str) -> str:
+  """A setting of a curve as people know it: 'config.sample.truncation', 'ema'."""
+  return setting if setting == AXIS_EMA else f'config.{setting}'
+
+
 def append_evaluation(run_dir: str | os.PathLike, row: Mapping[str, Any]) -> None:
   """Adds one row to evaluations.jsonl: an evaluation of a checkpoint on a split.
 
@@ -327,7 +335,8 @@ def append_evaluation(run_dir: str | os.PathLike, row: Mapping[str, Any]) -> Non
     run_dir: the run directory.
     row: `time` (UTC, ISO 8601), `step`, `split`, `seconds`; `stamp`, the flat fields that all figures share; `figures`
       {name: {value, and where known low, high (95% interval), error (standard error), stamp (more fields)}};
-      `pictures` {name: path in the run directory}, `texts` {name: [text]} and `notes` [text] where there are any.
+      `pictures` {name: path in the run directory}, `texts` {name: [text]} and `notes` [text] where there are any;
+      `axis` {'section.field': value} of one of a curve over settings, in which AXIS_EMA may stand for a field.
 
   Raises:
     UserError: the disk is full or may not be written. No part of the row is left behind.

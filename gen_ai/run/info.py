@@ -83,6 +83,7 @@ class EvalProtocol:
     averaged: whether by averaged parameters.
     seed: of the noise.
     observation: what the own metrics of the method are of, such as the likelihood of a VAE.
+    bounds: those of them that bound what they are named after.
     extractor: of features, and how many latent draws a likelihood takes.
     samples: that metrics of samples are measured on; 0: none.
     task: that draws them.
@@ -96,6 +97,7 @@ class EvalProtocol:
   averaged: bool | None = None
   seed: int | None = None
   observation: str = ''
+  bounds: Sequence[str] = ()
   extractor: str = ''
   samples: int = 0
   task: str = ''

@@ -20,6 +20,10 @@ from gen_ai.run import directory, info
 ADDED: dict[str, Any | Callable[[Mapping[str, Any]], Any]] = {
   'data.background': 'none',
   'optim.cooldown': 0.2,
+  'optim.ema_halflife': 0.0,
+  'optim.ema_rampup': 0.0,
+  'optim.ema_lengths': (),
+  'run.ema_snapshots': 0,
   'sweep.lanes': 0,
   'eval.metrics': '',
   'eval.metrics_every': 0,
@@ -49,7 +53,6 @@ ADDED: dict[str, Any | Callable[[Mapping[str, Any]], Any]] = {
   'augment.target': 0.6,
   'augment.speed': 500_000,
   'augment.interval': 4,
-  'optim.ema_halflife': 0.0,
   'sample.truncation': 1.0,
   # Language models: GPT-2's layout.
   'model.kv_heads': 0,

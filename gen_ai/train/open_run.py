@@ -13,9 +13,9 @@ from ml_collections import ConfigDict
 
 from gen_ai import config as config_lib
 from gen_ai.core import command_line, files, surroundings, terminal
+from gen_ai.core.averages import is_averaged
 from gen_ai.core.errors import DONE, REQUEUE, UserError
 from gen_ai.core.method import GENERATE
-from gen_ai.core.optim import is_averaged
 from gen_ai.core.text import duration, number
 from gen_ai.data import dataset as dataset_lib
 from gen_ai.data import kinds
@@ -239,6 +239,7 @@ def _protocol(
     averaged=is_averaged(config),
     seed=config.eval.seed,
     observation=program.observation,
+    bounds=program.bounds,
     extractor=protocol_fields.get('extractor', ''),
     samples=protocol_fields.get('samples', 0),
     task=task,

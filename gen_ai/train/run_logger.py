@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from gen_ai.core.averages import snapshot_steps
 from gen_ai.core.errors import DIVERGED, DONE, REQUEUE
 from gen_ai.core.method import PyTree, Spec, State
 from gen_ai.data import kinds, pictures
 from gen_ai.maths.pixels import to_uint8
 from gen_ai.run import provenance
-from gen_ai.run.checkpoint import Checkpoints
+from gen_ai.run.checkpoint import AVERAGES, Checkpoints
 from gen_ai.run.directory import CLOCKED, read_metrics, read_status
 from gen_ai.run.trackers import Trackers
 from gen_ai.train.interruption import Stop
@@ -48,6 +49,8 @@ class RunLogger:
     name, _, mode = config.eval.best.rpartition(':')
     self._gone = not checkpoint_dir.is_dir()
     self.checkpoints = Checkpoints(checkpoint_dir, config.run.keep, (name, mode) if name else None)
+    kept = snapshot_steps(config)
+    self._averages = Checkpoints(checkpoint_dir.with_name(AVERAGES), keep=None) if kept else None
     self.last_sample: Path | None = None
     self.last_eval: dict[str, float] = {}
     self.last_train: dict[str, float] = {}
@@ -78,6 +81,8 @@ class RunLogger:
   def begin(self, step: int, restored: bool, found: str = '') -> None:
     """An attempt that goes on after update `step`; `found` is what there is to say about that (see `lost`)."""
     self.step, self.saved_step = step, step if restored else -1
+    if self._averages is not None:
+      self._averages.discard_after(step)
     self.trackers = self._open_trackers(step)
     notes = {'found': found} if found else {}
     self.record.begin_attempt(step, environment=provenance.environment(), **notes)
@@ -117,8 +122,16 @@ class RunLogger:
     if self.step == self.saved_step:
       return
     self.record.check_lease()
+    if self._averages is not None:
+      self._averages.wait()  # who goes on from this checkpoint finds all snapshots up to it
     self.checkpoints.save(self.step, state, self._evaluated)
     self.saved_step = self.step
+
+  def keep_averages(self, state: State) -> None:
+    """Keeps a snapshot of the averages of a state that is known to be finite, as `save` does of all of it."""
+    assert self._averages is not None
+    self.record.check_lease()
+    self._averages.save(self.step, state.ema)
 
   # Ending.
 
@@ -161,6 +174,8 @@ class RunLogger:
     finally:
       self.trackers.close()
       self.checkpoints.close()
+      if self._averages is not None:
+        self._averages.close()
 
   def _figures(self) -> dict[str, Any]:
     """Last and best metrics and wall seconds over all attempts."""

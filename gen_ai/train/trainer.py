@@ -10,6 +10,7 @@ import numpy as np
 from absl import logging
 
 from gen_ai.core import command_line
+from gen_ai.core.averages import snapshot_steps
 from gen_ai.core.errors import DIVERGED, DONE, FAILED, REQUEUE, Diverged, UserError
 from gen_ai.core.method import CLASSES, State
 from gen_ai.core.text import duration, number
@@ -82,6 +83,13 @@ class Trainer:
       *hooks,
       Hook('evaluation', run.eval_every, lambda _, state: self._evaluate(state)),
       Hook('samples', run.sample_every, lambda _, state: self._draw(state)),
+      Hook(
+        'snapshot of averages',
+        0,
+        lambda _, state: self._keep_averages(state),
+        at_end=False,
+        at=snapshot_steps(self.config),
+      ),
       Hook('checkpoint', run.save_every, lambda _, state: self._save(state, self.live())),
     ]
     if prune is not None:
@@ -367,12 +375,18 @@ class Trainer:
 
   def _save(self, state: State, lanes: Sequence[RunLogger]) -> None:
     """Saves what is finite; a run that is not ends as diverged. The copy to disk goes on in the background."""
-    lanes = [lane for lane in lanes if lane.saved_step != lane.step]
+    self._write(state, [lane for lane in lanes if lane.saved_step != lane.step], RunLogger.save)
+
+  def _keep_averages(self, state: State) -> None:
+    """Keeps the averages as `_save` saves a state, and before it: a checkpoint waits for them."""
+    self._write(state, self.live(), RunLogger.keep_averages)
+
+  def _write(self, state: State, lanes: Sequence[RunLogger], write: Callable[[RunLogger, State], None]) -> None:
     good = self.program.layout.per_lane(self._finite(state))
     states = self.program.layout.split(state, [self._slot[lane] for lane in lanes])
     for lane, own in zip(lanes, states, strict=True):
       if bool(good[self._slot[lane]]):
-        lane.save(own)
+        write(lane, own)
       else:
         lane.diverged(self.step, [], _bad_tensor(first_bad(own)))
         self.close(lane)

@@ -2,12 +2,14 @@
 
 import collections
 import dataclasses
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
+from gen_ai.core.averages import average_of
 from gen_ai.core.errors import UserError
 from gen_ai.core.method import State
 from gen_ai.core.names import Part
@@ -27,7 +29,8 @@ class Parent:
     step: completed updates of its checkpoint.
     config_hash: of its config.
     spec: what its data was like, as its record has it.
-    leaves: {path in the state: array}; adapters (`gen_ai.nets.lora`) are part of the kernels that they change.
+    leaves: {path in the state: array}; adapters (`gen_ai.nets.lora`) are part of the kernels that they change, and of
+      averages of several lengths only the one is there by which the run is evaluated.
   """
 
   run_dir: str
@@ -47,7 +50,7 @@ def read(reference: str) -> Parent:
   config, spec = restored.open_config(run_dir, {}, ()), restored.recorded_spec(run_dir)
   program, state, at = restored.restore(run_dir, config, spec, step or 'latest')
   merged = program.method().merged
-  state = state._replace(params=merged(state.params), ema=merged(state.ema))
+  state = state._replace(params=merged(state.params), ema=merged(average_of(config, state.ema)))
   return Parent(run_dir, at, info.read(run_dir).config_hash, info.trained_on(run_dir).spec, _leaves(state))
 
 
@@ -115,7 +118,9 @@ def beginning(parent: Parent, trains: Part | None = None) -> tuple[Callable[[Sta
 
   def begin(state: State) -> State:
     own = _leaves(state)
-    there = {path: _evaluated(path, parent.leaves) if trains else path for path in own}
+    powers = isinstance(state.ema, tuple)  # an average a length, which all begin from the one of the parent
+    there = {path: re.sub(r'^ema/\d+/', 'ema/', path) if powers else path for path in own}
+    there = {path: _evaluated(at, parent.leaves) if trains else at for path, at in there.items()}
     fits = {
       path: there[path]
       for path, leaf in own.items()

@@ -63,8 +63,6 @@ FIELDS: dict[str, Field] = {
   'augment.target': Field(0.6, used_with=_ADA),  # mean sign of real logits that its controller aims at
   'augment.speed': size(500_000, used_with=_ADA),  # images in which the probability can go from 0 to 1
   'augment.interval': size(4, used_with=_ADA),  # discriminator updates between two moves of the probability
-  # images in which the weight of old parameters halves, instead of ema_decay; 0: off
-  'optim.ema_halflife': weight(0.0),
   # how far w may be from its mean; 1: as trained, lower: fewer, better kinds
   'sample.truncation': Field(1.0, networks=_STYLE),
 }

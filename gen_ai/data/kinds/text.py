@@ -25,14 +25,13 @@ class Documents(NamedTuple):
   texts: Mapping[str, Sequence[str]]  # {own split: documents}
   version: str
   location: str
-  notes: tuple[str, ...] = ()  # what a person should know of how they were read
 
 
 def documents(name: str, data_dir: str = '') -> Documents:
   """The documents of a text data set, see `config.data`.
 
   Raises:
-    UserError: there is no such data set, it is not prepared, or it does not hold text.
+    UserError: there is no such data set, it is not prepared, it does not hold text, or some of it is not UTF-8.
   """
   source, _, place = name.partition(':')
   if source == 'text':
@@ -54,9 +53,7 @@ def _find(name: str, data_dir: str) -> None:
 
 
 def _of_tfds(prepared: Any) -> Documents:
-  texts, invalid = tfds_source.load_texts(prepared)
-  notes = (f'{invalid:,} documents had bytes that are no UTF-8, replaced',) if invalid else ()
-  return Documents(texts, prepared.version, prepared.location, notes)
+  return Documents(tfds_source.load_texts(prepared), prepared.version, prepared.location)
 
 
 def _opened(data: Any, name: str = '') -> Dataset:
@@ -102,8 +99,7 @@ def _mixed(data: Any) -> Dataset:
 
 def _cut(data: Any, name: str, found: Documents) -> Dataset:
   kept = store.data_folder(data.data_dir) if data.tokens.startswith(text.BPE) else None
-  dataset = from_text(name, found.texts, data.tokens, data.block_size, data.split, found.version, found.location, kept)
-  return dataset._replace(notes=found.notes)
+  return from_text(name, found.texts, data.tokens, data.block_size, data.split, found.version, found.location, kept)
 
 
 class _Text(DataKind):

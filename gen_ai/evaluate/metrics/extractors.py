@@ -16,6 +16,7 @@ from jax import lax
 
 from gen_ai import config as config_lib
 from gen_ai.core import command_line
+from gen_ai.core.averages import average_of, in_place, is_averaged
 from gen_ai.core.errors import UserError
 from gen_ai.core.method import Array, PyTree, Spec, State
 from gen_ai.evaluate import restored
@@ -174,13 +175,13 @@ def _classifier(run_dir: str, spec: Spec) -> Extractor:
       f'`{command_line.printed("launch.py", resume=run_dir)}`.'
     )
   _, state, step = restored.restore(run_dir, config, trained_on, 'latest')
-  averaged = bool(jax.tree.leaves(state.ema))
-  params = {'params': state.ema if averaged else state.params, 'stats': state.stats}
+  averaged = is_averaged(config)
+  params = {'params': average_of(config, state.ema) if averaged else state.params, 'stats': state.stats}
   params = jax.tree.map(np.asarray, params)
 
   def apply(params: PyTree, image: Array) -> tuple[Array, Array]:
     weights = params['params']
-    state = State(jnp.int32(0), weights, (), weights if averaged else (), params['stats'])
+    state = State(jnp.int32(0), weights, (), in_place(config, weights) if averaged else (), params['stats'])
     found = task.run(state, {'image': image}, jax.random.split(jax.random.key(0), image.shape[0]))
     return found['features'], found['logits']
 
