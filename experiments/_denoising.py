@@ -26,8 +26,15 @@ from gen_ai.nets.unet import UNet
 MEASURED = 100  # updates whose examples tell the mean and the deviation of the data
 
 
-def network(config: ConfigDict, shape: tuple[int, ...], classes: int) -> Module:
-  """The network of config.model.network for x [B, *shape]: (x and channels beside it, c, label) -> [B, *shape]."""
+def network(config: ConfigDict, shape: tuple[int, ...], classes: int, differentiable_forward: bool = False) -> Module:
+  """The network of config.model.network for x [B, *shape]: (x and channels beside it, c, label) -> [B, *shape].
+
+  Args:
+    config: of the run.
+    shape: of x, of one example.
+    classes: whose labels it is told.
+    differentiable_forward: whether `jax.jvp` goes through, on every device.
+  """
   model, dtype = config.model, compute_dtype(config.precision)
   if model.network == 'dit':
     return DiT(
@@ -39,6 +46,7 @@ def network(config: ConfigDict, shape: tuple[int, ...], classes: int) -> Module:
       bottleneck=model.bottleneck,
       num_classes=classes,
       remat=model.remat,
+      differentiable_forward=differentiable_forward,
       dtype=dtype,
     )
   if model.network == 'unet':
@@ -86,7 +94,28 @@ def nothing_measured(shape: tuple[int, ...] = ()) -> Measured:
   return Measured(jnp.zeros(shape), jnp.zeros(shape), jnp.zeros(()))
 
 
-def check(config: ConfigDict, classes: int) -> None:
+def classes_of(config: ConfigDict, num_classes: int) -> int:
+  """Classes whose labels the network is told, the null class apart; 0: none.
+
+  Raises:
+    UserError: labels are asked for, and the data has none.
+  """
+  if config.model.conditional and num_classes < 2:
+    raise UserError(
+      f"config.model.conditional=true needs labels, but config.data.name='{config.data.name}' has none: "
+      'choose a labelled data set, or config.model.conditional=false.'
+    )
+  return num_classes if config.model.conditional else 0
+
+
+def with_dropped(label: Array, classes: int, share: float | Array, key: Key) -> Array:
+  """Labels int32 [B], a share of them the null class, number `classes`."""
+  if is_off(share):
+    return label
+  return jnp.where(jax.random.uniform(random.stream(key, 'drop'), label.shape) < share, classes, label)
+
+
+def check(config: ConfigDict) -> None:
   """Raises UserError for settings together that these families cannot train."""
   model, loss, sample = config.model, config.loss, config.sample
   samplers.check_steps(sample.solver, sample.steps)
@@ -95,11 +124,6 @@ def check(config: ConfigDict, classes: int) -> None:
     raise UserError(
       f"config.model.predicts='{model.predicts}' does not go with config.model.schedule='{model.schedule}', which "
       f'{why}: set config.model.predicts=v.'
-    )
-  if model.conditional and classes < 2:
-    raise UserError(
-      f"config.model.conditional=true needs labels, but config.data.name='{config.data.name}' has none: "
-      'choose a labelled data set, or config.model.conditional=false.'
     )
   if loss.times == 'lognormal' and model.schedule != 'edm':
     raise UserError(
@@ -129,10 +153,10 @@ class Denoising:
   """
 
   def __init__(self, config: ConfigDict, shape: tuple[int, ...], num_classes: int):
-    check(config, num_classes)
+    check(config)
     self._model, self._loss, self._sample = config.model, config.loss, config.sample
     self.shape, self.dims = shape, math.prod(shape)
-    self.classes = num_classes if config.model.conditional else 0
+    self.classes = classes_of(config, num_classes)
     self.bound = config.model.schedule == 'vdm'  # whether the loss is a bound of the likelihood
     self.net = network(config, shape, self.classes)
     self._variance = LogVariance() if not self.bound and config.loss.learned_variance else None
@@ -178,10 +202,7 @@ class Denoising:
     rows = {'x': x, 'eps': jax.random.normal(random.stream(key, 'eps'), x.shape), 'u': diffusion.quantiles(first, B)}
     if self.classes:
       assert label is not None
-      if not is_off(self._loss.drop_label):
-        dropped = jax.random.uniform(random.stream(key, 'drop'), (B,)) < self._loss.drop_label
-        label = jnp.where(dropped, self.classes, label)
-      rows['label'] = label
+      rows['label'] = with_dropped(label, self.classes, self._loss.drop_label, key)
     if self.bound:
       rows['eps_clean'] = jax.random.normal(random.stream(key, 'eps_clean'), x.shape)
     return rows
