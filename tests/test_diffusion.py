@@ -46,7 +46,8 @@ def drawn():
   state = jax.jit(method.init)(jax.random.key(0))
   noise = lambda x, key: x + 0.05 * jax.random.normal(key, x.shape)  # noqa: E731
   leaves, tree = jax.tree.flatten(state.params)
-  params = jax.tree.unflatten(tree, [noise(x, k) for x, k in zip(leaves, jax.random.split(jax.random.key(1), 99))])
+  keys = jax.random.split(jax.random.key(1), len(leaves))
+  params = jax.tree.unflatten(tree, [noise(x, key) for x, key in zip(leaves, keys, strict=True)])
   return config, method, state._replace(params=params, ema=params if state.ema else ())
 
 
