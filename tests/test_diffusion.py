@@ -60,9 +60,9 @@ def task(method, name):
 
 @pytest.mark.parametrize('name', ['ddpm', 'edm', 'flow', 'vdm'])
 def test_a_perfect_network_costs_nothing_and_one_that_says_nothing_the_power_of_its_target(name, monkeypatch):
-  config = tiny.config(name)
-  model = Denoising(config, (4,), 0)
-  rows = dict(model.draws(jnp.linspace(-1.0, 1.0, 16).reshape(4, 4), None, jax.random.key(0)))
+  config = tiny.config(name, model__patch=2)
+  model = Denoising(config, (2, 2, 1), 0)
+  rows = dict(model.draws(jnp.linspace(-1.0, 1.0, 16).reshape(4, 2, 2, 1), None, jax.random.key(0)))
   params = model.init(jax.random.key(1)) if model.bound else {}
   right = {}
 
@@ -82,7 +82,7 @@ def test_a_perfect_network_costs_nothing_and_one_that_says_nothing_the_power_of_
 
 
 def test_an_error_of_x_is_weighed_as_the_velocity_it_makes(monkeypatch):
-  model = Denoising(tiny.config('flow'), (4,), 0)
+  model = Denoising(tiny.config('flow', model__patch=2), (4,), 0)
   rows = dict(model.draws(jnp.zeros((8, 4)), None, jax.random.key(0)))
   monkeypatch.setattr(model, 'said', lambda params, x, level, label, sd, train=False: jnp.full_like(x, 0.1))
   level = diffusion.drawn_level('logit_normal', model.schedule({}), rows['u'], 0.0, 1.0)
