@@ -22,9 +22,11 @@ def path(steps: int, jump: int, resamplings: int) -> tuple[np.ndarray, np.ndarra
     UserError: a jump that does not fit into the steps, or less than one resampling.
   """
   if resamplings < 1 or jump < 1:
-    raise UserError(f'sample.resamplings={resamplings}, sample.jump={jump}: both are at least 1')
+    raise UserError(f'config.sample.resamplings={resamplings}, config.sample.jump={jump}: both are at least 1')
   if resamplings > 1 and jump >= steps:
-    raise UserError(f'sample.jump={jump}: take less than sample.steps={steps}, or sample.resamplings=1')
+    raise UserError(
+      f'config.sample.jump={jump}: take less than config.sample.steps={steps}, or config.sample.resamplings=1'
+    )
   left = {steps - back: resamplings - 1 for back in range(0, steps - jump, jump)}  # jumps that begin at a level
   lies, step, here = [0], [0], 1
   while here < steps or left.get(here):

@@ -268,7 +268,7 @@ def backwards(grid: Grid, dtype: DTypeLike) -> tuple[Level, Level]:
     UserError: a grid of one step.
   """
   if grid.a.shape[0] < 3:
-    raise UserError('sample.steps=1: the way from data to noise takes at least 2')
+    raise UserError('config.sample.steps=1: the way from data to noise takes at least 2')
   levels = Level(*(jnp.asarray(v, dtype)[-2::-1] for v in grid))
   ends = at(levels, slice(1, None))
   return _in_pairs(at(levels, slice(0, -1)), ends), ends
