@@ -277,6 +277,8 @@ def test_a_token_is_told_from_those_on_both_sides_and_not_from_itself(fresh):
   pairs = np.stack([np.full(256, 100), np.arange(256)], 1)
   found = score(loud, {'prompt': pairs}, keys(256))['bound_nats']  # one token is hidden: the bound is its likelihood
   assert np.exp(-np.asarray(found)).sum() == pytest.approx(1.0, rel=1e-4) and np.ptp(found) > 1
+  uniform = score(jax.tree.map(jnp.zeros_like, state), {'prompt': pairs}, keys(256))['bound_nats']
+  np.testing.assert_allclose(uniform, math.log(256), rtol=1e-6, err_msg='the mask has a logit')
   one, other = score(loud, {'prompt': np.array([[100, 101, 102], [100, 101, 7]])}, jnp.repeat(keys(1), 2))['nats']
   assert one[1] != other[1], 'what follows it is of no matter'
 
