@@ -39,6 +39,11 @@ def last_evaluation(run_dir: Path) -> float:
   return rows[-1][FLAGS.metric]
 
 
+def judge(value: float, target: float) -> tuple[str, int]:
+  """(verdict, exit code) of a value of the metric, of which less is better."""
+  return ('PASS', DONE) if value <= target else ('FAIL', FAILED)
+
+
 def run(arguments: list[str], overrides: dict[str, str]) -> int:
   """Flags to verdict: exit code 0 where the target is reached, 1 where it is missed, launch.py's own if it fails."""
   if arguments:
@@ -54,14 +59,14 @@ def run(arguments: list[str], overrides: dict[str, str]) -> int:
     return code
   minutes = (time.perf_counter() - begun) / 60
   value = last_evaluation(run_dir)
-  passed = value <= FLAGS.target
+  verdict, code = judge(value, FLAGS.target)
   print(machine.describe(about))
   print(
-    f'{"PASS" if passed else "FAIL"}: {FLAGS.config} {FLAGS.metric} {value:.4f} over the whole validation split '
+    f'{verdict}: {FLAGS.config} {FLAGS.metric} {value:.4f} over the whole validation split '
     f'after {config.run.steps:,} updates, target {FLAGS.target} or lower; {minutes:.1f} minutes, '
     f'seed {config.run.seed}, {run_dir}'
   )
-  return DONE if passed else FAILED
+  return code
 
 
 if __name__ == '__main__':

@@ -1,8 +1,12 @@
 """Masked diffusion (MDLM, LLaDA) of Tiny Shakespeare on the Transformer of `lm_shakespeare.py:modern`.
 
-Claim: ?
+Claim: the bound of a model that writes in any order beside the exact figure of one that writes from left to right: same
+  text, same tokens in the same windows, 800,128 parameters against 800,000, the same updates of the same batches.
+  Seed 0, validation: at most 2.229 nats a character, 3.216 bits a byte, half way (1,000 of the 2,000 updates, learning
+  rate still at half its peak); `lm_shakespeare.py:modern` ends at 1.560 nats. Few words are right yet, but speakers and
+  lines are, `complete` fills holes, and `score` takes 71 bits for a line and 108 for it spelt backwards.
 Command: python -m gen_ai.data.prepare tiny_shakespeare && python launch.py --config=configs/masked_text.py
-Cost: ?
+Cost: 3.5 CPU minutes for these 1,000 updates, compilation and the evaluation included.
 """
 
 from gen_ai.config import make_config, override

@@ -23,7 +23,6 @@ from gen_ai.nets.denoiser_mlp import DenoiserMLP
 from gen_ai.nets.dit import DiT
 from gen_ai.nets.unet import UNet
 
-GOLDEN = (5**0.5 - 1) / 2  # whose multiples lie evenly in [0, 1), modulo 1, however many of them are taken
 MEASURED = 100  # updates whose examples tell the mean and the deviation of the data
 
 
@@ -118,7 +117,9 @@ def with_dropped(label: Array, classes: int, share: float | Array, key: Key) -> 
 
 def check(config: ConfigDict) -> None:
   """Raises UserError for settings together that these families cannot train."""
-  model, loss = config.model, config.loss
+  model, loss, sample = config.model, config.loss, config.sample
+  samplers.check_steps(sample.solver, sample.steps)
+  grids.check_steps(diffusion.schedule(model.schedule), sample.steps)
   if why := diffusion.check_pair(model.schedule, model.predicts):
     raise UserError(
       f"config.model.predicts='{model.predicts}' does not go with config.model.schedule='{model.schedule}', which "
@@ -209,8 +210,8 @@ class Denoising:
   def draws_by_example(self, x: Array, label: Array | None, keys: Key, index: Array, key: Key) -> dict[str, Array]:
     """The same for an evaluation: by keys [B] of the examples, and times evenly apart by their numbers int32 [B]."""
     first = jax.random.uniform(random.stream(key, 'times'))
-    u = (first + index * GOLDEN) % 1.0  # of any run of numbers evenly apart
-    rows = {'x': x, 'eps': random.normal(random.stream(keys, 'eps'), self.shape), 'u': jnp.clip(u, 1e-6, 1.0 - 1e-6)}
+    u = diffusion.quantiles_by_number(first, index)
+    rows = {'x': x, 'eps': random.normal(random.stream(keys, 'eps'), self.shape), 'u': u}
     rows |= {'label': label} if self.classes and label is not None else {}
     return rows | ({'eps_clean': random.normal(random.stream(keys, 'eps_clean'), self.shape)} if self.bound else {})
 
@@ -218,15 +219,21 @@ class Denoising:
     """{'loss', and its parts}, float32 [B] each, of rows as `draws` makes them."""
     return self._bound(params, rows, sd, train) if self.bound else self._square(params, rows, sd, train)
 
+  def _error(self, space: str, params: PyTree, rows: Batch, level: Level, sd: Array, train: bool) -> Array:
+    """Mean square error in `space` of what the network says of noised rows at levels [B]; float32 [B]."""
+    predicts = self._model.predicts
+    out = self.said(params, level.noised(rows['x'], rows['eps']), level, rows.get('label'), sd, train)
+    error = diffusion.mean_square(out - diffusion.said(predicts, rows['x'], rows['eps'], level, sd))
+    if space == predicts:
+      return error
+    floor = diffusion.MIN_S if self._model.schedule == 'flow' else 0.0
+    own, other = (diffusion.slope(kind, level, sd, floor) for kind in (predicts, space))
+    return error * jnp.square(other / own)
+
   def _square(self, params: PyTree, rows: Batch, sd: Array, train: bool) -> dict[str, Array]:
-    model, loss, schedule = self._model, self._loss, self.schedule(params)
+    loss, schedule = self._loss, self.schedule(params)
     level = diffusion.drawn_level(loss.times, schedule, rows['u'], loss.times_mean, loss.times_deviation)
-    x = level.noised(rows['x'], rows['eps'])
-    out = self.said(params, x, level, rows.get('label'), sd, train)
-    error = diffusion.mean_square(out - diffusion.said(model.predicts, rows['x'], rows['eps'], level, sd))
-    floor = diffusion.MIN_S if schedule.name == 'flow' else 0.0
-    own, space = (diffusion.slope(kind, level, sd, floor) for kind in (model.predicts, loss.space))
-    squared = error * (1.0 if model.predicts == loss.space else jnp.square(space / own))
+    squared = self._error(loss.space, params, rows, level, sd, train)
     squared *= diffusion.weight(loss.weight, loss.space, level, sd, loss.snr_gamma)
     if not self._variance:
       return {'loss': squared}
@@ -239,10 +246,7 @@ class Denoising:
     first, last = params['ends']['first'], params['ends']['last']
     t = jnp.ceil(rows['u'] * steps) / steps if steps else rows['u']
     level = schedule.level(t)
-    noisy = level.noised(x, rows['eps'])
-    out = self.said(params, noisy, level, rows.get('label'), sd, train)
-    x0 = diffusion.to_x(self._model.predicts, out, noisy, level, sd)
-    error = diffusion.mean_square(x0 - x) * jnp.square(diffusion.slope('eps', level)) * self.dims
+    error = self._error('eps', params, rows, level, sd, train) * self.dims
     rate = last - first
     diffused = diffusion.discrete_nats(error, rate / steps, steps) if steps else diffusion.continuous_nats(error, rate)
     prior = diffusion.prior_nats(x, schedule.level(jnp.ones(x.shape[:1])))
@@ -279,7 +283,7 @@ class Denoising:
     sample, denoise = self._sample, self.denoiser(params, label, sd)
     if not is_off(sample.guidance):
       if guide is None:
-        assert label is not None  # `check_sampling` asks before
+        assert label is not None  # guidance is a field of conditional models
         guide = self.denoiser(params, jnp.full_like(label, self.classes), sd)
       denoise = guidance.guided(denoise, guide, 1.0 + sample.guidance, sample.guidance_low, sample.guidance_high)
     return Sampler(denoise, self.schedule(params), sample, self.shape)
@@ -347,5 +351,7 @@ class Sampler:
   def log_prob(self, x: Array, probes: int, keys: Key) -> tuple[Array, Array]:
     """(log-density of x [B, *shape] in nats by the probability-flow ODE, its standard error over probes), [B] each."""
     signs = ode_likelihood.rademacher(random.stream(keys, 'probes'), probes, self._shape)
+    # Even in log SNR, and down to little noise, wherever samplers step: all of it adds to the likelihood.
+    grid = grids.make_grid('log_snr', self._schedule, self._sample.ode_steps)
     deviation = grids.first_deviation(self._schedule)
-    return ode_likelihood.mean_and_error(ode_likelihood.log_prob(self._denoise, self._grid(), x, signs, deviation))
+    return ode_likelihood.mean_and_error(ode_likelihood.log_prob(self._denoise, grid, x, signs, deviation))

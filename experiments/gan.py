@@ -2,8 +2,8 @@
 
 Losses and constraints are in `gen_ai.maths.adversarial`, networks in `experiments._gan_networks`. State: params
 {'g', 'd'}, opt_state {'g', 'd'}, stats {'g', 'd'} (batch-norm averages, spectral vectors, mean styles), 'ada' (the
-controller of adaptive augmentation) and 'path' (mean path length) where they are used; with config.optim.ema_decay or
-ema_halflife, ema {'params', 'stats'} of the generator: averaged weights need averages of the moments that belong to
+controller of adaptive augmentation) and 'path' (mean path length) where they are used; where an
+average is kept, ema {'params', 'stats'} of the generator: averaged weights need averages of the moments that belong to
 them.
 
 Regularisers that are computed every k-th update only ("lazily", arXiv 1912.04958, section 3.1) weigh k times as much.

@@ -4,7 +4,7 @@ The generator sees an image with hidden pixels, the mask, and a latent; the disc
 mask. Known pixels are pasted into what is drawn. There are no samples without an image: the task 'complete' draws a
 completion of each example, by a mask of its own if it is given one, which the evaluation protocol measures.
 
-State: params and opt_state {'g', 'd'}, stats {'d'} (spectral vectors); with config.optim.ema_decay, ema of 'g'.
+State: params and opt_state {'g', 'd'}, stats {'d'} (spectral vectors); where an average is kept, ema of 'g'.
 """
 
 import math

@@ -8,7 +8,7 @@ paper's), real images weigh as much as both kinds of fakes together (the paper: 
 loss is the mean over both kinds (the paper: their sum, so that its gamma is half of ours), norms are group norms, the
 encoder has none, and R1 on the discriminator is an option.
 
-State: params and opt_state {'encoder', 'decoder', 'discriminator'}; with config.optim.ema_decay, ema of the first two.
+State: params and opt_state {'encoder', 'decoder', 'discriminator'}; where an average is kept, ema of the first two.
 """
 
 from typing import Any

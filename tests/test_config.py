@@ -88,7 +88,7 @@ def test_data_references_are_arguments_from_wherever_the_file_is_named(argument,
     (
       'from gen_ai.config import common\ndef get_config():\n  c = common("gan", "x")\n  c.run = dict(steps=9)\n'
       '  return c',
-      ['gives no config.run.eval_every', 'an int'],
+      ['gives no config.run.ema_snapshots', 'an int'],
     ),
     ('\0', ['null bytes']),
   ],

@@ -270,6 +270,17 @@ def fresh():
   return method, jax.jit(method.init)(jax.random.key(0))
 
 
+def test_a_token_is_told_from_those_on_both_sides_and_not_from_itself(fresh):
+  method, state = fresh
+  loud = state._replace(params=jax.tree.map(lambda leaf: 8.0 * leaf, state.params))
+  score = jax.jit(method.tasks['score'].run)
+  pairs = np.stack([np.full(256, 100), np.arange(256)], 1)
+  found = score(loud, {'prompt': pairs}, keys(256))['bound_nats']  # one token is hidden: the bound is its likelihood
+  assert np.exp(-np.asarray(found)).sum() == pytest.approx(1.0, rel=1e-4) and np.ptp(found) > 1
+  one, other = score(loud, {'prompt': np.array([[100, 101, 102], [100, 101, 7]])}, jnp.repeat(keys(1), 2))['nats']
+  assert one[1] != other[1], 'what follows it is of no matter'
+
+
 def test_prompts_are_kept_and_a_mask_is_never_drawn(fresh):
   method, state = fresh
   prompt = np.full((3, 20), -1, np.int32)

@@ -226,8 +226,9 @@ def test_directories_with_older_names_are_read_with_those_of_today(kept, tmp_pat
   raw = json.loads((kept / 'run' / 'config.json').read_text())
   assert 'writers' in raw['run'] and 'draws' in raw['loss'] and 'nll_draws' in raw['eval']
   config, added = older_runs.read_config(kept / 'run')
+  averages = {'optim.ema_halflife': 0.0, 'optim.ema_rampup': 0.0, 'optim.ema_lengths': (), 'run.ema_snapshots': 0}
   assert (
-    added == {'eval.task': '', 'optim.cooldown': 0.2, 'mesh.expert': 1}
+    added == {'eval.task': '', 'optim.cooldown': 0.2, 'mesh.expert': 1} | averages
     and config.loss.importance_samples == raw['loss']['draws']
     and config.run.trackers == ''
   )

@@ -405,16 +405,6 @@ def test_a_second_network_has_its_own_pace_and_counts_in_steps():
   np.testing.assert_allclose(seen, [0.05, 0.05, 0.0375, 0.0375, 0.025, 0.025], rtol=1e-5)
 
 
-def test_average_by_hand():
-  average, new = {'w': jnp.array([1.0])}, {'w': jnp.array([5.0])}
-  # After update 1 the rate is 1 - 2/11, after update 8 it is 1 - 9/18, and late 1 - decay.
-  for step, decay, expected in ((1, 0.999, 1 + 4 * 9 / 11), (8, 0.999, 3.0), (8, 0.25, 4.0), (10**6, 0.999, 1.004)):
-    result = optim.ema_update(average, new, decay, jnp.int32(step))
-    assert float(result['w'][0]) == pytest.approx(expected, rel=1e-5)
-  mixed = optim.ema_update(average, {'w': jnp.array([5.0], jnp.bfloat16)}, 0.5, jnp.int32(100))
-  assert mixed['w'].dtype == jnp.float32
-
-
 def update_of(parts=None, **options):
   """An updater by plain gradient descent at learning rate 0.5, momentum off, with an average of decay 0.1."""
   config = config_lib.common('lm', 'python_stdlib')

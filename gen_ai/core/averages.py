@@ -44,7 +44,7 @@ def power_share(gamma: float, step: Array) -> Array:
 
   arXiv 2312.02696, section 3.1. It is 1 after the first update. In float32 beta itself would leave it few digits.
   """
-  return -jnp.expm1((gamma + 1) * jnp.log1p(-1 / step.astype(jnp.float32)))
+  return -jnp.expm1((gamma + 1) * jnp.log1p(-1 / step.astype(float)))
 
 
 def decay_share(decay: float | Array, step: Array) -> Array:

@@ -33,7 +33,7 @@ CLASSES = 'classes'  # the visualization (see `Method`) that has a row a class, 
 class State(NamedTuple):
   """Everything that training changes: arrays only. `step` counts completed updates.
 
-  `ema` and `stats` are `()` where a method uses none.
+  `ema` and `stats` are `()` where a method uses none. Of several averages (config.optim.ema_lengths) `ema` is a tuple.
   """
 
   step: Array  # int32 []

@@ -250,6 +250,15 @@ def quantiles(first: Array, B: int) -> Array:
   return jnp.clip(u, 1e-6, 1.0 - 1e-6)
 
 
+def quantiles_by_number(first: Array, index: Array) -> Array:
+  """Numbers [B] in (0, 1) by those of examples int32 [B]: evenly apart over any run of them, in any batches.
+
+  Multiples of the golden ratio, modulo 1, from `first` []; in whole numbers, as floats would round large multiples.
+  """
+  golden = index.astype(jnp.uint32) * jnp.uint32(2_654_435_769)  # (5^1/2 - 1) / 2 in units of 2^-32
+  return jnp.clip((first + golden.astype(jnp.float32) * 2.0**-32) % 1.0, 1e-6, 1.0 - 1e-6)
+
+
 def drawn_level(times: str, schedule: Schedule, u: Array, mean: float | Array, deviation: float | Array) -> Level:
   """Levels by quantiles u in (0, 1) of their distribution.
 

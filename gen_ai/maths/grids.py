@@ -13,6 +13,7 @@ from gen_ai.maths.diffusion import NO_SIGNAL, RHO, SIGMA_MAX, SIGMA_MIN, Level, 
 
 Grid = Level  # a and s [N + 1], from noise (0) to data (N), where a = 1 and s = 0
 GRIDS = ('uniform', 'shifted', 'karras', 'log_snr')
+_FAR = (*NO_SIGNAL, 'cosine')  # schedules whose noise end is far beyond EDM's largest sigma
 
 
 def at(grid: Level, index: np.ndarray | slice | int) -> Level:
@@ -33,8 +34,8 @@ def make_grid(
   At start = 1 that is the noise end of training. `uniform` is even in t: of a table the 'trailing' steps (arXiv
   2305.08891, section 3.3), of 'flow' as its schedule is shifted already. `shifted` moves these times once more, t' =
   shift t / (1 + (shift - 1) t). `karras` is even in sigma^(1 / rho) (arXiv 2206.00364, eq. 5), `log_snr` in log SNR;
-  both end at the schedule's least noise, then at none. Of schedules that end without signal they reach
-  from sigma = 80 to 0.002, EDM's, after the noise end.
+  both end at the schedule's least noise, then at none. Where the noise end has hardly any signal it comes first, and
+  the others begin at EDM's largest sigma, 80; where there is no least noise they end at EDM's, 0.002.
 
   Args:
     name: one of GRIDS.
@@ -47,10 +48,7 @@ def make_grid(
   Raises:
     UserError: fewer than one step, more steps than a table has, a start outside of (0, 1].
   """
-  if steps < 1:
-    raise UserError(f'sample.steps={steps}: a sampler needs at least 1')
-  if schedule.steps and steps > schedule.steps:
-    raise UserError(f'sample.steps={steps}: the schedule {schedule.name} has no more than {schedule.steps} levels')
+  check_steps(schedule, steps)
   if is_off(start) or is_outside(start, 0.0, 1.0):
     raise UserError(f'a grid that starts at time {start}: take one above 0 and up to 1, the noise end of training')
   if name in ('uniform', 'shifted'):
@@ -63,9 +61,9 @@ def make_grid(
     level = schedule.level(t)
   else:
     ends = schedule.level(jnp.asarray(start)).sigma, schedule.level(jnp.asarray(_least_time(schedule))).sigma
-    # Without signal sigma is infinite: then the noise end itself comes first, and the others begin at EDM's largest.
-    alone = schedule.name in NO_SIGNAL and not isinstance(start, jax.Array) and start == 1.0
-    first, last = jnp.minimum(ends[0], SIGMA_MAX), jnp.maximum(ends[1], SIGMA_MIN)
+    alone = schedule.name in _FAR and not isinstance(start, jax.Array) and start == 1.0
+    first = SIGMA_MAX if alone else jnp.where(jnp.isfinite(ends[0]), ends[0], SIGMA_MAX)
+    last = jnp.where(ends[1] > 0.0, ends[1], SIGMA_MIN)
     part = np.arange(steps - alone) / max(steps - alone - 1, 1)
     if name == 'karras':
       sigma = (first ** (1 / rho) + part * (last ** (1 / rho) - first ** (1 / rho))) ** rho
@@ -77,6 +75,17 @@ def make_grid(
       end = schedule.level(jnp.asarray(start))
       level = Level(jnp.append(end.a, level.a), jnp.append(end.s, level.s))
   return Level(jnp.append(level.a, 1.0), jnp.append(level.s, 0.0))
+
+
+def check_steps(schedule: Schedule, steps: int) -> None:
+  """Raises UserError for fewer than one step, or for more than the schedule has levels."""
+  if steps < 1:
+    raise UserError(f'config.sample.steps={steps}: a sampler needs at least 1.')
+  if schedule.steps and steps > schedule.steps:
+    raise UserError(
+      f"config.sample.steps={steps}: config.model.schedule='{schedule.name}' has {schedule.steps} levels; take at most "
+      'as many.'
+    )
 
 
 def _least_time(schedule: Schedule) -> float:

@@ -27,7 +27,7 @@ def basis(like: Array) -> Array:
 
 
 def evaluations(steps: int) -> int:
-  """How often the denoiser is called; each with a derivative a probe."""
+  """How often the denoiser is called; each with a backward pass a probe."""
   return 2 * (steps - 1)
 
 
@@ -60,8 +60,9 @@ def log_prob(denoise: Denoise, grid: Grid, x: Array, probes: Array, deviation: f
   def look(state: tuple, level: Level, _: None) -> tuple:
     """dy/dt [B, ...] and t times its divergence [K, B]."""
     y, _ = state
-    x0, derivative = jax.linearize(lambda y: denoise((level.a + level.s) * y, level), y)
-    trace = jax.vmap(lambda probe: (probe * derivative(probe)).sum(own))(probes)
+    # Backwards, although forwards costs less: kernels of attention on GPUs have no other derivative.
+    x0, pull = jax.vjp(lambda y: denoise((level.a + level.s) * y, level), y)
+    trace = jax.vmap(lambda probe: (probe * pull(probe)[0]).sum(own))(probes)
     return state, ((y - x0) / level.flow, D - trace)
 
   def move(state: tuple, first: tuple, second: tuple, here: Level, there: Level) -> tuple:

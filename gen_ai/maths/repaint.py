@@ -79,7 +79,7 @@ def repaint(
   def step(x: Array, of: tuple) -> tuple[Array, None]:
     number, lies, here, there = of
     if resamplings > 1:
-      x = noisier(x, lies, here, noise(2 * number))
+      x = jnp.where(lies.s < here.s, noisier(x, lies, here, noise(2 * number)), x)
     z = noise(2 * number + 1)
     drawn = stepped(x, denoise(x, here), here, there, eta, None if is_off(eta) else z)
     return jnp.where(hidden > 0, drawn, there.noised(image, z)), None

@@ -79,7 +79,7 @@ def clipped(denoise: Denoise, bound: float | Array = 1.0) -> Denoise:
 def check_steps(solver: str, steps: int) -> None:
   """Raises UserError for fewer steps than the solver's order needs."""
   if steps < SOLVERS[solver]:
-    raise UserError(f'sample.steps={steps}: sample.solver={solver} needs at least {SOLVERS[solver]}')
+    raise UserError(f'config.sample.steps={steps}: config.sample.solver={solver} needs at least {SOLVERS[solver]}.')
 
 
 def looked_at(solver: str, grid: Grid, churn: Churn = NO_CHURN) -> Level:

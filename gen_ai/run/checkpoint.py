@@ -45,6 +45,7 @@ def _mix(words: Array) -> Array:
   return words ^ (words >> 16)
 
 
+@jax.jit  # traced once a shape: parameters, their average and their moments are alike
 def _fingerprint(leaf: Array) -> Array:
   """uint32 [2] of one array's bits. Any change of one value changes both words; other damage passes with 2^-64.
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from gen_ai.core import random
 from gen_ai.core.method import Batch, Key, Method, State, SumCount
 from gen_ai.evaluate.metrics.metric import EXAMPLES, Metric
+from gen_ai.maths import diffusion
 
 DENOISE = 'denoise'  # the task
 BINS = 10
@@ -18,7 +19,7 @@ def _by_level(method: Method, state: State, batch: Batch, key: Key, draws: int) 
   del draws
   task, index = method.tasks[DENOISE], batch['index']
   keys = random.per_example(key, index)
-  offset = (index * (5**0.5 - 1) / 2) % 1.0  # evenly apart, however many examples there are
+  offset = diffusion.quantiles_by_number(jnp.zeros(()), index)
   log_snr = LOWEST + WIDTH * (jnp.arange(BINS) + offset[:, None])
   given = {name: batch[name] for name in task.inputs if name in batch}
   found = task.run(state, {**given, 'log_snr': log_snr}, keys)['mse']
