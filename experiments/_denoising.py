@@ -271,6 +271,10 @@ class Denoising:
 
     return samplers.clipped(denoise) if self._sample.clip else denoise
 
+  def unguided(self, params: PyTree, label: Array | None, sd: Array) -> 'Sampler':
+    """The model as it is, which has a likelihood; arguments as `sampler` has them."""
+    return Sampler(self.denoiser(params, label, sd), self.schedule(params), self._sample, self.shape)
+
   def sampler(self, params: PyTree, label: Array | None, sd: Array, guide: Denoise | None = None) -> 'Sampler':
     """What draws as config.sample asks.
 

@@ -53,7 +53,8 @@ KINDS = ('image',)  # of data
 OBSERVATIONS = {True: 'variational bound, 256 levels as they are', False: ''}
 MASKS = 'box'  # of the task 'complete' where a call gives none
 LOG_PROB = ('log_prob_nats', 'probe_error_nats')
-LEADING = {'loss': 'min', 'nll_bpd': 'min', 'elbo_nats': 'max', 'spread': ''}
+LEADING = {'loss': 'min', 'spread': ''}
+BOUND = {'nll_bpd': 'min', 'elbo_nats': 'max', 'spread': ''}  # of 'vdm'
 
 
 def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
@@ -100,6 +101,11 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     """The labels that a call asks for, or drawn ones, of a conditional model."""
     return inputs.get('label', random.labels(own_keys, model.classes)) if model.classes else None
 
+  def told(inputs: Batch, own_keys: Key) -> Array | None:
+    """The labels that a call tells, or the null class, of a conditional model."""
+    nothing = jnp.full(own_keys.shape, model.classes, jnp.int32)
+    return inputs.get('label', nothing) if model.classes else None
+
   def outputs(samples: Array, label: Array | None) -> Batch:
     return {SAMPLE: samples} if label is None else {SAMPLE: samples, ASKED: label}
 
@@ -122,12 +128,12 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     return outputs(sampler(state, label).edit(to_signed(inputs['image']), own_keys), label)
 
   def encoded(state: State, inputs: Batch, own_keys: Key) -> Batch:
-    return {'latent': sampler(state, inputs.get('label')).encode(to_signed(inputs['image']))}
+    return {'latent': sampler(state, told(inputs, own_keys)).encode(to_signed(inputs['image']))}
 
   def denoised(state: State, inputs: Batch, own_keys: Key) -> Batch:
     """Error of x0 by the levels of `log_snr` [B, L], each with noise of its own."""
     x, params, sd = to_signed(inputs['image']), updater.eval_params(state), deviation(state)
-    denoise = model.denoiser(params, inputs.get('label'), sd)
+    denoise = model.denoiser(params, told(inputs, own_keys), sd)
     exploding = model.schedule(params).exploding
 
     def of_level(number: Array, log_snr: Array) -> Array:
@@ -142,7 +148,8 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
   def log_prob(state: State, inputs: Batch, own_keys: Key) -> Batch:
     """A lower bound, on average, of the log-probability of 256 levels: of dequantised pixels, see `densities`."""
     x = densities.dequantise(random.stream(own_keys, 'dequantise'), to_signed(inputs['image']))
-    mean, error = sampler(state, inputs.get('label')).log_prob(x, config.sample.probes, own_keys)
+    plain = model.unguided(updater.eval_params(state), told(inputs, own_keys), deviation(state))
+    mean, error = plain.log_prob(x, config.sample.probes, own_keys)
     return dict(zip(LOG_PROB, (densities.density_to_level_log_prob(mean, model.dims), error), strict=True))
 
   def by_class(state: State, batch: Batch, key: Key) -> Array:
@@ -166,7 +173,8 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
 
   def interpolations(state: State, batch: Batch, key: Key) -> Array:
     given = labels_of(batch)
-    noise = encoded(state, {'image': batch['image'], **given}, key)['latent']
+    keys = jax.random.split(random.stream(key, 'images'), batch['index'].shape[0])
+    noise = encoded(state, {'image': batch['image'], **given}, keys)['latent']
     path = interpolate(latents.slerp, noise.reshape(noise.shape[0], -1))
     rows = path.shape[0]
     label = jnp.repeat(batch['label'][jnp.arange(rows) % noise.shape[0]], COLUMNS) if model.classes else None
@@ -196,6 +204,7 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     tasks,
     visualizations=visualizations,
     observation=OBSERVATIONS[model.bound],
-    leading=LEADING,
+    leading=BOUND if model.bound else LEADING,
+    bounds=('nll_bpd', 'elbo_nats') if model.bound else (),
     sharding=SHARDING | OWN if config.model.network == 'dit' else {},
   )

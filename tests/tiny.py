@@ -97,7 +97,7 @@ def kinds(config):
   return found
 
 
-POINTWISE = ('activation', 'output', 'weight_init')
+POINTWISE = ('activation', 'output', 'weight_init', 'model.predicts', 'loss.space', 'loss.times')
 
 
 def _structures():

@@ -72,7 +72,7 @@ FIELDS: dict[str, Field] = {
   'model.fourier': Field(()),  # powers n of sin and cos(2^n pi x) beside x: (7, 8) tell the lowest bits
   **SAMPLER,
   'sample.strength': Field(0.5, above=0.0, max=1.0),  # of the task 'edit': the share of the steps that are run
-  'sample.jump': size(5),  # of the task 'complete': steps that are gone back (RePaint, arXiv 2201.09865)
+  'sample.jump': size(2),  # of the task 'complete': steps that are gone back (RePaint, arXiv 2201.09865)
   'sample.resamplings': size(2),  # of it: how often they are walked
   'sample.ode_steps': Field(100, min=3, tiny=3),  # of the task 'log_prob'
   'sample.probes': size(4),  # of the task 'log_prob': directions by which a divergence is estimated
