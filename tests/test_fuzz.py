@@ -253,7 +253,7 @@ class Judged:
 
   generation = None
 
-  def __init__(self, *arguments):
+  def __init__(self, *arguments, **options):
     pass
 
   def lanes(self, state):
