@@ -11,7 +11,7 @@ from gen_ai.config import idle
 from gen_ai.core import command_line, places, surroundings
 from gen_ai.core.errors import UserError
 from gen_ai.core.installation import LAUNCH
-from gen_ai.run import directory, info, provenance
+from gen_ai.run import directory, info, older_runs, provenance
 from gen_ai.sweep import command as sweep_command
 from gen_ai.sweep.directory import is_sweep, owner
 from gen_ai.sweep.launchers.base import Options
@@ -135,6 +135,10 @@ def resolve(overrides: dict[str, str]):
   config = config_lib.load(FLAGS.config)
   if FLAGS.tiny:
     config = config_lib.override(config, config_lib.tiny(FLAGS.config))
+  if FLAGS.init_from:
+    run_dir, _ = directory.split_step(FLAGS.init_from)
+    directory.RunDir.open(run_dir)  # refuses what is no run
+    config = config_lib.inherit(config, older_runs.read_config(run_dir)[0], run_dir)
   config = config_lib.override(config, overrides)
   if not _sweeps():  # of which every trial is asked by itself
     config_lib.validate(config)

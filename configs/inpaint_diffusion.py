@@ -30,4 +30,4 @@ def space():
 
 def tiny():
   """What a run of seconds has besides: images that need no preparation."""
-  return {'data.name': 'mnist_5k'}
+  return {'data.name': 'mnist_5k', 'sample.jump': 1}

@@ -4,17 +4,30 @@
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from experiments._views import COLUMNS, interpolate
 from gen_ai.core import random
 from gen_ai.core.errors import UserError
-from gen_ai.core.method import Array, Batch, Key, PyTree, Reduce
+from gen_ai.core.method import (
+  ASKED,
+  LABEL,
+  SAMPLE,
+  Array,
+  Batch,
+  Field,
+  Key,
+  PyTree,
+  Reduce,
+  State,
+)
 from gen_ai.core.switch import is_off
-from gen_ai.maths import diffusion, grids, guidance, ode_likelihood, repaint, samplers
+from gen_ai.maths import diffusion, grids, guidance, latents, ode_likelihood, repaint, samplers
 from gen_ai.maths.diffusion import Level, Schedule
 from gen_ai.maths.samplers import Denoise
 from gen_ai.nets.apply import Module, compute_dtype
@@ -150,12 +163,22 @@ class Denoising:
     config: of the run.
     shape: of x, of one example.
     num_classes: of the data.
+    fourier: powers n of sin and cos(2^n pi x), which the network sees beside x.
+    clip: whether what lies behind noise is known to be in [-1, 1], when examples are drawn.
   """
 
-  def __init__(self, config: ConfigDict, shape: tuple[int, ...], num_classes: int):
+  def __init__(
+    self,
+    config: ConfigDict,
+    shape: tuple[int, ...],
+    num_classes: int,
+    fourier: tuple[int, ...] = (),
+    clip: bool = False,
+  ):
     check(config)
     self._model, self._loss, self._sample = config.model, config.loss, config.sample
     self.shape, self.dims = shape, math.prod(shape)
+    self._fourier, self._clip = fourier, clip
     self.classes = classes_of(config, num_classes)
     self.bound = config.model.schedule == 'vdm'  # whether the loss is a bound of the likelihood
     self.net = network(config, shape, self.classes)
@@ -181,14 +204,14 @@ class Denoising:
 
   def _beside(self, x: Array) -> Array:
     """x and, in channels behind it, sines and cosines that tell its lowest bits (arXiv 2107.00630, appendix C)."""
-    angles = [2.0**power * math.pi * x for power in self._model.fourier]
+    angles = [2.0**power * math.pi * x for power in self._fourier]
     return jnp.concatenate([x, *(wave(a) for a in angles for wave in (jnp.sin, jnp.cos))], -1)
 
   def said(self, params: PyTree, x: Array, level: Level, label: Array | None, sd: Array, train: bool = False) -> Array:
     """What the network says of x [B, *shape] at levels [B]; it sees x at a deviation of 1."""
     level = Level(*(jnp.broadcast_to(v, x.shape[:1]) for v in level))
     scaled = jnp.reshape(diffusion.input_scale(level, sd), (-1,) + (1,) * len(self.shape)) * x
-    inputs = jnp.concatenate([scaled, self._beside(x)[..., x.shape[-1] :]], -1) if self._model.fourier else scaled
+    inputs = jnp.concatenate([scaled, self._beside(x)[..., x.shape[-1] :]], -1) if self._fourier else scaled
     c = self.schedule(params).condition(level)
     out: Any = self.net.apply({'params': params['net']}, inputs, c, label, train=train)
     return out
@@ -269,7 +292,23 @@ class Denoising:
     def denoise(x: Array, level: Level) -> Array:
       return diffusion.to_x(self._model.predicts, self.said(params, x, level, label, sd), x, level, sd)
 
-    return samplers.clipped(denoise) if self._sample.clip else denoise
+    return samplers.clipped(denoise) if self._clip else denoise
+
+  def errors(self, params: PyTree, x: Array, log_snr: Array, label: Array | None, sd: Array, keys: Key) -> Array:
+    """Mean square errors of x0, float32 [B, L], at the levels of log_snr [B, L], each with noise of its own."""
+    denoise, exploding = self.denoiser(params, label, sd), self.schedule(params).exploding
+
+    def of_level(number: Array, log_snr: Array) -> Array:
+      level = diffusion.of_log_snr(log_snr, exploding)
+      eps = random.normal(random.stream(keys, 'denoise', number), self.shape)
+      return diffusion.mean_square(denoise(level.noised(x, eps), level) - x)
+
+    over = jnp.arange(log_snr.shape[1]), log_snr.T
+    return jax.lax.map(lambda one: of_level(*one), over).T
+
+  def unguided(self, params: PyTree, label: Array | None, sd: Array) -> 'Sampler':
+    """The model as it is, which has a likelihood; arguments as `sampler` has them."""
+    return Sampler(self.denoiser(params, label, sd), self.schedule(params), self._sample, self.shape)
 
   def sampler(self, params: PyTree, label: Array | None, sd: Array, guide: Denoise | None = None) -> 'Sampler':
     """What draws as config.sample asks.
@@ -355,3 +394,60 @@ class Sampler:
     grid = grids.make_grid('log_snr', self._schedule, self._sample.ode_steps)
     deviation = grids.first_deviation(self._schedule)
     return ode_likelihood.mean_and_error(ode_likelihood.log_prob(self._denoise, grid, x, signs, deviation))
+
+
+class Drawing:
+  """Images drawn from noise: the task `generate`, and pictures of it.
+
+  Args:
+    model: of the arrays x [B, *shape] that are drawn.
+    sampler: (state, labels int32 [B] or None) -> what draws them.
+    shown: (state, x) -> the images that they stand for, in [-1, 1].
+  """
+
+  def __init__(
+    self,
+    model: Denoising,
+    sampler: Callable[[State, Array | None], Sampler],
+    shown: Callable[[State, Array], Array] = lambda state, x: x,
+  ):
+    self._model, self._sampler, self._shown = model, sampler, shown
+
+  @property
+  def label(self) -> dict[str, Field]:
+    """Inputs that tasks of a conditional model take besides their own."""
+    return {'label': Field(LABEL)} if self._model.classes else {}
+
+  def given(self, batch: Batch) -> Batch:
+    """What a task that reads images is given of a batch."""
+    return {name: batch[name] for name in ('image', *self.label)}
+
+  def labels(self, inputs: Batch, keys: Key) -> Array | None:
+    """The labels that a call asks for, or drawn ones, of a conditional model."""
+    return inputs.get('label', random.labels(keys, self._model.classes)) if self._model.classes else None
+
+  def outputs(self, images: Array, label: Array | None) -> Batch:
+    """What a task that draws returns."""
+    return {SAMPLE: images} if label is None else {SAMPLE: images, ASKED: label}
+
+  def generated(self, state: State, inputs: Batch, keys: Key) -> Batch:
+    """The task `generate`: of labels, and of standard normal noise 'latent' [B, *shape]."""
+    label = self.labels(inputs, keys)
+    noise = inputs.get('latent', random.normal(random.stream(keys, 'latent'), self._model.shape))
+    return self.outputs(self._shown(state, self._sampler(state, label).generate(noise, keys)), label)
+
+  def by_class(self, state: State, batch: Batch, key: Key) -> Array:
+    """The picture of a conditional model that has a row a class, by the same noise."""
+    classes, keys = self._model.classes, jax.random.split(random.stream(key, 'classes'), COLUMNS)
+    label = jnp.repeat(jnp.arange(classes), COLUMNS)
+    images: Array = self.generated(state, {'label': label}, jnp.tile(keys, classes))[SAMPLE]
+    return images
+
+  def interpolations(self, state: State, batch: Batch, noise: Array, key: Key) -> Array:
+    """The picture of paths between the noises [B, *shape] that lead to the examples of a batch."""
+    path = interpolate(latents.slerp, noise.reshape(noise.shape[0], -1))
+    rows = path.shape[0]
+    classes = self._model.classes
+    label = jnp.repeat(batch['label'][jnp.arange(rows) % noise.shape[0]], COLUMNS) if classes else None
+    keys = jax.random.split(random.stream(key, 'interpolations'), rows * COLUMNS)
+    return self._shown(state, self._sampler(state, label).generate(path.reshape(-1, *self._model.shape), keys))

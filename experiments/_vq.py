@@ -9,6 +9,7 @@ State: params and opt_state {'autoencoder': {encoder, decoder, log_scale}, 'prio
 averaged weights need the codes that belong to them; stats is the `Codebook`.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -37,18 +38,12 @@ PriorNats = Callable[[PyTree, Batch, Array], Array]
 def check(config: ConfigDict, spec: Spec) -> None:
   """Raises UserError for data, or sizes together, that these families cannot train."""
   model = config.model
-  H, W, _ = spec.image_shape
-  step = 2**model.downsamples
-  if H % step or W % step:
-    raise UserError(
-      f'config.model.downsamples={model.downsamples} needs sides that are multiples of {step}; the images are {H}x{W}. '
-      'Halve less often, or resize by config.data.image_size.'
-    )
-  vectors = config.data.batch_size * (H // step) * (W // step)
+  h, w = grid_of(spec, model.downsamples)
+  vectors = config.data.batch_size * h * w
   if model.codes > vectors:
     raise UserError(
       f'config.model.codes={model.codes} are more codes than data: an update sees {vectors} vectors '
-      f'({config.data.batch_size} images of {H // step}x{W // step}), so that most codes would never be '
+      f'({config.data.batch_size} images of {h}x{w}), so that most codes would never be '
       'chosen. Take fewer codes or a larger config.data.batch_size.'
     )
   if model.prior_width % model.prior_heads:
@@ -56,6 +51,30 @@ def check(config: ConfigDict, spec: Spec) -> None:
       f'config.model.prior_width={model.prior_width} does not divide into {model.prior_heads} heads '
       '(config.model.prior_heads).'
     )
+
+
+def grid_of(spec: Spec, downsamples: int, field: str = 'config.model.downsamples') -> tuple[int, int]:
+  """Codes along each side of an image. Raises UserError, naming `field`, for sides that do not halve so often."""
+  H, W, _ = spec.image_shape
+  step = 2**downsamples
+  if H % step or W % step:
+    raise UserError(
+      f'{field}={downsamples} needs sides that are multiples of {step}; the images are {H}x{W}. '
+      'Halve less often, or resize by config.data.image_size.'
+    )
+  return H // step, W // step
+
+
+def coders(model: ConfigDict, spec: Spec, dtype: Any) -> tuple[GridEncoder, GridDecoder]:
+  """(encoder: x -> vectors [B, h, w, code_dim], decoder: vectors -> mean of x) of `model`, such as config.model."""
+  shared = {
+    'width': model.width,
+    'downsamples': model.downsamples,
+    'blocks': model.blocks,
+    'activation': model.activation,
+    'dtype': dtype,
+  }
+  return GridEncoder(model.code_dim, **shared), GridDecoder(spec.image_shape[-1], **shared)
 
 
 class CodedImages:
@@ -84,17 +103,9 @@ class CodedImages:
     model = config.model
     self._config, self._spec, self._reduce = config, spec, reduce
     self._init_prior, self.prior_nats = init_prior, prior_nats
-    H, W, C = spec.image_shape
-    self.grid = grid_of(config, spec)
-    self.T, self.K, self.dims = self.grid[0] * self.grid[1], model.codes, H * W * C
-    shared = {
-      'width': model.width,
-      'downsamples': model.downsamples,
-      'blocks': model.blocks,
-      'activation': model.activation,
-      'dtype': compute_dtype(config.precision),
-    }
-    self._encoder, self._decoder = GridEncoder(model.code_dim, **shared), GridDecoder(C, **shared)
+    self.grid = grid_of(spec, model.downsamples)
+    self.T, self.K, self.dims = math.prod(self.grid), model.codes, math.prod(spec.shape)
+    self._encoder, self._decoder = coders(model, spec, compute_dtype(config.precision))
     self._updater = Updater(
       config,
       {'autoencoder': Pace(), 'prior': Pace(config.loss.prior_lr_factor)},
@@ -220,9 +231,3 @@ class CodedImages:
     output = self.picture(state, self.codes(state, batch['image']))
     pairs = jnp.stack([rows_of(a, self._spec.shape) for a in (to_signed(batch['image']), output)], axis=1)
     return pairs.reshape(-1, *self._spec.shape)
-
-
-def grid_of(config: ConfigDict, spec: Spec) -> tuple[int, int]:
-  """Codes along each side of an image."""
-  H, W, _ = spec.image_shape
-  return H // 2**config.model.downsamples, W // 2**config.model.downsamples

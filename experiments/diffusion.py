@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from experiments._denoising import Denoising, Sampler, evaluations, nothing_measured
-from experiments._views import COLUMNS, interpolate, rows_of
+from experiments._denoising import Denoising, Drawing, Sampler, evaluations, nothing_measured
+from experiments._views import COLUMNS, rows_of
 from gen_ai.core import random
 from gen_ai.core.method import (
   ASKED,
@@ -43,7 +43,7 @@ from gen_ai.core.method import (
 )
 from gen_ai.core.optim import Updater, gradients
 from gen_ai.core.switch import is_off
-from gen_ai.maths import densities, diffusion, latents, masks
+from gen_ai.maths import densities, diffusion, masks
 from gen_ai.maths.masked import masked
 from gen_ai.maths.pixels import to_signed
 from gen_ai.nets.transformer import MATRICES, SHARDING
@@ -53,7 +53,8 @@ KINDS = ('image',)  # of data
 OBSERVATIONS = {True: 'variational bound, 256 levels as they are', False: ''}
 MASKS = 'box'  # of the task 'complete' where a call gives none
 LOG_PROB = ('log_prob_nats', 'probe_error_nats')
-LEADING = {'loss': 'min', 'nll_bpd': 'min', 'elbo_nats': 'max', 'spread': ''}
+LEADING = {'loss': 'min', 'spread': ''}
+BOUND = {'nll_bpd': 'min', 'elbo_nats': 'max', 'spread': ''}  # of 'vdm'
 
 
 def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
@@ -62,7 +63,7 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
   Pictures: 'denoised', images, the same with noise, and what the network says lies behind; 'interpolations' between the
   noises of two images; 'classes' of a conditional model, a row a class by the same noise.
   """
-  model = Denoising(config, spec.image_shape, spec.num_classes)
+  model = Denoising(config, spec.image_shape, spec.num_classes, tuple(config.model.fourier), config.sample.clip)
   measures = is_off(config.model.data_std)
   updater = Updater(config, matrices=MATRICES)
   axes = (0, 1, 2, 3)
@@ -96,62 +97,39 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
       found = {**found, 'nll_bpd': densities.nats_to_bpd(-found['elbo_nats'], model.dims)}
     return masked(found, batch['mask'])
 
-  def asked(inputs: Batch, own_keys: Key) -> Array | None:
-    """The labels that a call asks for, or drawn ones, of a conditional model."""
-    return inputs.get('label', random.labels(own_keys, model.classes)) if model.classes else None
-
-  def outputs(samples: Array, label: Array | None) -> Batch:
-    return {SAMPLE: samples} if label is None else {SAMPLE: samples, ASKED: label}
+  def told(inputs: Batch, own_keys: Key) -> Array | None:
+    """The labels that a call tells, or the null class, of a conditional model."""
+    nothing = jnp.full(own_keys.shape, model.classes, jnp.int32)
+    return inputs.get('label', nothing) if model.classes else None
 
   def sampler(state: State, label: Array | None) -> Sampler:
     return model.sampler(updater.eval_params(state), label, deviation(state))
 
-  def generated(state: State, inputs: Batch, own_keys: Key) -> Batch:
-    label = asked(inputs, own_keys)
-    noise = inputs.get('latent', random.normal(random.stream(own_keys, 'latent'), spec.shape))
-    return outputs(sampler(state, label).generate(noise, own_keys), label)
+  drawing = Drawing(model, sampler)
 
   def completed(state: State, inputs: Batch, own_keys: Key) -> Batch:
-    label, x = asked(inputs, own_keys), to_signed(inputs['image'])
+    label, x = drawing.labels(inputs, own_keys), to_signed(inputs['image'])
     hole = inputs.get('mask', masks.draw(MASKS, random.stream(own_keys, 'mask'), spec.image_shape[:2]))
     masks.check(hole, x.shape)
-    return {**outputs(sampler(state, label).complete(x, hole, own_keys), label), 'mask': hole}
+    return {**drawing.outputs(sampler(state, label).complete(x, hole, own_keys), label), 'mask': hole}
 
   def edited(state: State, inputs: Batch, own_keys: Key) -> Batch:
-    label = asked(inputs, own_keys)
-    return outputs(sampler(state, label).edit(to_signed(inputs['image']), own_keys), label)
+    label = drawing.labels(inputs, own_keys)
+    return drawing.outputs(sampler(state, label).edit(to_signed(inputs['image']), own_keys), label)
 
   def encoded(state: State, inputs: Batch, own_keys: Key) -> Batch:
-    return {'latent': sampler(state, inputs.get('label')).encode(to_signed(inputs['image']))}
+    return {'latent': sampler(state, told(inputs, own_keys)).encode(to_signed(inputs['image']))}
 
   def denoised(state: State, inputs: Batch, own_keys: Key) -> Batch:
-    """Error of x0 by the levels of `log_snr` [B, L], each with noise of its own."""
-    x, params, sd = to_signed(inputs['image']), updater.eval_params(state), deviation(state)
-    denoise = model.denoiser(params, inputs.get('label'), sd)
-    exploding = model.schedule(params).exploding
-
-    def of_level(number: Array, log_snr: Array) -> Array:
-      level = diffusion.of_log_snr(log_snr, exploding)
-      eps = random.normal(random.stream(own_keys, 'denoise', number), spec.shape)
-      return diffusion.mean_square(denoise(level.noised(x, eps), level) - x)
-
-    log_snr = inputs['log_snr']
-    over = jnp.arange(log_snr.shape[1]), log_snr.T
-    return {'mse': jax.lax.map(lambda one: of_level(*one), over).T}
+    x, params, label = to_signed(inputs['image']), updater.eval_params(state), told(inputs, own_keys)
+    return {'mse': model.errors(params, x, inputs['log_snr'], label, deviation(state), own_keys)}
 
   def log_prob(state: State, inputs: Batch, own_keys: Key) -> Batch:
     """A lower bound, on average, of the log-probability of 256 levels: of dequantised pixels, see `densities`."""
     x = densities.dequantise(random.stream(own_keys, 'dequantise'), to_signed(inputs['image']))
-    mean, error = sampler(state, inputs.get('label')).log_prob(x, config.sample.probes, own_keys)
+    plain = model.unguided(updater.eval_params(state), told(inputs, own_keys), deviation(state))
+    mean, error = plain.log_prob(x, config.sample.probes, own_keys)
     return dict(zip(LOG_PROB, (densities.density_to_level_log_prob(mean, model.dims), error), strict=True))
-
-  def by_class(state: State, batch: Batch, key: Key) -> Array:
-    keys = jax.random.split(random.stream(key, 'classes'), COLUMNS)
-    label, keys = jnp.repeat(jnp.arange(model.classes), COLUMNS), jnp.tile(keys, model.classes)
-    return generated(state, {'label': label}, keys)[SAMPLE]
-
-  def labels_of(batch: Batch) -> Batch:
-    return {'label': batch['label']} if model.classes else {}
 
   def pictured(state: State, batch: Batch, key: Key) -> Array:
     """Rows of images, of the same with noise, and of what lies behind, from much noise to little."""
@@ -165,24 +143,19 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     return jnp.concatenate([x, jnp.clip(noisy / (scale.a + scale.s), -1.0, 1.0), behind])
 
   def interpolations(state: State, batch: Batch, key: Key) -> Array:
-    given = labels_of(batch)
-    noise = encoded(state, {'image': batch['image'], **given}, key)['latent']
-    path = interpolate(latents.slerp, noise.reshape(noise.shape[0], -1))
-    rows = path.shape[0]
-    label = jnp.repeat(batch['label'][jnp.arange(rows) % noise.shape[0]], COLUMNS) if model.classes else None
-    keys = jax.random.split(random.stream(key, 'interpolations'), rows * COLUMNS)
-    return sampler(state, label).generate(path.reshape(-1, *spec.shape), keys)
+    keys = jax.random.split(random.stream(key, 'images'), batch['index'].shape[0])
+    return drawing.interpolations(state, batch, encoded(state, drawing.given(batch), keys)['latent'], key)
 
   visualizations = {'denoised': pictured, 'interpolations': interpolations}
   if model.classes:
-    visualizations[CLASSES] = by_class
-  label = {'label': Field(LABEL)} if model.classes else {}
+    visualizations[CLASSES] = drawing.by_class
+  label = drawing.label
   image, drawn = {'image': Field(EXAMPLE, spec.shape, True)}, {SAMPLE: Field(EXAMPLE, spec.shape)}
   drawn |= {ASKED: Field(LABEL)} if model.classes else {}
   mask = Field(MASK, (*spec.image_shape[:2], 1))
   latent, levels = Field(LATENT, spec.shape), Field(NUMBER, (None,), True)
   tasks = {
-    GENERATE: Task(generated, {'latent': latent, **label}, drawn, evaluations=evaluations),
+    GENERATE: Task(drawing.generated, {'latent': latent, **label}, drawn, evaluations=evaluations),
     'complete': Task(completed, {**image, 'mask': mask, **label}, {**drawn, 'mask': mask}),
     'edit': Task(edited, {**image, **label}, drawn),
     'encode': Task(encoded, {**image, **label}, {'latent': latent}),
@@ -196,6 +169,7 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     tasks,
     visualizations=visualizations,
     observation=OBSERVATIONS[model.bound],
-    leading=LEADING,
+    leading=BOUND if model.bound else LEADING,
+    bounds=('nll_bpd', 'elbo_nats') if model.bound else (),
     sharding=SHARDING | OWN if config.model.network == 'dit' else {},
   )

@@ -126,7 +126,7 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
   """
   check(config, spec)
   captions = Captions(config.model.captions, spec)
-  grid = grid_of(config, spec)
+  grid = grid_of(spec, config.model.downsamples)
   T, classes, drops = math.prod(grid), spec.num_classes, not is_off(config.loss.drop_caption)
   sequences = Sequences(config, captions, T)
 

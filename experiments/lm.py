@@ -50,6 +50,7 @@ from gen_ai.nets.transformer import MATRICES, SHARDING, Transformer, head_of, lo
 
 ROUTERS = ('balance', 'router_z')  # names of losses of routers, in config.loss, among the metrics and as sown
 KINDS = ('text',)  # of data
+BESIDE = 'another run (python -m gen_ai.convert makes one of files of GPT-2 or Llama)'  # adapters are trained
 
 
 def routed(sown: PyTree, layers: int) -> dict[str, Array]:
@@ -79,7 +80,7 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
   assert vocab is not None
   arch = architecture(config, vocab.size)
   net = Transformer(arch)
-  trains = Part('|'.join(lora.NAMES), f'config.model.lora={arch.lora}') if arch.lora else None
+  trains = Part('|'.join(lora.NAMES), f'config.model.lora={arch.lora}', BESIDE) if arch.lora else None
   updater = Updater(config, matrices=MATRICES, rates=scaling.rates(arch.growth, config.optim.name), trains=trains)
   bytes_of = jnp.asarray(vocab.byte_counts())
   apart, separator = model.documents == 'apart', vocab.separator

@@ -63,9 +63,11 @@ LEADING = {'elbo_nats': 'max', 'nll_bpd': 'min', 'kl_nats': '', 'spread': ''}
 REACH = 3.0  # standard deviations that a traversal goes to either side
 
 
-def coders(config: ConfigDict, spec: Spec) -> tuple[Module, Module]:
-  """(encoder: x, context -> mean and log_std [B, Z], decoder: z and context -> [B, H, W, C])."""
-  model, dtype = config.model, compute_dtype(config.precision)
+def coders(model: ConfigDict, spec: Spec, dtype: Any) -> tuple[Module, Module]:
+  """(encoder: x, context -> mean and log_std [B, Z], decoder: z and context -> [B, H, W, C]) of `model`.
+
+  `model` is config.model, or a section with the same fields.
+  """
   first, shared = model.latents[0], {'activation': model.activation, 'dtype': dtype}
   if model.network == 'mlp':
     return (
@@ -186,7 +188,7 @@ class Chain:
     model, dtype = config.model, compute_dtype(config.precision)
     self.sizes, self.shape = tuple(model.latents), spec.shape
     self.classes = spec.num_classes if model.conditional else 0
-    self.encoder, self.decoder = coders(config, spec)
+    self.encoder, self.decoder = coders(model, spec, dtype)
     widths, activation = tuple(model.top_widths), model.activation
     self.up = {f'up_{n}': MLPMoments(self.sizes[n - 1], widths, activation, dtype) for n in self._upper}
     self.down = {f'down_{n}': MLPMoments(self.sizes[n - 2], widths, activation, dtype) for n in self._upper}

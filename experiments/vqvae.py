@@ -43,7 +43,7 @@ LEADING = {'elbo_nats': 'max', 'nll_bpd': 'min', 'pixel_mse': 'min', 'spread': '
 def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
   """The VQ-VAE of `config`; see `gen_ai.core.method.Method`. Picture 'reconstructions': inputs above outputs."""
   check(config, spec)
-  model, (h, w) = config.model, grid_of(config, spec)
+  model, (h, w) = config.model, grid_of(spec, config.model.downsamples)
   T, K, dtype = h * w, model.codes, compute_dtype(config.precision)
   # Code K begins a sequence and is never drawn.
   prior = Transformer(Architecture(K + 1, T, model.prior_layers, model.prior_heads, model.prior_width, dtype=dtype))

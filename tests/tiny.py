@@ -97,7 +97,7 @@ def kinds(config):
   return found
 
 
-POINTWISE = ('activation', 'output', 'weight_init')
+POINTWISE = ('activation', 'output', 'weight_init', 'model.predicts', 'loss.space', 'loss.times')
 
 
 def _structures():
@@ -125,7 +125,7 @@ FAMILIES = {path.stem for path in (ROOT / 'experiments').glob('[a-z]*.py')}
 # four others are held on one device to micro-batches, which a mesh is tested with (`test_contract`). DCGAN has norms
 # over a batch, which pmap splits, and the plainest convolutions; R3GAN the dearest; StyleGAN2 has the state with the
 # most parts, and takes a minute to compile once. The two families over codes share their autoencoder and how they train
-# it (experiments/_vq.py), and so these equalities.
+# it (experiments/_vq.py), and so these equalities. A flow of latents shares its denoiser with diffusion.
 _TURNS = ('pmap', 'bf16', 'resumed', 'lanes', 'mesh')
 _UNPARTED = {'pmap', 'bf16', 'resumed', 'lanes'}
 _CHOSEN = {
@@ -138,6 +138,7 @@ _CHOSEN = {
   'vae_gan': _UNPARTED,
   'vqvae': {'pmap', 'lanes'},
   'image_tokens': {'bf16', 'resumed'},
+  'latent_flow': {'lanes', 'resumed'},
 }
 
 

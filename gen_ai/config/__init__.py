@@ -10,6 +10,7 @@ from gen_ai.config.checks import validate
 from gen_ai.config.defaults import COMMON, LARGEST_SEED, LONGEST_AVERAGE, PLACES, common, declared, settle, usual
 from gen_ai.config.dial import by_depth
 from gen_ai.config.field import NETWORK, Field, one_of, size, weight
+from gen_ai.config.inherited import check_inherited, inherit
 from gen_ai.config.load import (
   SOURCE,
   as_flags,
@@ -44,6 +45,7 @@ __all__ = [
   'builder',
   'by_depth',
   'call',
+  'check_inherited',
   'common',
   'declared',
   'difference',
@@ -51,6 +53,7 @@ __all__ = [
   'find_file',
   'flatten',
   'from_json',
+  'inherit',
   'load',
   'load_module',
   'make_config',

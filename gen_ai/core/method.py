@@ -201,6 +201,9 @@ class Method(NamedTuple):
   notes: tuple[str, ...] = ()  # what a person should know of these settings, shown where training begins
   # The only parameters that training changes; None: all. The others come from another run (--init_from).
   trains: Part | None = None
+  # (config, state of the run of --init_from, whose `ema` is the average by which it is evaluated) -> nested dict of the
+  # parameters of this method that come from it. None: those of the same names.
+  inherits: Callable[[Any, State], PyTree] | None = None
   # Parameters, or averages of them, as the same model without `trains` has them; see gen_ai.nets.lora.
   merged: Callable[[PyTree], PyTree] = lambda params: params
 

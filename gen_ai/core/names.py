@@ -63,10 +63,12 @@ class Part(NamedTuple):
   Attributes:
     pattern: regular expression that the names in it end in.
     setting: what asks for it, as users write it: 'config.model.lora=8'.
+    beside: whose the other parameters are.
   """
 
   pattern: str
   setting: str
+  beside: str = 'another run'
 
   def holds(self, name: str) -> bool:
     """Whether the parameter of that name is in it."""

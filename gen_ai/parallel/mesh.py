@@ -93,7 +93,7 @@ def named_partition(
     shape: with or without the axis of layers.
     mesh: over which it lies.
     min_shard: arrays of fewer elements stay whole.
-    table: {end of a name: what its axes are}.
+    table: {end of a name: what its axes are}; () for parameters of any shape, whole on every device.
 
   Raises:
     UserError: a name that does not match one row, or heads that do not divide over the tensor axis.
@@ -101,6 +101,8 @@ def named_partition(
   if not shape:
     return PartitionSpec()
   axes = row_of(path, table)
+  if not axes:
+    return PartitionSpec()
   axes = axes if len(axes) == len(shape) else tuple(axis for axis in axes if axis != LAYER)
   name = name_of(path)
   if len(axes) != len(shape):

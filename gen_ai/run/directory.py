@@ -254,6 +254,17 @@ def is_run(path: str | os.PathLike) -> bool:
   return bool(os.fspath(path)) and (Path(path) / CONFIG_FILE).is_file()
 
 
+def split_step(reference: str) -> tuple[str, str]:
+  """(run directory, step or '') of 'RUN_DIR' or 'RUN_DIR@STEP'."""
+  run_dir, _, step = reference.rpartition('@') if '@' in reference.rpartition('/')[2] else (reference, '', '')
+  return run_dir, step
+
+
+def has_checkpoint(path: str | os.PathLike) -> bool:
+  """Whether the run directory `path` has a checkpoint, sound or not."""
+  return any(child.name.isdigit() for child in (Path(path) / 'checkpoints').glob('*'))
+
+
 def writer(run_dir: str | os.PathLike) -> str:
   """Which version of gen_ai recorded a run: 'commit 0123456789ab', 'another version' where that is not known."""
   file = Path(run_dir) / 'run.json'

@@ -123,7 +123,8 @@ def work(
     program = Program(config, config_lib.builder(config), dataset.spec, make_layout(config))
     parent = info.read(run_dir).parent if directory.is_run(run_dir) else origin.parent
     # Before anything is written. A run that was killed before its first checkpoint begins from there again.
-    parent = warm_start.begin_from(program, parent, data_identity.describe(dataset).spec)
+    begun = directory.has_checkpoint(run_dir) if run_dir else False
+    parent = warm_start.begin_from(program, config, parent, data_identity.describe(dataset).spec, begun)
     origin = dataclasses.replace(origin, parent=parent)
     protocol_fields, evaluator = evaluator_of(config, dataset)
     path = Path(processes.from_main(lambda: _directory(run_dir, runs_dir, config.run.name)))

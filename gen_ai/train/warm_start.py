@@ -8,14 +8,16 @@ from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
+from gen_ai import config as config_lib
 from gen_ai.core.averages import average_of
 from gen_ai.core.errors import UserError
 from gen_ai.core.method import State
 from gen_ai.core.names import Part
 from gen_ai.evaluate import restored
 from gen_ai.parallel.program import Program
-from gen_ai.run import info
+from gen_ai.run import directory, info, older_runs
 
 PARTS = ('params', 'ema', 'stats')  # of a state; optimiser state and step begin anew
 
@@ -30,7 +32,8 @@ class Parent:
     config_hash: of its config.
     spec: what its data was like, as its record has it.
     leaves: {path in the state: array}; adapters (`gen_ai.nets.lora`) are part of the kernels that they change, and of
-      averages of several lengths only the one is there by which the run is evaluated.
+      averages of several lengths only the one is there by which the run is evaluated. For a method that inherits (see
+      `gen_ai.core.method.Method.inherits`), what it does, by its own names.
   """
 
   run_dir: str
@@ -40,17 +43,23 @@ class Parent:
   leaves: Mapping[str, np.ndarray]
 
 
-def read(reference: str) -> Parent:
+def read(reference: str, inherits: Callable[[Any, State], Any] | None = None) -> Parent:
   """The parent that --init_from=RUN_DIR or RUN_DIR@STEP names.
+
+  Args:
+    reference: to it.
+    inherits: of the method that begins from it.
 
   Raises:
     UserError: no such run or checkpoint.
   """
-  run_dir, _, step = reference.rpartition('@') if '@' in reference.rpartition('/')[2] else (reference, '', '')
+  run_dir, step = directory.split_step(reference)
   config, spec = restored.open_config(run_dir, {}, ()), restored.recorded_spec(run_dir)
   program, state, at = restored.restore(run_dir, config, spec, step or 'latest')
   merged = program.method().merged
   state = state._replace(params=merged(state.params), ema=merged(average_of(config, state.ema)))
+  if inherits:
+    state = State(state.step, inherits(config, state), ())
   return Parent(run_dir, at, info.read(run_dir).config_hash, info.trained_on(run_dir).spec, _leaves(state))
 
 
@@ -58,18 +67,23 @@ def require(trains: Part | None, parent: Mapping[str, Any]) -> None:
   """Raises UserError where only the part `trains` of the parameters is trained, and the others come from no parent."""
   if trains and not parent:
     raise UserError(
-      f'{trains.setting} trains a few parameters beside the weights of another run: name it with --init_from=RUN_DIR '
-      '(python -m gen_ai.convert makes one of files of GPT-2 or Llama).'
+      f'{trains.setting} trains only a part of its parameters, beside those of {trains.beside}: name it with '
+      '--init_from=RUN_DIR.'
     )
 
 
-def begin_from(program: Program, parent: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[str, Any]:
+def begin_from(
+  program: Program, config: ConfigDict, parent: Mapping[str, Any], spec: Mapping[str, Any], begun: bool = False
+) -> dict[str, Any]:
   """Makes new states of `program` begin from the weights of `parent`; returns the report of `beginning`, {} without.
 
   Args:
     program: of one run.
+    config: of it.
     parent: {'run_dir', 'step'} or a report; {}: none.
     spec: of the data of the run, as its record has it.
+    begun: whether the run has checkpoints. They hold all of its weights: the parent, which may be gone by now, is then
+      read only where none of them can be restored.
 
   Raises:
     UserError: there is no parent where one is needed, or its weights do not fit.
@@ -77,12 +91,30 @@ def begin_from(program: Program, parent: Mapping[str, Any], spec: Mapping[str, A
   require(program.trains, parent)
   if not parent:
     return {}
-  source = read(f'{parent["run_dir"]}@{parent["step"]}')
-  if program.trains:
-    _check_data(source, spec, program.trains)
-  program.begin, report = beginning(source, program.trains)
+  if begun:
+    program.begin = lambda state: _beginning(program, config, parent, spec)[0](state)
+    return dict(parent)
+  program.begin, report = _beginning(program, config, parent, spec)
   program.init()  # refuses what does not fit, and fills the report
   return report
+
+
+def _beginning(
+  program: Program, config: ConfigDict, parent: Mapping[str, Any], spec: Mapping[str, Any]
+) -> tuple[Callable[[State], State], dict[str, Any]]:
+  """`beginning` of the weights that `parent` names now. Raises UserError where they are not for such a run."""
+  run_dir, inherits = parent['run_dir'], program.method().inherits
+  directory.RunDir.open(run_dir)  # refuses what is no run, or no more
+  config_lib.check_inherited(config, older_runs.read_config(run_dir)[0], run_dir)
+  source = read(f'{run_dir}@{parent["step"]}', inherits)
+  if (then := parent.get('config_hash', source.config_hash)) != source.config_hash:
+    raise UserError(
+      f'--init_from={run_dir} is another run than the one that was begun from: the hash of its config is '
+      f'{source.config_hash[:12]}, and was {then[:12]}.'
+    )
+  if program.trains and not inherits:
+    _check_data(source, spec, program.trains)
+  return beginning(source, program.trains)
 
 
 def _check_data(parent: Parent, spec: Mapping[str, Any], trains: Part) -> None:

@@ -62,7 +62,6 @@ SAMPLER: dict[str, Field] = {
   'sample.eta': weight(0.0, used_with=_NOISY),  # new noise a step, from none (0) to DDPM's (1)
   'sample.churn': weight(0.0, used_with={'sample.solver': one_of('euler', 'heun')}),  # EDM's S_churn
   'sample.diffusion': weight(1.0, used_with={'sample.solver': one_of('sde')}),  # w(t) = diffusion t, of the SDE
-  'sample.clip': Field(True),  # what the network says of x to the range of pixels
   **GUIDANCE,
 }
 
@@ -71,8 +70,9 @@ FIELDS: dict[str, Field] = {
   **NOISE,
   'model.fourier': Field(()),  # powers n of sin and cos(2^n pi x) beside x: (7, 8) tell the lowest bits
   **SAMPLER,
+  'sample.clip': Field(True),  # what the network says of x to the range of pixels
   'sample.strength': Field(0.5, above=0.0, max=1.0),  # of the task 'edit': the share of the steps that are run
-  'sample.jump': size(5),  # of the task 'complete': steps that are gone back (RePaint, arXiv 2201.09865)
+  'sample.jump': size(2),  # of the task 'complete': steps that are gone back (RePaint, arXiv 2201.09865)
   'sample.resamplings': size(2),  # of it: how often they are walked
   'sample.ode_steps': Field(100, min=3, tiny=3),  # of the task 'log_prob'
   'sample.probes': size(4),  # of the task 'log_prob': directions by which a divergence is estimated

@@ -220,7 +220,8 @@ def _run(sweep: Sweep, trials: Sequence[Trial], stop: Stop, cache: str) -> None:
     lanes: dict[int, RunLogger] = {}
     one = _program(trials, lanes=False)
     start = _program([trials[0]] * len(jax.devices()))
-    parent = warm_start.begin_from(start, sweep.parent, data_identity.describe(dataset).spec)
+    begun = all(directory.has_checkpoint(sweep.run_dir(trial)) for trial in trials)
+    parent = warm_start.begin_from(start, trials[0].config, sweep.parent, data_identity.describe(dataset).spec, begun)
     protocol_fields, evaluator = open_run.evaluator_of(trials[0].config, dataset)
 
     def packed(numbers: Sequence[int]) -> Program:
