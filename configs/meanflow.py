@@ -5,7 +5,7 @@ Claim: u(z, t, r), the mean velocity of a flow, is trained by the identity that 
   10,000 samples against the test split, features of configs/classifier.py:fashion_mnist of 1,500 updates: FD 1.12
   [1.06, 1.20] in one step, 0.81 [0.76, 0.88] in two, 0.87 in four; recall 0.91, 0.93, 0.92; coverage 0.61, 0.64, 0.66.
   In one step 74.7 % are read as the class that was asked for (shirts 41 %, pullovers 46 %). Garments are told apart at
-  a glance; edges of patches show, in sandals and bags most. A GAN is nearer after 2 minutes: configs/wgan.py tells 0.52.
+  a glance; edges of patches show, in sandals and bags most. A GAN of 2 minutes is nearer: configs/wgan.py has 0.52.
   Guidance in the target, which costs no evaluation of a sample, is `--config.loss.guidance=1.0` (the paper's omega is 1
   more).
 Command: python -m gen_ai.data.prepare fashion_mnist && python launch.py --config=configs/meanflow.py
