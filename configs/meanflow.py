@@ -2,13 +2,16 @@
 
 Claim: u(z, t, r), the mean velocity of a flow, is trained by the identity that it obeys (arXiv 2505.13447), with times
   more evenly spread than in the paper, so that a run of minutes sees enough of the way from t = 1 to r = 0. Seed 0,
-  after the first 1,100 of its 2,400 updates, less than an epoch: the error of the identity's target (`mean_flow_mse`)
-  has gone from 1.22 (mean of the first 100) to 0.50, and shirts, trousers, coats and shoes of one step are told apart
-  at a glance, with edges of patches in them; two steps look much the same. Guidance in the target, which costs no
-  evaluation of a sample, is `--config.loss.guidance=1.0` (the paper's omega is 1 more).
+  10,000 samples against the test split, features of configs/classifier.py:fashion_mnist of 1,500 updates: FD 1.12
+  [1.06, 1.20] in one step, 0.81 [0.76, 0.88] in two, 0.87 in four; recall 0.91, 0.93, 0.92; coverage 0.61, 0.64, 0.66.
+  In one step 74.7 % are read as the class that was asked for (shirts 41 %, pullovers 46 %). Garments are told apart at
+  a glance; edges of patches show, in sandals and bags most. A GAN of 2 minutes is nearer: configs/wgan.py has 0.52.
+  Guidance in the target, which costs no evaluation of a sample, is `--config.loss.guidance=1.0` (the paper's omega is 1
+  more).
 Command: python -m gen_ai.data.prepare fashion_mnist && python launch.py --config=configs/meanflow.py
-Cost: 0.14 CPU seconds an update, compilation included, which is about 6 minutes of one core in all; seen on a machine
-  that many other programs shared, where 1,100 updates took 37 minutes.
+  (steps: python -m gen_ai.evaluate RUN_DIR --metrics=fd,prdc,agreement --extractor=classifier:DIR
+  --axis=sample.steps=1,2,4)
+Cost: 5 minutes of training, and 4 minutes 52 seconds of CPU in all, on 2 CPU cores that other programs shared.
 """
 
 from gen_ai.config import make_config
