@@ -426,6 +426,11 @@ class Drawing:
     """The labels that a call asks for, or drawn ones, of a conditional model."""
     return inputs.get('label', random.labels(keys, self._model.classes)) if self._model.classes else None
 
+  def told(self, inputs: Batch, keys: Key) -> Array | None:
+    """The labels that a call tells of its images, or the null class, of a conditional model."""
+    nothing = jnp.full(keys.shape, self._model.classes, jnp.int32)
+    return inputs.get('label', nothing) if self._model.classes else None
+
   def outputs(self, images: Array, label: Array | None) -> Batch:
     """What a task that draws returns."""
     return {SAMPLE: images} if label is None else {SAMPLE: images, ASKED: label}

@@ -97,11 +97,6 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
       found = {**found, 'nll_bpd': densities.nats_to_bpd(-found['elbo_nats'], model.dims)}
     return masked(found, batch['mask'])
 
-  def told(inputs: Batch, own_keys: Key) -> Array | None:
-    """The labels that a call tells, or the null class, of a conditional model."""
-    nothing = jnp.full(own_keys.shape, model.classes, jnp.int32)
-    return inputs.get('label', nothing) if model.classes else None
-
   def sampler(state: State, label: Array | None) -> Sampler:
     return model.sampler(updater.eval_params(state), label, deviation(state))
 
@@ -118,16 +113,16 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     return drawing.outputs(sampler(state, label).edit(to_signed(inputs['image']), own_keys), label)
 
   def encoded(state: State, inputs: Batch, own_keys: Key) -> Batch:
-    return {'latent': sampler(state, told(inputs, own_keys)).encode(to_signed(inputs['image']))}
+    return {'latent': sampler(state, drawing.told(inputs, own_keys)).encode(to_signed(inputs['image']))}
 
   def denoised(state: State, inputs: Batch, own_keys: Key) -> Batch:
-    x, params, label = to_signed(inputs['image']), updater.eval_params(state), told(inputs, own_keys)
+    x, params, label = to_signed(inputs['image']), updater.eval_params(state), drawing.told(inputs, own_keys)
     return {'mse': model.errors(params, x, inputs['log_snr'], label, deviation(state), own_keys)}
 
   def log_prob(state: State, inputs: Batch, own_keys: Key) -> Batch:
     """A lower bound, on average, of the log-probability of 256 levels: of dequantised pixels, see `densities`."""
     x = densities.dequantise(random.stream(own_keys, 'dequantise'), to_signed(inputs['image']))
-    plain = model.unguided(updater.eval_params(state), told(inputs, own_keys), deviation(state))
+    plain = model.unguided(updater.eval_params(state), drawing.told(inputs, own_keys), deviation(state))
     mean, error = plain.log_prob(x, config.sample.probes, own_keys)
     return dict(zip(LOG_PROB, (densities.density_to_level_log_prob(mean, model.dims), error), strict=True))
 

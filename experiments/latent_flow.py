@@ -57,9 +57,9 @@ LEADING = {'loss': 'min', 'pixel_mse': 'min', 'spread': ''}
 def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
   """The model of `config`; see `gen_ai.core.method.Method`.
 
-  Evaluations tell the 'loss' of latents, and 'pixel_mse', how far images are from their reconstructions: it is of the
-  autoencoder, and no sample can be better. Pictures: 'reconstructions', inputs above outputs; 'interpolations' between
-  the noises of two images; 'classes' of a conditional model, a row a class by the same noise.
+  Evaluations tell the 'loss' of latents, and 'pixel_mse', how far images are from their reconstructions, which is the
+  share of the autoencoder. Pictures: 'reconstructions', inputs above outputs; 'interpolations' between the noises of
+  two images; 'classes' of a conditional model, a row a class by the same noise.
   """
   coder, normal = autoencoder(config, spec), jnp.float32(1.0)  # deviation of normalised latents
   model = Denoising(config, coder.shape, spec.num_classes)
@@ -94,13 +94,16 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     metrics = {**metrics, 'grad_norm': optax.tree.norm(grads)}
     return updater.advance(updater.update(state, grads)), metrics
 
+  def trained_on(state: State, image: Array, keys: Key) -> Array:
+    return normalised(state, coder.encode(state.params['autoencoder'], image, keys))
+
   def reconstruction(state: State, image: Array, keys: Key) -> Array:
     params = state.params['autoencoder']
     return coder.decode(params, coder.mean(params, image, keys))
 
   def eval_step(state: State, batch: Batch, key: Key) -> SumCount:
     keys, image = random.per_example(key, batch['index']), batch['image']
-    x = normalised(state, coder.encode(state.params['autoencoder'], image, keys))
+    x = trained_on(state, image, keys)
     rows = model.draws_by_example(x, batch.get('label'), keys, batch['index'], key)
     found = model.losses(updater.eval_params(state), rows, normal)
     found['pixel_mse'] = mean_square(reconstruction(state, image, keys) - to_signed(image))
@@ -114,15 +117,14 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
   def reconstructed(state: State, inputs: Batch, own_keys: Key) -> Batch:
     return {SAMPLE: reconstruction(state, inputs['image'], own_keys)}
 
-  def mean(state: State, inputs: Batch, own_keys: Key) -> Array:
-    return normalised(state, coder.mean(state.params['autoencoder'], inputs['image'], own_keys))
-
   def encoded(state: State, inputs: Batch, own_keys: Key) -> Batch:
-    return {'latent': sampler(state, inputs.get('label')).encode(mean(state, inputs, own_keys))}
+    x = normalised(state, coder.mean(state.params['autoencoder'], inputs['image'], own_keys))
+    return {'latent': sampler(state, drawing.told(inputs, own_keys)).encode(x)}
 
   def denoised(state: State, inputs: Batch, own_keys: Key) -> Batch:
-    params, x = updater.eval_params(state), mean(state, inputs, own_keys)
-    return {'mse': model.errors(params, x, inputs['log_snr'], inputs.get('label'), normal, own_keys)}
+    params, x = updater.eval_params(state), trained_on(state, inputs['image'], own_keys)
+    label = drawing.told(inputs, own_keys)
+    return {'mse': model.errors(params, x, inputs['log_snr'], label, normal, own_keys)}
 
   def reconstructions(state: State, batch: Batch, key: Key) -> Array:
     output = reconstruction(state, batch['image'], random.per_example(key, batch['index']))
@@ -138,13 +140,12 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     visualizations[CLASSES] = drawing.by_class
   image, sample = {'image': Field(EXAMPLE, spec.shape, True)}, {SAMPLE: Field(EXAMPLE, spec.shape)}
   latent, levels = Field(LATENT, coder.shape), Field(NUMBER, (None,), True)
-  told = {name: Field(LABEL, (), True) for name in drawing.label}  # of images that are given
   drawn = {**sample, **({ASKED: Field(LABEL)} if model.classes else {})}
   tasks = {
     GENERATE: Task(drawing.generated, {'latent': latent, **drawing.label}, drawn, evaluations=evaluations),
     'reconstruct': Task(reconstructed, image, sample, settings=()),
-    'encode': Task(encoded, {**image, **told}, {'latent': latent}),
-    'denoise': Task(denoised, {**image, 'log_snr': levels, **told}, {'mse': Field(NUMBER, (None,))}),
+    'encode': Task(encoded, {**image, **drawing.label}, {'latent': latent}),
+    'denoise': Task(denoised, {**image, 'log_snr': levels, **drawing.label}, {'mse': Field(NUMBER, (None,))}),
   }
   return Method(
     init,
