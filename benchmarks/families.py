@@ -50,13 +50,17 @@ flags.DEFINE_string('table', '', 'also write the table to this Markdown file')
 flags.DEFINE_string('picture', '', 'also write a PNG with a row of samples a method')
 flags.DEFINE_bool('tiny', False, "apply the configs' tiny() instead of --minutes: to see that all works")
 
-FAMILIES = {'VAE': ('vae', 'vqvae', 'image_tokens', 'vae_gan'), 'GAN': ('gan', 'inpaint_gan')}  # by experiment
+FAMILIES = {  # by experiment
+  'VAE': ('vae', 'vqvae', 'image_tokens', 'vae_gan'),
+  'GAN': ('gan', 'inpaint_gan'),
+  'diffusion': ('diffusion', 'meanflow'),
+}
 WARM_SECONDS, SPEED_SECONDS = 5.0, 10.0  # before the speed is measured (an idle core is faster at first), and for it
 SCHEDULES = ('loss.autoencoder_steps', 'loss.kl_warmup_steps', 'optim.warmup_steps')  # in updates: stretched likewise
 
 
 def family(config: ConfigDict) -> str | None:
-  """'VAE' or 'GAN'; None for what does not draw images."""
+  """'VAE', 'GAN' or 'diffusion'; None for what does not draw images, or not without another run."""
   return next((name for name, experiments in FAMILIES.items() if config.experiment in experiments), None)
 
 

@@ -14,9 +14,9 @@ def get_config(data: str = 'fashion_mnist'):
   return make_config(
     'diffusion',
     data,
-    run=dict(name='flow', steps=6000),
-    data=dict(batch_size=128),
-    optim=dict(name='adamw', lr=1e-3, b2=0.99, warmup_steps=100, ema_decay=0.999),
+    run=dict(name='flow', steps=8000),
+    data=dict(batch_size=64),
+    optim=dict(name='adamw', lr=2e-3, b2=0.99, schedule='cosine', warmup_steps=100, end_factor=0.02, ema_decay=0.998),
   )
 
 

@@ -15,10 +15,10 @@ def get_config(data: str = 'fashion_mnist'):
   return make_config(
     'diffusion',
     data,
-    run=dict(name='vdm', steps=6000, log_every=50),
-    data=dict(batch_size=128),
+    run=dict(name='vdm', steps=8000),
+    data=dict(batch_size=64),
     model=dict(schedule='vdm', predicts='v', fourier=(6, 7)),
-    optim=dict(name='adamw', lr=2e-3, b2=0.99, schedule='cosine', warmup_steps=100, end_factor=0.05, ema_decay=0.999),
+    optim=dict(name='adamw', lr=2e-3, b2=0.99, schedule='cosine', warmup_steps=100, end_factor=0.02, ema_decay=0.998),
     sample=dict(solver='ddpm', steps=100),
   )
 

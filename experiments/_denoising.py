@@ -310,20 +310,18 @@ class Denoising:
     """The model as it is, which has a likelihood; arguments as `sampler` has them."""
     return Sampler(self.denoiser(params, label, sd), self.schedule(params), self._sample, self.shape)
 
-  def sampler(self, params: PyTree, label: Array | None, sd: Array, guide: Denoise | None = None) -> 'Sampler':
+  def sampler(self, params: PyTree, label: Array | None, sd: Array) -> 'Sampler':
     """What draws as config.sample asks.
 
     Args:
       params: of the network.
       label: int32 [B], of a conditional model.
       sd: deviation of the data.
-      guide: a worse denoiser, to be led away from; None: this one without labels.
     """
     sample, denoise = self._sample, self.denoiser(params, label, sd)
     if not is_off(sample.guidance):
-      if guide is None:
-        assert label is not None  # guidance is a field of conditional models
-        guide = self.denoiser(params, jnp.full_like(label, self.classes), sd)
+      assert label is not None  # guidance is a field of conditional models
+      guide = self.denoiser(params, jnp.full_like(label, self.classes), sd)
       denoise = guidance.guided(denoise, guide, 1.0 + sample.guidance, sample.guidance_low, sample.guidance_high)
     return Sampler(denoise, self.schedule(params), sample, self.shape)
 
