@@ -18,7 +18,7 @@ def get_config(data: str = 'fashion_mnist'):
     run=dict(name='inpaint_diffusion', steps=8000),
     data=dict(batch_size=64),
     optim=dict(name='adamw', lr=2e-3, b2=0.99, schedule='cosine', warmup_steps=100, end_factor=0.02, ema_decay=0.998),
-    sample=dict(solver='euler', steps=50, jump=5, resamplings=4),
+    sample=dict(steps=50, jump=5, resamplings=4),
     eval=dict(task='complete'),
   )
 

@@ -70,6 +70,7 @@ def network(config: ConfigDict, shape: tuple[int, ...], classes: int, differenti
       blocks=model.blocks,
       attention=tuple(model.attention),
       num_classes=classes,
+      differentiable_forward=differentiable_forward,
       dtype=dtype,
     )
   assert model.network == 'mlp', f'a branch for {model.network}'  # the config knows no other
@@ -147,10 +148,30 @@ def check(config: ConfigDict) -> None:
 
 def evaluations(config: ConfigDict) -> int:
   """How often a network is applied to draw one example under `config`."""
+  grid, sample = _grid(config), config.sample
+  return _counted(samplers.looked_at(sample.solver, grid, samplers.Churn(sample.churn)), sample)
+
+
+def evaluations_to_edit(config: ConfigDict) -> int:
+  """The same to draw one anew from config.sample.strength."""
+  grid, sample = _grid(config, config.sample.strength), config.sample
+  return _counted(samplers.looked_at(sample.solver, grid, samplers.Churn(sample.churn)), sample)
+
+
+def evaluations_to_complete(config: ConfigDict) -> int:
+  """The same to complete one: RePaint's steps, those that are walked again among them."""
   sample = config.sample
-  schedule = diffusion.schedule(config.model.schedule, config.model.shift)
-  grid = grids.make_grid(sample.grid, schedule, sample.steps, 1.0, sample.shift, sample.rho)
-  seen = samplers.looked_at(sample.solver, grid, samplers.Churn(sample.churn))
+  _, steps = repaint.path(sample.steps, sample.jump, sample.resamplings)
+  return _counted(grids.at(_grid(config), steps), sample)
+
+
+def _grid(config: ConfigDict, start: float = 1.0) -> Level:
+  sample, schedule = config.sample, diffusion.schedule(config.model.schedule, config.model.shift)
+  return grids.make_grid(sample.grid, schedule, sample.steps, start, sample.shift, sample.rho)
+
+
+def _counted(seen: Level, sample: ConfigDict) -> int:
+  """Calls of the network at these levels [E], guided as `sample` says."""
   if is_off(sample.guidance):
     return int(seen.a.shape[0])
   return guidance.evaluations(seen, sample.guidance_low, sample.guidance_high)
@@ -264,7 +285,7 @@ class Denoising:
     return {'loss': squared / jnp.exp(u) + u, 'loss_square': squared}
 
   def _bound(self, params: PyTree, rows: Batch, sd: Array, train: bool) -> dict[str, Array]:
-    """The bound of log p(x) of pixels in nats, and its parts (arXiv 2107.00630, eq. 11)."""
+    """The bound of log p(x) of pixels in nats, and its parts (arXiv 2107.00630, section 3)."""
     schedule, x, steps = self.schedule(params), rows['x'], self._loss.steps
     first, last = params['ends']['first'], params['ends']['last']
     t = jnp.ceil(rows['u'] * steps) / steps if steps else rows['u']
@@ -286,13 +307,20 @@ class Denoising:
 
   # --- sampling ---
 
-  def denoiser(self, params: PyTree, label: Array | None, sd: Array) -> Denoise:
-    """What the network says lies behind noise, by labels int32 [B], without guidance."""
+  def _behind(self, params: PyTree, label: Array | None, sd: Array) -> Denoise:
+    """What the network says lies behind noise, of any values."""
 
     def denoise(x: Array, level: Level) -> Array:
       return diffusion.to_x(self._model.predicts, self.said(params, x, level, label, sd), x, level, sd)
 
+    return denoise
+
+  def _clipped(self, denoise: Denoise) -> Denoise:
     return samplers.clipped(denoise) if self._clip else denoise
+
+  def denoiser(self, params: PyTree, label: Array | None, sd: Array) -> Denoise:
+    """What the network says lies behind noise, by labels int32 [B], without guidance."""
+    return self._clipped(self._behind(params, label, sd))
 
   def errors(self, params: PyTree, x: Array, log_snr: Array, label: Array | None, sd: Array, keys: Key) -> Array:
     """Mean square errors of x0, float32 [B, L], at the levels of log_snr [B, L], each with noise of its own."""
@@ -318,12 +346,12 @@ class Denoising:
       label: int32 [B], of a conditional model.
       sd: deviation of the data.
     """
-    sample, denoise = self._sample, self.denoiser(params, label, sd)
+    sample, denoise = self._sample, self._behind(params, label, sd)
     if not is_off(sample.guidance):
       assert label is not None  # guidance is a field of conditional models
-      guide = self.denoiser(params, jnp.full_like(label, self.classes), sd)
+      guide = self._behind(params, jnp.full_like(label, self.classes), sd)
       denoise = guidance.guided(denoise, guide, 1.0 + sample.guidance, sample.guidance_low, sample.guidance_high)
-    return Sampler(denoise, self.schedule(params), sample, self.shape)
+    return Sampler(self._clipped(denoise), self.schedule(params), sample, self.shape)
 
 
 class Sampler:

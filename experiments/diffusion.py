@@ -14,7 +14,15 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from experiments._denoising import Denoising, Drawing, Sampler, evaluations, nothing_measured
+from experiments._denoising import (
+  Denoising,
+  Drawing,
+  Sampler,
+  evaluations,
+  evaluations_to_complete,
+  evaluations_to_edit,
+  nothing_measured,
+)
 from experiments._views import COLUMNS, rows_of
 from gen_ai.core import random
 from gen_ai.core.method import (
@@ -141,7 +149,9 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     keys = jax.random.split(random.stream(key, 'images'), batch['index'].shape[0])
     return drawing.interpolations(state, batch, encoded(state, drawing.given(batch), keys)['latent'], key)
 
-  visualizations = {'denoised': pictured, 'interpolations': interpolations}
+  visualizations = {'denoised': pictured}
+  if config.sample.steps > 1:  # what finds the noise of an image takes two
+    visualizations['interpolations'] = interpolations
   if model.classes:
     visualizations[CLASSES] = drawing.by_class
   label = drawing.label
@@ -151,8 +161,13 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
   latent, levels = Field(LATENT, spec.shape), Field(NUMBER, (None,), True)
   tasks = {
     GENERATE: Task(drawing.generated, {'latent': latent, **label}, drawn, evaluations=evaluations),
-    'complete': Task(completed, {**image, 'mask': mask, **label}, {**drawn, 'mask': mask}),
-    'edit': Task(edited, {**image, **label}, drawn),
+    'complete': Task(
+      completed,
+      {**image, 'mask': mask, **label},
+      {**drawn, 'mask': mask},
+      evaluations=evaluations_to_complete,
+    ),
+    'edit': Task(edited, {**image, **label}, drawn, evaluations=evaluations_to_edit),
     'encode': Task(encoded, {**image, **label}, {'latent': latent}),
     'denoise': Task(denoised, {**image, 'log_snr': levels, **label}, {'mse': Field(NUMBER, (None,))}),
     'log_prob': Task(log_prob, {**image, **label}, {name: Field(NUMBER) for name in LOG_PROB}),
@@ -165,6 +180,6 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     visualizations=visualizations,
     observation=OBSERVATIONS[model.bound],
     leading=BOUND if model.bound else LEADING,
-    bounds=('nll_bpd', 'elbo_nats') if model.bound else (),
+    bounds=('nll_bpd',) if model.bound else (),
     sharding=SHARDING | OWN if config.model.network == 'dit' else {},
   )

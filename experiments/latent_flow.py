@@ -135,7 +135,9 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     noise = encoded(state, drawing.given(batch), random.per_example(key, batch['index']))['latent']
     return drawing.interpolations(state, batch, noise, key)
 
-  visualizations = {'reconstructions': reconstructions, 'interpolations': interpolations}
+  visualizations = {'reconstructions': reconstructions}
+  if config.sample.steps > 1:  # what finds the noise of an image takes two
+    visualizations['interpolations'] = interpolations
   if model.classes:
     visualizations[CLASSES] = drawing.by_class
   image, sample = {'image': Field(EXAMPLE, spec.shape, True)}, {SAMPLE: Field(EXAMPLE, spec.shape)}

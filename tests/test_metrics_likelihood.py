@@ -202,7 +202,7 @@ def test_draw_0_of_the_vae_is_the_one_that_it_evaluates(name):
   if name == 'bernoulli':
     bits = random.per_example(random.stream(key, 'binarise'), batch['index'])
     x = 2 * densities.binarise(bits, pixels.to_unit(batch['image'])) - 1
-  encoder = config_lib.experiment(config).coders(config, tiny.dataset(config).spec)[0]
+  encoder = config_lib.experiment(config).coders(config.model, tiny.dataset(config).spec, jnp.float32)[0]
   moments = jax.jit(encoder.apply)({'params': state.params['encoder']}, x)
   mean, log_std = (np.asarray(m, np.float64) for m in moments)
   z = mean + np.exp(log_std) * eps

@@ -129,7 +129,7 @@ def test_derivatives_by_time_go_through_gathered_layers_too(name):
     return params
 
   gather.defvjp(lambda params: (params, None), lambda _, grad: (grad,))
-  same = lowering.MeshHooks(*[lambda tree: tree] * 4)
+  same = lowering.MeshHooks(*[lambda tree: tree] * len(lowering.MeshHooks._fields))
   _, net, _, moved, _ = built(name)
   with jax.enable_x64(True), lowering.under_mesh(same._replace(gather_layer=gather)):
     net = net.clone(dtype=jnp.float64, differentiable_forward=True)

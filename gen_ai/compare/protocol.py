@@ -28,7 +28,7 @@ PROTOCOL = {
 TRAINED = ('data_hash', 'split_rule', 'data_spec', 'steps', 'arithmetic')
 # Of a stamp: a run without it is not held against one that has it. Another family's sampler has other settings, and
 # of external samples neither the seed nor the averaging need be known.
-IF_KNOWN = ('sampler.', 'sample_seed', 'ema')
+IF_KNOWN = ('sampler.', 'sample_seed', 'ema', 'evaluations')
 CIRCUMSTANCES = {'devices': 'devices', 'versions': 'versions', 'compiler': 'flags of the compiler', 'commit': 'code'}
 NOT_RECORDED = 'not recorded'
 _NAMED = 2  # runs that a message names

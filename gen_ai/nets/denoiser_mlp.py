@@ -51,4 +51,4 @@ class DenoiserMLP(nn.Module):
       h = h + gate * nn.Dense(self.width, dtype=self.dtype, name=f'out_{number}')(y)
     made = nn.Dense(2 * self.width, kernel_init=zeros, name='final_modulation')(condition)
     h = modulated(nn.RMSNorm(use_scale=False)(h.astype(wide)), *jnp.split(made, 2, -1))
-    return nn.Dense(math.prod(self.shape), kernel_init=zeros, name='head')(h).reshape(x.shape)
+    return nn.Dense(math.prod(self.shape), kernel_init=zeros, name='head')(h).reshape(x.shape[0], *self.shape)

@@ -59,7 +59,7 @@ class PixelAttention(nn.Module):
     """[B, H, W, C] -> [B, H, W, C]."""
     B, H, W, C = x.shape
     h = normalise('group', x, train=False, dtype=self.dtype).reshape(B, H * W, C)
-    heads = max(1, C // self.head_width)
+    heads = next(n for n in range(max(1, C // self.head_width), 0, -1) if C % n == 0)
     qkv = nn.Dense(3 * C, use_bias=False, dtype=self.dtype, name='qkv')(h).reshape(B, H * W, 3, heads, C // heads)
     query, key = (attention.rms_normalised(qkv[:, :, i]) for i in range(2))
     h = attention.full(query, key, qkv[:, :, 2], differentiable_forward=self.differentiable_forward)
@@ -147,4 +147,4 @@ class UNet(nn.Module):
         h = block(jnp.concatenate([h, skips.pop()], -1), features, level in self.attention, f'up_{level}_{number}')
       h = double(h) if level else h
     h = jax.nn.silu(normalise('group', h.astype(wide), train, dtype=wide))
-    return Conv(x.shape[-1], (3, 3), kernel_init=_zeros, lowering=self.lowering, dtype=wide, name='head')(h)
+    return Conv(self.shape[-1], (3, 3), kernel_init=_zeros, lowering=self.lowering, dtype=wide, name='head')(h)

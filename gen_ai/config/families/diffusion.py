@@ -12,6 +12,7 @@ _LABELS: Needs = {'model.conditional': ('true', bool)}
 _GUIDED: Needs = {**_SQUARE, 'sample.guidance': ('above 0', bool)}  # the ends of 'vdm' are learned
 _NOISY: Needs = {'sample.solver': one_of('ddim')}
 
+
 def _patch(data: str) -> int:
   """Of 28 pixels 7: sixteen tokens, which learn more within minutes than 49 do."""
   return 7 if 'mnist' in data else 4
@@ -73,10 +74,12 @@ SAMPLER: dict[str, Field] = {
 FIELDS: dict[str, Field] = {
   **NETWORK,
   **NOISE,
-  'model.fourier': Field(()),  # powers n of sin and cos(2^n pi x) beside x: (7, 8) tell the lowest bits
+  # powers n of sin and cos(2^n pi x) beside x: (6, 7) tell the two lowest bits of 256 levels
+  'model.fourier': Field(()),
   **SAMPLER,
   'sample.clip': Field(True),  # what the network says of x to the range of pixels
-  'sample.strength': Field(0.5, above=0.0, max=1.0),  # of the task 'edit': the share of the steps that are run
+  # of the task 'edit': the time, 0 (data) to 1 (noise), from which all steps are run
+  'sample.strength': Field(0.5, above=0.0, max=1.0),
   'sample.jump': size(2),  # of the task 'complete': steps that are gone back (RePaint, arXiv 2201.09865)
   'sample.resamplings': size(2),  # of it: how often they are walked
   'sample.ode_steps': Field(100, min=3, tiny=3),  # of the task 'log_prob'
