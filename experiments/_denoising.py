@@ -295,7 +295,7 @@ class Denoising:
     diffused = diffusion.discrete_nats(error, rate / steps, steps) if steps else diffusion.continuous_nats(error, rate)
     prior = diffusion.prior_nats(x, schedule.level(jnp.ones(x.shape[:1])))
     clean = schedule.level(jnp.zeros(x.shape[:1]))
-    reconstruction = diffusion.level_log_probs(clean.noised(x, rows['eps_clean']), clean, x)
+    reconstruction = diffusion.level_log_probs(rows['eps_clean'], clean, x)
     nats = diffused + prior - reconstruction
     return {
       'loss': nats / (self.dims * math.log(2.0)),

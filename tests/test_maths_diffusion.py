@@ -279,7 +279,11 @@ def test_the_discrete_term_is_the_divergence_of_its_chain_and_tends_to_the_conti
 def test_the_probabilities_of_all_levels_sum_to_one(gamma):
   level = diffusion.of_log_snr(jnp.float32(-gamma))
   values = (np.arange(256) / 127.5 - 1).astype(np.float32)[:, None]
-  log_probs = jax.jit(diffusion.level_log_probs)
+
+  @jax.jit
+  def log_probs(z, level, x):
+    return diffusion.level_log_probs((z - level.a * x) / level.s, level, x)
+
   for z in (-1.3, -1.0, 0.2, 1.0):
     found = np.exp(np.float64(log_probs(jnp.full((256, 1), z), level, values)))
     np.testing.assert_allclose(found.sum(), 1.0, rtol=1e-4)

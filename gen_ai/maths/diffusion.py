@@ -287,16 +287,17 @@ def mean_square(x: Array) -> Array:
 # --- The variational bound of VDM, arXiv 2107.00630 ---
 
 
-def level_log_probs(z: Array, level: Level, x: Array) -> Array:
-  """log p(x | z_0) in nats [B] of x in [-1, 1] on its 256 levels, given z_0 = a x + s eps.
+def level_log_probs(eps: Array, level: Level, x: Array) -> Array:
+  """log p(x | z_0) in nats [B] of x in [-1, 1] on its 256 levels, given z_0 = a x + s eps, by its noise eps [B, ...].
 
   "Variational Diffusion Models", arXiv 2107.00630, section 3.3. Each value's probability is proportional to the density
   of its noise, over the 256 values that there are: it sums to 1 for every pixel, at the ends of the range, too.
   """
-  a, s = level.over(z)
+  a, s = level.over(x)
   values = jnp.arange(pixels.LEVELS) / pixels.HALF_RANGE - 1.0
-  logits = -0.5 * jnp.square((z[..., None] - a[..., None] * values) / s[..., None])
-  here = -0.5 * jnp.square((z - a * x) / s)
+  # Not of z_0 - a x: s is a thousandth at least noise, and the rounding of z_0 a thousand times as large beside it.
+  logits = -0.5 * jnp.square((a / s)[..., None] * (x[..., None] - values) + eps[..., None])
+  here = -0.5 * jnp.square(eps)
   return (here - jax.nn.logsumexp(logits, -1)).reshape(x.shape[0], -1).sum(1)
 
 
