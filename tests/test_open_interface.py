@@ -7,6 +7,7 @@ file. Everything else, from training to the report, is the commands as they are.
 import hashlib
 import json
 import re
+import shutil
 from pathlib import Path
 from types import MappingProxyType
 
@@ -228,6 +229,13 @@ def test_it_generates_and_does_what_nobody_foresaw(run, tmp_path):
   assert trained.params['mean'].shape == (DIMS,)
   with pytest.raises(UserError, match="needs the input 'point'"):
     trained.run('mirror')
+
+
+def test_what_was_measured_at_other_settings_alone_is_told(run, tmp_path):
+  other = shutil.copytree(run, tmp_path / 'other')
+  done = cli.command('gen_ai.evaluate', other, '--metrics=mean_error', '--axis=sample.width=0.5,5.0')
+  assert done.returncode == DONE, done.stderr
+  cli.refused(cli.command('gen_ai.compare', other, '--metric=test/mean_error'), '--axis=sample.width=0.5,5.0')
 
 
 def test_it_is_evaluated_compared_and_shown(run, tmp_path):

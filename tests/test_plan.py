@@ -343,7 +343,8 @@ def test_the_command_that_trains_is_the_one_that_was_typed():
 @pytest.mark.parametrize(
   ('words', 'says'),
   [
-    (['--config=lm', '--init_from=runs/a', '--devices=0'], '--devices=0 must be from 1'),
+    (['--config=lm', '--devices=0'], '--devices=0 must be from 1'),
+    (['--config=lm', '--init_from=runs/a', '--devices=8'], 'runs/a is not a run directory'),
     (['--config=lm', '--devices=1,2'], 'must be one number'),
     (['--config=lm', '--devices=8', '--accelerator=h10'], "Did you mean 'h100'?"),
     (['--config=lm', '--sweep=lr'], '--sweep is for a sweep'),

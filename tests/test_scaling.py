@@ -47,7 +47,7 @@ def coordinates(net, params):
 
   def inside(self):
     x = self._embedded(tokens, positions)
-    return x, self.layers(x, None, False, positions, None, False)[0]
+    return x, self.layers(x, None, False, positions, None, False, None)[0]
 
   x, after = net.apply({'params': params}, method=inside)
   block = jax.tree.map(lambda leaf: leaf[0], params['layers']['block_0'])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from gen_ai.compare import evaluations
+from gen_ai.compare import evaluations, settings
 from gen_ai.compare.records import COLUMNS
 from gen_ai.compare.statistics import Mode
 from gen_ai.core.errors import UserError
@@ -185,12 +185,24 @@ def metrics(names: Sequence[str], frame: 'pd.DataFrame', given: Sequence[str]) -
     directed = word.endswith((':min', ':max'))
     name = (word[: -len(':min')] if directed else word).removeprefix('eval/')
     if name not in names:
+      _refuse_curve(name, frame)
       raise UserError(f"no run has the metric '{name}'.{_nearest(name, names)} {there}")
     mode = None if name not in evaluations.names(frame) else evaluations.direction(frame, name)
     if not directed and name not in known and not mode:
       raise UserError(f'--metric={name} does not say what is better: --metric={name}:min or --metric={name}:max.')
     chosen.append(_metric(word.removeprefix('eval/')) if directed else known.get(name) or Metric(name, mode or 'min'))
   return list(dict.fromkeys(chosen))
+
+
+def _refuse_curve(name: str, frame: 'pd.DataFrame') -> None:
+  """Raises UserError where `name` was measured at other settings of sampling than the runs' own alone."""
+  curve = next((curve for curve in settings.collect(list(frame.index)) if curve.metric == name), None)
+  if curve:
+    at = f'--axis={curve.setting}={",".join(map(str, curve.x))}'
+    raise UserError(
+      f"'{name}' was measured at other settings than the runs' own alone ({at}). Leave --metric out to see it against "
+      'them, or measure it without --axis.'
+    )
 
 
 def _own(frame: 'pd.DataFrame') -> list[str]:
