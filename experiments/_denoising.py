@@ -36,6 +36,7 @@ from gen_ai.nets.denoiser_mlp import DenoiserMLP
 from gen_ai.nets.dit import DiT
 from gen_ai.nets.unet import UNet
 
+RECONSTRUCTED = 8  # of as many values of an image training looks at one, to estimate how well all are reconstructed
 MEASURED = 100  # updates whose examples tell the mean and the deviation of the data
 
 
@@ -248,7 +249,12 @@ class Denoising:
       assert label is not None
       rows['label'] = with_dropped(label, self.classes, self._loss.drop_label, key)
     if self.bound:
-      rows['eps_clean'] = jax.random.normal(random.stream(key, 'eps_clean'), x.shape)
+      # Of 256 levels a value: it would take as long as the network. What is learned by it is one end of the noise.
+      count = max(self.dims // RECONSTRUCTED, 1)
+      first = jax.random.randint(random.stream(key, 'reconstructed'), (B, 1), 0, self.dims)
+      places = (first + RECONSTRUCTED * jnp.arange(count)) % self.dims
+      rows['clean'] = jnp.take_along_axis(x.reshape(B, -1), places, 1)
+      rows['eps_clean'] = jax.random.normal(random.stream(key, 'eps_clean'), (B, count))
     return rows
 
   def draws_by_example(self, x: Array, label: Array | None, keys: Key, index: Array, key: Key) -> dict[str, Array]:
@@ -257,7 +263,10 @@ class Denoising:
     u = diffusion.quantiles_by_number(first, index)
     rows = {'x': x, 'eps': random.normal(random.stream(keys, 'eps'), self.shape), 'u': u}
     rows |= {'label': label} if self.classes and label is not None else {}
-    return rows | ({'eps_clean': random.normal(random.stream(keys, 'eps_clean'), self.shape)} if self.bound else {})
+    if self.bound:
+      rows['clean'] = x.reshape(x.shape[0], -1)
+      rows['eps_clean'] = random.normal(random.stream(keys, 'eps_clean'), (self.dims,))
+    return rows
 
   def losses(self, params: PyTree, rows: Batch, sd: Array, train: bool = False) -> dict[str, Array]:
     """{'loss', and its parts}, float32 [B] each, of rows as `draws` makes them."""
@@ -295,7 +304,8 @@ class Denoising:
     diffused = diffusion.discrete_nats(error, rate / steps, steps) if steps else diffusion.continuous_nats(error, rate)
     prior = diffusion.prior_nats(x, schedule.level(jnp.ones(x.shape[:1])))
     clean = schedule.level(jnp.zeros(x.shape[:1]))
-    reconstruction = diffusion.level_log_probs(rows['eps_clean'], clean, x)
+    reconstruction = diffusion.level_log_probs(rows['eps_clean'], clean, rows['clean'])
+    reconstruction *= self.dims / rows['clean'].shape[1]
     nats = diffused + prior - reconstruction
     return {
       'loss': nats / (self.dims * math.log(2.0)),

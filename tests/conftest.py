@@ -41,6 +41,8 @@ os.environ.pop('PYTHONDONTWRITEBYTECODE', None)
 os.environ['PYTHONPYCACHEPREFIX'] = sys.pycache_prefix = str(_CACHE / 'bytecode')
 sys.dont_write_bytecode = False
 
+# Where each operation was written is looked up while tracing, a tenth of its time; no test reads it.
+os.environ['JAX_TRACEBACK_IN_LOCATIONS_LIMIT'] = '0'
 # Tracing makes millions of objects that live until a program is compiled; Python's default looks through them again and
 # again for cycles, a tenth of the suite's time. So in this process, and by sitecustomize.py in all that are started.
 gc.set_threshold(200_000, 50, 100)
