@@ -37,6 +37,7 @@ from gen_ai.nets.dit import DiT
 from gen_ai.nets.unet import UNet
 
 RECONSTRUCTED = 8  # of as many values of an image training looks at one, to estimate how well all are reconstructed
+EVALUATIONS = 'evaluations'  # of a network, for one example, as evaluations record it
 MEASURED = 100  # updates whose examples tell the mean and the deviation of the data
 
 
@@ -147,19 +148,19 @@ def check(config: ConfigDict) -> None:
     )
 
 
-def evaluations(config: ConfigDict) -> int:
-  """How often a network is applied to draw one example under `config`."""
+def evaluations(config: ConfigDict) -> dict[str, int]:
+  """{EVALUATIONS: how often a network is applied to draw one example under `config`}."""
   grid, sample = _grid(config), config.sample
-  return _counted(samplers.looked_at(sample.solver, grid, samplers.Churn(sample.churn)), sample)
+  return _counted(samplers.looked_at(sample.solver, grid, churn_of(sample)), sample)
 
 
-def evaluations_to_edit(config: ConfigDict) -> int:
+def evaluations_to_edit(config: ConfigDict) -> dict[str, int]:
   """The same to draw one anew from config.sample.strength."""
   grid, sample = _grid(config, config.sample.strength), config.sample
-  return _counted(samplers.looked_at(sample.solver, grid, samplers.Churn(sample.churn)), sample)
+  return _counted(samplers.looked_at(sample.solver, grid, churn_of(sample)), sample)
 
 
-def evaluations_to_complete(config: ConfigDict) -> int:
+def evaluations_to_complete(config: ConfigDict) -> dict[str, int]:
   """The same to complete one: RePaint's steps, those that are walked again among them."""
   sample = config.sample
   _, steps = repaint.path(sample.steps, sample.jump, sample.resamplings)
@@ -171,11 +172,17 @@ def _grid(config: ConfigDict, start: float = 1.0) -> Level:
   return grids.make_grid(sample.grid, schedule, sample.steps, start, sample.shift, sample.rho)
 
 
-def _counted(seen: Level, sample: ConfigDict) -> int:
+def _counted(seen: Level, sample: ConfigDict) -> dict[str, int]:
   """Calls of the network at these levels [E], guided as `sample` says."""
   if is_off(sample.guidance):
-    return int(seen.a.shape[0])
-  return guidance.evaluations(seen, sample.guidance_low, sample.guidance_high)
+    return {EVALUATIONS: int(seen.a.shape[0])}
+  return {EVALUATIONS: guidance.evaluations(seen, sample.guidance_low, sample.guidance_high)}
+
+
+def churn_of(sample: ConfigDict) -> samplers.Churn:
+  """The noise that `sample` asks to be added between steps."""
+  high = math.inf if is_off(sample.churn_high) else sample.churn_high
+  return samplers.Churn(sample.churn, sample.churn_low, high, sample.churn_noise)
 
 
 class Denoising:
@@ -279,7 +286,8 @@ class Denoising:
     error = diffusion.mean_square(out - diffusion.said(predicts, rows['x'], rows['eps'], level, sd))
     if space == predicts:
       return error
-    floor = diffusion.MIN_S if self._model.schedule == 'flow' else 0.0
+    # The bound is exact, and is of eps alone.
+    floor = 0.0 if self.bound else diffusion.MIN_S
     own, other = (diffusion.slope(kind, level, sd, floor) for kind in (predicts, space))
     return error * jnp.square(other / own)
 
@@ -332,17 +340,22 @@ class Denoising:
     """What the network says lies behind noise, by labels int32 [B], without guidance."""
     return self._clipped(self._behind(params, label, sd))
 
-  def errors(self, params: PyTree, x: Array, log_snr: Array, label: Array | None, sd: Array, keys: Key) -> Array:
-    """Mean square errors of x0, float32 [B, L], at the levels of log_snr [B, L], each with noise of its own."""
-    denoise, exploding = self.denoiser(params, label, sd), self.schedule(params).exploding
+  def errors(self, params: PyTree, x: Array, log_snr: Array, label: Array | None, sd: Array, keys: Key) -> Batch:
+    """{'mse': mean square errors of x0, 'trained': whether the schedule has the level, 1 or 0}, float32 [B, L].
+
+    At the levels of log_snr [B, L], each with noise of its own.
+    """
+    denoise, schedule = self.denoiser(params, label, sd), self.schedule(params)
+    least, most = grids.ends(schedule)
 
     def of_level(number: Array, log_snr: Array) -> Array:
-      level = diffusion.of_log_snr(log_snr, exploding)
+      level = diffusion.of_log_snr(log_snr, schedule.exploding)
       eps = random.normal(random.stream(keys, 'denoise', number), self.shape)
       return diffusion.mean_square(denoise(level.noised(x, eps), level) - x)
 
     over = jnp.arange(log_snr.shape[1]), log_snr.T
-    return jax.lax.map(lambda one: of_level(*one), over).T
+    within = (most.log_snr <= log_snr) & (log_snr <= least.log_snr)
+    return {'mse': jax.lax.map(lambda one: of_level(*one), over).T, 'trained': within.astype(jnp.float32)}
 
   def unguided(self, params: PyTree, label: Array | None, sd: Array) -> 'Sampler':
     """The model as it is, which has a likelihood; arguments as `sampler` has them."""
@@ -390,7 +403,7 @@ class Sampler:
       x,
       samplers.addressed(keys, self._shape),
       eta=sample.eta,
-      churn=samplers.Churn(sample.churn),
+      churn=churn_of(sample),
       diffusion=lambda t: sample.diffusion * t,
     )
 

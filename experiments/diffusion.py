@@ -9,6 +9,9 @@ State: params {'net'} and, where the config asks for them, {'variance'} (a loss 
 'vdm'); stats are the moments of the pixels, measured in the first updates, whose deviation preconditions the network.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -61,8 +64,15 @@ KINDS = ('image',)  # of data
 OBSERVATIONS = {True: 'variational bound, 256 levels as they are', False: ''}
 MASKS = 'box'  # of the task 'complete' where a call gives none
 LOG_PROB = ('log_prob_nats', 'probe_error_nats')
+DEQUANTISED = '256 levels, dequantised by uniform noise'  # what the likelihood of the ODE is of, a bound on average
 LEADING = {'loss': 'min', 'spread': ''}
 BOUND = {'nll_bpd': 'min', 'elbo_nats': 'max', 'spread': ''}  # of 'vdm'
+
+
+def of_log_prob(config: ConfigDict) -> Mapping[str, Any]:
+  """What a likelihood by the ODE is of under `config`."""
+  sample = config.sample
+  return {'observation': DEQUANTISED, **{name: sample[name] for name in ('ode_steps', 'probes', 'clip')}}
 
 
 def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
@@ -125,7 +135,7 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
 
   def denoised(state: State, inputs: Batch, own_keys: Key) -> Batch:
     x, params, label = to_signed(inputs['image']), updater.eval_params(state), drawing.told(inputs, own_keys)
-    return {'mse': model.errors(params, x, inputs['log_snr'], label, deviation(state), own_keys)}
+    return model.errors(params, x, inputs['log_snr'], label, deviation(state), own_keys)
 
   def log_prob(state: State, inputs: Batch, own_keys: Key) -> Batch:
     """A lower bound, on average, of the log-probability of 256 levels: of dequantised pixels, see `densities`."""
@@ -158,19 +168,20 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
   image, drawn = {'image': Field(EXAMPLE, spec.shape, True)}, {SAMPLE: Field(EXAMPLE, spec.shape)}
   drawn |= {ASKED: Field(LABEL)} if model.classes else {}
   mask = Field(MASK, (*spec.image_shape[:2], 1))
+  errors = {name: Field(NUMBER, (None,)) for name in ('mse', 'trained')}
   latent, levels = Field(LATENT, spec.shape), Field(NUMBER, (None,), True)
   tasks = {
-    GENERATE: Task(drawing.generated, {'latent': latent, **label}, drawn, evaluations=evaluations),
+    GENERATE: Task(drawing.generated, {'latent': latent, **label}, drawn, facts=evaluations),
     'complete': Task(
       completed,
       {**image, 'mask': mask, **label},
       {**drawn, 'mask': mask},
-      evaluations=evaluations_to_complete,
+      facts=evaluations_to_complete,
     ),
-    'edit': Task(edited, {**image, **label}, drawn, evaluations=evaluations_to_edit),
+    'edit': Task(edited, {**image, **label}, drawn, facts=evaluations_to_edit),
     'encode': Task(encoded, {**image, **label}, {'latent': latent}),
-    'denoise': Task(denoised, {**image, 'log_snr': levels, **label}, {'mse': Field(NUMBER, (None,))}),
-    'log_prob': Task(log_prob, {**image, **label}, {name: Field(NUMBER) for name in LOG_PROB}),
+    'denoise': Task(denoised, {**image, 'log_snr': levels, **label}, errors),
+    'log_prob': Task(log_prob, {**image, **label}, {name: Field(NUMBER) for name in LOG_PROB}, facts=of_log_prob),
   }
   return Method(
     init,

@@ -124,7 +124,7 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
   def denoised(state: State, inputs: Batch, own_keys: Key) -> Batch:
     params, x = updater.eval_params(state), trained_on(state, inputs['image'], own_keys)
     label = drawing.told(inputs, own_keys)
-    return {'mse': model.errors(params, x, inputs['log_snr'], label, normal, own_keys)}
+    return model.errors(params, x, inputs['log_snr'], label, normal, own_keys)
 
   def reconstructions(state: State, batch: Batch, key: Key) -> Array:
     output = reconstruction(state, batch['image'], random.per_example(key, batch['index']))
@@ -141,13 +141,14 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
   if model.classes:
     visualizations[CLASSES] = drawing.by_class
   image, sample = {'image': Field(EXAMPLE, spec.shape, True)}, {SAMPLE: Field(EXAMPLE, spec.shape)}
+  errors = {name: Field(NUMBER, (None,)) for name in ('mse', 'trained')}
   latent, levels = Field(LATENT, coder.shape), Field(NUMBER, (None,), True)
   drawn = {**sample, **({ASKED: Field(LABEL)} if model.classes else {})}
   tasks = {
-    GENERATE: Task(drawing.generated, {'latent': latent, **drawing.label}, drawn, evaluations=evaluations),
+    GENERATE: Task(drawing.generated, {'latent': latent, **drawing.label}, drawn, facts=evaluations),
     'reconstruct': Task(reconstructed, image, sample, settings=()),
     'encode': Task(encoded, {**image, **drawing.label}, {'latent': latent}),
-    'denoise': Task(denoised, {**image, 'log_snr': levels, **drawing.label}, {'mse': Field(NUMBER, (None,))}),
+    'denoise': Task(denoised, {**image, 'log_snr': levels, **drawing.label}, errors),
   }
   return Method(
     init,

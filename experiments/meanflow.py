@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from experiments._denoising import classes_of, network, with_dropped
+from experiments._denoising import EVALUATIONS, classes_of, network, with_dropped
 from experiments._views import COLUMNS
 from gen_ai.core import random
 from gen_ai.core.method import (
@@ -150,7 +150,7 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     init,
     train_step,
     eval_step,
-    {GENERATE: Task(generated, inputs, outputs, evaluations=lambda config: config.sample.steps)},
+    {GENERATE: Task(generated, inputs, outputs, facts=lambda config: {EVALUATIONS: config.sample.steps})},
     visualizations={'steps': by_steps, **({CLASSES: by_class} if classes else {})},
     leading=LEADING,
     sharding=SHARDING if config.model.network == 'dit' else {},

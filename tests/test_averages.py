@@ -246,6 +246,9 @@ def test_a_curve_over_lengths_is_measured_stamped_and_shown(run):
   assert len({row['figures']['spread']['value'] for row in rows}) == 3
   frame = compare.load(run).runs
   assert frame['validation/spread'].tolist() == [rows[0]['figures']['spread']['value']], 'that of the run itself'
+  assert cli.command('gen_ai.evaluate', run, '--ema=0.1', '--split=validation').returncode == DONE
+  assert directory.read_evaluations(run)[-1]['axis'] == {'ema': 0.1}
+  assert compare.load(run).runs['validation/spread'].tolist() == frame['validation/spread'].tolist()
   assert 'validation/spread against ema' in cli.command('gen_ai.compare', run, '--metric=spread:max').stdout
 
 

@@ -10,12 +10,14 @@ import pytest
 import tiny
 
 from experiments import diffusion as family
-from experiments._denoising import MEASURED, Denoising, nothing_measured
+from experiments._denoising import MEASURED, Denoising, churn_of, nothing_measured
 from gen_ai.core.errors import DONE, UserError
 from gen_ai.core.method import Spec
-from gen_ai.evaluate.metrics import noise_levels
-from gen_ai.maths import diffusion
+from gen_ai.evaluate.metrics import likelihood, noise_levels
+from gen_ai.maths import diffusion, grids
+from gen_ai.maths.diffusion import Level
 from gen_ai.maths.pixels import to_signed
+from gen_ai.maths.samplers import Churn
 from gen_ai.run import directory
 
 DIGITS = Spec('image', (28, 28, 1), 10)
@@ -147,14 +149,70 @@ def test_the_error_of_denoising_is_asked_level_by_level(drawn):
   assert np.allclose(alone[0], found[0], rtol=1e-5)
 
 
+def test_levels_that_a_schedule_has_not_count_for_nothing():
+  config, method = built('vdm')  # its log SNR is at first from -5 to 13.3
+  state = jax.jit(method.init)(jax.random.key(0))
+  per_example = noise_levels.METRICS[0].per_example
+  found = jax.jit(lambda state, batch: per_example(method, state, batch, jax.random.key(0), 0))(
+    state, validation(config)
+  )
+  counts = [int(count.sum()) for _, count in (found[name] for name in noise_levels.NAMES)]
+  assert counts[:2] == [0, 0] and 0 < counts[2] < 8 and counts[3:] == [8] * 7
+  totals = likelihood.Totals()
+  totals.add({name: (np.asarray(a), np.asarray(b)) for name, (a, b) in found.items()}, np.ones(8))
+  assert set(totals.finish()) == set(noise_levels.NAMES[2:])
+
+
 def test_evaluations_are_counted_as_the_settings_have_them():
-  count = lambda name, **changes: built(name, **changes)[1].tasks['generate'].evaluations(tiny.config(name, **changes))  # noqa: E731
+  def count(name, **changes):
+    config, method = built(name, **changes)
+    return method.tasks['generate'].facts(config)['evaluations']
+
   assert count('flow', sample__steps=25) == 49  # Heun: two a step, one in the last
   assert count('flow', sample__steps=25, sample__solver='euler') == 25
   assert count('dit', sample__steps=25, sample__guidance=0.0) == 49
   assert count('dit', sample__steps=25, sample__guidance=1.0) == 98
   inside = count('dit', sample__steps=25, sample__guidance=1.0, sample__guidance_high=1.0)
   assert 49 < inside < 98
+
+
+def test_churn_adds_noise_between_its_bounds():
+  churned = {'sample__steps': 18, 'sample__churn': 40.0, 'sample__churn_low': 0.05, 'sample__churn_high': 50.0}
+  churn = churn_of(tiny.config('edm', **churned, sample__churn_noise=1.003).sample)
+  assert churn == Churn(40.0, 0.05, 50.0, 1.003)
+  assert churn_of(tiny.config('edm', **{**churned, 'sample__churn_high': 0.0}).sample).high == math.inf
+  levels = Level(np.ones(3, np.float32), np.array([0.01, 1.0, 60.0], np.float32))
+  np.testing.assert_allclose(churn.raised(levels, 18).s / levels.s, [1.0, math.sqrt(2.0), 1.0], rtol=1e-6)
+
+
+@pytest.mark.parametrize('schedule', ['linear', 'cosine', 'edm', 'flow'])
+@pytest.mark.parametrize('predicts', ['x', 'eps', 'v', 'velocity', 'F'])
+def test_no_error_weighs_more_than_the_floor_allows(schedule, predicts):
+  if diffusion.check_pair(schedule, predicts):
+    pytest.skip('refused')
+  clean, _ = grids.ends(diffusion.schedule(schedule))
+  clean = Level(clean.a, jnp.maximum(clean.s, 1e-6))
+  own = diffusion.slope(predicts, clean, 1.0, diffusion.MIN_S)
+  for space in diffusion.PREDICTIONS:
+    weight = jnp.square(diffusion.slope(space, clean, 1.0, diffusion.MIN_S) / own)
+    assert float(weight) <= 2.0 / diffusion.MIN_S**2, space
+
+
+def test_an_image_comes_back_from_the_noise_that_is_found_for_it():
+  # Along a path that bends, the nearer the more steps there are.
+  def apart(steps):
+    config, method = built('flow', model__predicts='velocity', sample__steps=steps, sample__clip=False)
+    state = jax.jit(method.init)(jax.random.key(0))
+    params = jax.tree.map(lambda x: x + 0.02 * jax.random.normal(jax.random.key(x.size), x.shape), state.params)
+    state, keys = state._replace(params=params, ema=params), jax.random.split(jax.random.key(0), 4)
+    image = validation(config, 4)['image']
+    noise = task(method, 'encode')(state, {'image': image}, keys)['latent']
+    back = task(method, 'generate')(state, {'latent': noise}, keys)['sample']
+    x = np.asarray(to_signed(image))
+    return np.abs(np.asarray(back) - x).max(), np.abs(np.asarray(noise) - x).max()
+
+  (few, _), (many, moved) = apart(10), apart(40)
+  assert many < few / 3 and many < 0.05 < moved
 
 
 # Commands.
@@ -169,6 +227,7 @@ def test_a_run_is_judged_by_noise_level_by_its_ode_and_at_other_steps(run):
   for row, evaluations in zip(rows, (6, 10), strict=True):  # Heun, with guidance
     assert row['figures']['fd']['stamp']['evaluations'] == evaluations
     assert set(noise_levels.NAMES) <= row['figures'].keys()
+    assert row['figures']['ode_bpd']['stamp'].items() >= {'observation': family.DEQUANTISED, 'ode_steps': 3}.items()
     assert math.isfinite(row['figures']['ode_bpd']['value']) and row['figures']['ode_bpd']['better'] == 'min'
   assert rows[0]['figures']['ode_bpd']['value'] == rows[1]['figures']['ode_bpd']['value']  # it has steps of its own
 

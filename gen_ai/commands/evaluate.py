@@ -211,7 +211,7 @@ def _of_shown(evaluator: Evaluator, state: State, config: ConfigDict, dataset: D
 class Point(NamedTuple):
   """One evaluation of a curve, or the only one."""
 
-  axis: dict[str, Any]  # {'section.field' or 'ema': value}; {} without --axis
+  axis: dict[str, Any]  # {'section.field' or 'ema': value}; {} without --axis and --ema
   config: ConfigDict
   length: float | None  # of the average of the parameters; None: the first that the run tracks
 
@@ -239,7 +239,9 @@ def _points(run_dir: str, config: ConfigDict, sections: Sequence[str]) -> list[P
     own = config_lib.override(config, {path: value for path, value in values.items() if path != ema})
     flat = config_lib.flatten(own)
     config_lib.validate(own)
-    points.append(Point({path: length if path == ema else flat[path] for path in values}, own, length))
+    at = {path: length if path == ema else flat[path] for path in values}
+    # Of another average than the run's own it is no figure of the run, also where --ema alone asks for it.
+    points.append(Point(at if length is None else {**at, ema: length}, own, length))
   return points
 
 

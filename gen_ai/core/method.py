@@ -130,8 +130,8 @@ class Task(NamedTuple):
     reader: state -> the model behind it, which may draft for another task; None: it cannot.
     drafted: (the reader of a small model, tokens that it drafts at once) -> this task with its outputs drawn from the
       same distribution by fewer passes of the model, and `DRAFT` among them; None: it takes no draft.
-    evaluations: config -> how often a network is applied to one example under its settings, which an evaluation
-      records; None: settings do not decide it.
+    facts: config -> {name: value} of what it returns under the settings of a config, which evaluations record beside
+      the settings: how often a network is applied to one example, what the figures are of.
   """
 
   run: TaskFn
@@ -142,7 +142,7 @@ class Task(NamedTuple):
   stream: Stream | None = None
   reader: Callable[[State], Reader] | None = None
   drafted: Callable[[Reader, int], 'Task'] | None = None
-  evaluations: Callable[[Any], int] | None = None
+  facts: Callable[[Any], Mapping[str, Any]] = lambda config: {}
 
   @property
   def draws(self) -> bool:

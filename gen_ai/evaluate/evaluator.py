@@ -169,7 +169,7 @@ class Evaluator:
     """How samples are made."""
     task = self._program.task(self.task)
     stamp = {'sample_seed': self.protocol.seed} | sampler_stamp(self._config, task.settings, self._length)
-    stamp |= {'evaluations': task.evaluations(self._config)} if task.evaluations else {}
+    stamp |= task.facts(self._config)
     stamp |= {} if self.task == GENERATE else {'task': self.task}
     if self._conditioned:  # never to be compared with samples that no example was given for
       stamp |= {'conditioned_on': self.protocol.split, 'observation': self._program.observation}
@@ -198,6 +198,8 @@ class Evaluator:
       'eval_seed': self._config.eval.seed,
       **average_stamp(self._config, self._length),
     } | ({'importance_samples': draws} if draws else {})
+    for name in metric.needs if metric is not None else ():
+      stamp |= self._program.task(name).facts(self._config)
     results = totals.finish()
     figures = {name: with_error(*figure, stamp) for name, figure in results.items()}
     if metric is not None and metric.finish is not None:

@@ -20,7 +20,7 @@ STEPS = 1000  # of DDPM's tables
 SIGMA_MIN, SIGMA_MAX, RHO = 0.002, 80.0, 7.0  # EDM's, arXiv 2206.00364, table 1
 GAMMA_MIN, GAMMA_MAX = -13.3, 5.0  # -log SNR at both ends, arXiv 2107.00630, appendix B
 LOG_SNR_REACH = 20.0  # what a network is told of a level lies within this
-MIN_S = 0.05  # of flows: a denominator below it would make the weight of the cleanest images explode
+MIN_S = 0.05  # a denominator below it would make the weight of the cleanest images explode (arXiv 2511.13720)
 
 
 class Level(NamedTuple):

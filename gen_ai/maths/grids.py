@@ -88,6 +88,11 @@ def check_steps(schedule: Schedule, steps: int) -> None:
     )
 
 
+def ends(schedule: Schedule) -> tuple[Level, Level]:
+  """The levels [] of the least and the most noise that a network has seen."""
+  return schedule.level(jnp.asarray(_least_time(schedule))), schedule.level(jnp.ones(()))
+
+
 def _least_time(schedule: Schedule) -> float:
   """Of the least noise that a network has seen."""
   return 1.0 / schedule.steps if schedule.steps else 0.0

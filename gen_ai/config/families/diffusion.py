@@ -10,6 +10,7 @@ _BOUND: Needs = {'model.schedule': one_of('vdm')}
 _NORMAL: Needs = {**_SQUARE, 'loss.times': one_of('logit_normal', 'lognormal')}
 _LABELS: Needs = {'model.conditional': ('true', bool)}
 _GUIDED: Needs = {**_SQUARE, 'sample.guidance': ('above 0', bool)}  # the ends of 'vdm' are learned
+_CHURNED: Needs = {'sample.solver': one_of('euler', 'heun'), 'sample.churn': ('above 0', bool)}
 _NOISY: Needs = {'sample.solver': one_of('ddim')}
 
 
@@ -67,6 +68,9 @@ SAMPLER: dict[str, Field] = {
   'sample.rho': Field(7.0, above=0.0, used_with={'sample.grid': one_of('karras')}),  # above 1: dense near the data
   'sample.eta': weight(0.0, used_with=_NOISY),  # new noise a step, from none (0) to DDPM's (1)
   'sample.churn': weight(0.0, used_with={'sample.solver': one_of('euler', 'heun')}),  # EDM's S_churn
+  'sample.churn_low': weight(0.0, used_with=_CHURNED),  # sigma from which there is churn, EDM's S_tmin
+  'sample.churn_high': weight(0.0, used_with=_CHURNED),  # sigma up to which there is, S_tmax; 0: of any
+  'sample.churn_noise': Field(1.0, above=0.0, used_with=_CHURNED),  # deviation of what is added, S_noise
   'sample.diffusion': weight(1.0, used_with={'sample.solver': one_of('sde')}),  # w(t) = diffusion t, of the SDE
   **GUIDANCE,
 }

@@ -241,8 +241,13 @@ class Totals:
     return some
 
   def finish(self) -> dict[str, Figure]:
-    """{name with unit: (value, standard error)} over all examples added; raises what `ratio` raises."""
+    """{name with unit: (value, standard error)} over all examples added; raises what `ratio` raises.
+
+    What no example has a unit of is left out, where they have any of another.
+    """
+    counts = {name: np.concatenate(parts) for name, parts in self._counts.items()}
+    empty = {name for name, count in counts.items() if not count.any()}
+    left = counts.keys() - empty or empty
     return {
-      name: ratio(np.concatenate(sums), np.concatenate(self._counts[name]), f"'{name}'")
-      for name, sums in self._sums.items()
+      name: ratio(np.concatenate(sums), counts[name], f"'{name}'") for name, sums in self._sums.items() if name in left
     }

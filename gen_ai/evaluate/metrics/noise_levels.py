@@ -15,15 +15,19 @@ NAMES = [f'denoised_mse_log_snr_{LOWEST + WIDTH * (i + 0.5):+.0f}' for i in rang
 
 
 def _by_level(method: Method, state: State, batch: Batch, key: Key, draws: int) -> SumCount:
-  """Mean square error of x0 of each example at a level of every bin, evenly apart over examples."""
+  """Mean square error of x0 of each example at a level of every bin, evenly apart over examples.
+
+  Levels that the model was not trained at do not count; a bin without any other has no figure.
+  """
   del draws
   task, index = method.tasks[DENOISE], batch['index']
   keys = random.per_example(key, index)
   offset = diffusion.quantiles_by_number(jnp.zeros(()), index)
   log_snr = LOWEST + WIDTH * (jnp.arange(BINS) + offset[:, None])
   given = {name: batch[name] for name in task.inputs if name in batch}
-  found = task.run(state, {**given, 'log_snr': log_snr}, keys)['mse']
-  return {name: (found[:, i], jnp.ones_like(found[:, i])) for i, name in enumerate(NAMES)}
+  found = task.run(state, {**given, 'log_snr': log_snr}, keys)
+  errors, counts = found['mse'] * found['trained'], found['trained']
+  return {name: (errors[:, i], counts[:, i]) for i, name in enumerate(NAMES)}
 
 
 METRICS = (
