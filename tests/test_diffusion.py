@@ -1,5 +1,6 @@
 """The family of diffusion models: its losses, its tasks, its figures by noise level, and what it refuses."""
 
+import json
 import math
 
 import cli
@@ -230,6 +231,18 @@ def test_a_run_is_judged_by_noise_level_by_its_ode_and_at_other_steps(run):
     assert row['figures']['ode_bpd']['stamp'].items() >= {'observation': family.DEQUANTISED, 'ode_steps': 3}.items()
     assert math.isfinite(row['figures']['ode_bpd']['value']) and row['figures']['ode_bpd']['better'] == 'min'
   assert rows[0]['figures']['ode_bpd']['value'] == rows[1]['figures']['ode_bpd']['value']  # it has steps of its own
+
+
+def test_the_benchmark_of_sampling_counts_evaluations_and_leaves_steps_out_that_a_solver_cannot_make(run, tmp_path):
+  sizes = ['--steps=1,3', '--images=8', '--rounds=2', f'--out={tmp_path}/report.json']
+  done = cli.command('benchmarks.sampling', run, *sizes)
+  assert done.returncode == DONE, done.stderr
+  (row,) = json.loads((tmp_path / 'report.json').read_text())['rows']  # Heun's solver needs two steps
+  assert (row['solver'], row['steps'], row['evaluations'], row['ratio']) == ('heun', 3, 10, 1.0)
+  assert row['images_per_second'] > 0 and row['compile_seconds'] > 0 and 'heun' in done.stdout
+  cli.refused(cli.command('benchmarks.sampling', run, '--steps=1'), 'needs at least 2')
+  cli.refused(cli.command('benchmarks.sampling', run, '--steps=many'), '--steps=many')
+  cli.refused(cli.command('benchmarks.sampling'), 'python -m benchmarks.sampling RUN_DIR')
 
 
 @pytest.mark.parametrize(
