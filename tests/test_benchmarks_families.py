@@ -190,3 +190,29 @@ def test_the_race_says_what_it_needs_before_it_trains():
     done = cli.command('benchmarks.race')
     assert done.returncode == FAILED
     cli.refused(done, 'needs PyTorch', 'requirements/benchmark.txt')
+
+
+FEW = """
+import sys
+from benchmarks import gpu_images
+from gen_ai.core import command_line
+gpu_images.JUDGED = {'gan': ('gan', {}), 'broken': ('gan', {'optim.lr': -1.0})}
+gpu_images.COLOUR = {'colour_gan': ('gan', {})}
+gpu_images.SHARES = dict.fromkeys(('classifier', *gpu_images.JUDGED, *gpu_images.COLOUR, 'sampling'), 1.0)
+command_line.run(gpu_images.run)
+"""
+
+
+@pytest.mark.slow
+def test_images_on_a_gpu_at_tiny_size_and_a_run_that_fails_is_a_line(tmp_path):
+  words = ['--tiny', '--minutes=20', '--samples=100', f'--runs_dir={tmp_path}/runs', f'--out={tmp_path}/report.json']
+  done = tiny.command('-c', FEW, *words)
+  assert done.returncode == FAILED, done.stderr
+  assert 'broken         ended with code 1 before its first updates' in done.stdout
+  runs = json.loads((tmp_path / 'report.json').read_text())['runs']
+  assert runs['gan']['fd'] > 0 and 'step' not in runs['broken']
+  assert runs['colour_gan']['examples_per_second'] > 0 and 'fd' not in runs['colour_gan']
+  assert (tmp_path / 'runs.html').stat().st_size > 0 and 'images/s' in done.stdout
+  again = tiny.command('-c', FEW, *words)
+  cli.refused(again, 'is not empty: name a new folder')
+  assert 'finds no GPU here' in tiny.command('-m', 'benchmarks.gpu_images').stderr
