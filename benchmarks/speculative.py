@@ -19,9 +19,9 @@ from benchmarks import machine
 from gen_ai import config as config_lib
 from gen_ai.core import command_line
 from gen_ai.core.errors import DONE, UserError
-from gen_ai.core.method import DRAFT, GENERATE
-from gen_ai.evaluate import drafting, restored
-from gen_ai.evaluate.drafting import Draft
+from gen_ai.core.method import DRAFT, DRAFT_BY, GENERATE
+from gen_ai.evaluate import companion, restored
+from gen_ai.evaluate.companion import Companion
 from gen_ai.evaluate.generation import CallInputs, Generation
 
 FLAGS = flags.FLAGS
@@ -65,16 +65,14 @@ def opened(run: str, settings: dict[str, Any]) -> Any:
 
 def measure(model: str, draft: str, temperature: float, batch: int) -> list[dict[str, Any]]:
   """A row for plain decoding and one for each number of drafted tokens."""
+  companion.check(DRAFT_BY, GENERATE, restored.recorded(model), restored.recorded(draft))
   program, state = opened(model, {'sample.temperature': temperature, 'sample.length': FLAGS.length})
   small, small_state = opened(draft, {})
-  task, tasks = program.task(GENERATE), small.tasks
-  drafting.check(GENERATE, task, program.spec, model, tasks, small.spec, draft)
   assert program.spec.vocab is not None
   inputs = CallInputs({'prompt': np.asarray(program.spec.vocab.encode(FLAGS.prompt))[None]})
   counts = [0, *map(int, FLAGS.draft_tokens)]
-  sides = [
-    Generation(program, 0, GENERATE, inputs, Draft(small, small_state, count) if count else None) for count in counts
-  ]
+  drafts = [Companion(DRAFT_BY, small, small_state, draft, tokens=count) if count else None for count in counts]
+  sides = [Generation(program, 0, GENERATE, inputs, one) for one in drafts]
   seconds: list[list[float]] = [[] for _ in sides]
   found: list[Any] = [None for _ in sides]
   for turn in range(FLAGS.rounds + 1):  # the first compiles

@@ -3,8 +3,9 @@
 `Denoising` knows nothing of images: its x are arrays [B, *shape] around 0, such as pixels in [-1, 1] or latents.
 """
 
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -16,15 +17,18 @@ from gen_ai.core import random
 from gen_ai.core.errors import UserError
 from gen_ai.core.method import (
   ASKED,
+  GUIDE_BY,
   LABEL,
   SAMPLE,
   Array,
   Batch,
   Field,
+  Help,
   Key,
   PyTree,
   Reduce,
   State,
+  Task,
 )
 from gen_ai.core.switch import is_off
 from gen_ai.maths import diffusion, grids, guidance, latents, ode_likelihood, repaint, samplers
@@ -174,15 +178,26 @@ def _grid(config: ConfigDict, start: float = 1.0) -> Level:
 
 def _counted(seen: Level, sample: ConfigDict) -> dict[str, int]:
   """Calls of the network at these levels [E], guided as `sample` says."""
-  if is_off(sample.guidance):
+  guides = [weight for weight in (sample.guidance, sample.autoguidance) if not is_off(weight)]
+  if not guides:
     return {EVALUATIONS: int(seen.a.shape[0])}
-  return {EVALUATIONS: guidance.evaluations(seen, sample.guidance_low, sample.guidance_high)}
+  return {EVALUATIONS: guidance.evaluations(seen, sample.guidance_low, sample.guidance_high, len(guides))}
 
 
 def churn_of(sample: ConfigDict) -> samplers.Churn:
   """The noise that `sample` asks to be added between steps."""
   high = math.inf if is_off(sample.churn_high) else sample.churn_high
   return samplers.Churn(sample.churn, sample.churn_low, high, sample.churn_noise)
+
+
+# What a run is to another that it guides: labels int32 [B], or None of an unconditional model -> its denoiser.
+Guide = Callable[[Array | None], Denoise]
+# What both must have the same: what a level is, what x is, and what labels are.
+ALIKE = ('experiment', 'examples', 'model.schedule', 'model.conditional', 'parent')
+NO_GUIDE = (
+  'config.sample.autoguidance guides samples by another run of the same kind: name it when the trained run is used, '
+  '--guide=RUN_DIR or RUN_DIR@STEP, in Python run.guided_by(other), or set config.sample.autoguidance=0.0.'
+)
 
 
 class Denoising:
@@ -325,8 +340,8 @@ class Denoising:
 
   # --- sampling ---
 
-  def _behind(self, params: PyTree, label: Array | None, sd: Array) -> Denoise:
-    """What the network says lies behind noise, of any values."""
+  def behind(self, params: PyTree, label: Array | None, sd: Array) -> Denoise:
+    """What the network says lies behind noise, of any values, by labels int32 [B]."""
 
     def denoise(x: Array, level: Level) -> Array:
       return diffusion.to_x(self._model.predicts, self.said(params, x, level, label, sd), x, level, sd)
@@ -337,8 +352,8 @@ class Denoising:
     return samplers.clipped(denoise) if self._clip else denoise
 
   def denoiser(self, params: PyTree, label: Array | None, sd: Array) -> Denoise:
-    """What the network says lies behind noise, by labels int32 [B], without guidance."""
-    return self._clipped(self._behind(params, label, sd))
+    """The same without values that x cannot have; without guidance."""
+    return self._clipped(self.behind(params, label, sd))
 
   def errors(self, params: PyTree, x: Array, log_snr: Array, label: Array | None, sd: Array, keys: Key) -> Batch:
     """{'mse': mean square errors of x0, 'trained': whether the schedule has the level, 1 or 0}, float32 [B, L].
@@ -361,20 +376,36 @@ class Denoising:
     """The model as it is, which has a likelihood; arguments as `sampler` has them."""
     return Sampler(self.denoiser(params, label, sd), self.schedule(params), self._sample, self.shape)
 
-  def sampler(self, params: PyTree, label: Array | None, sd: Array) -> 'Sampler':
+  def sampler(self, params: PyTree, label: Array | None, sd: Array, guide: Guide | None = None) -> 'Sampler':
     """What draws as config.sample asks.
 
     Args:
       params: of the network.
       label: int32 [B], of a conditional model.
       sd: deviation of the data.
+      guide: another run, which is asked with the same labels.
+
+    Raises:
+      UserError: config.sample.autoguidance asks for a guide, and there is none.
     """
-    sample, denoise = self._sample, self._behind(params, label, sd)
+    sample, denoise = self._sample, self.behind(params, label, sd)
+    within = sample.guidance_low, sample.guidance_high
     if not is_off(sample.guidance):
       assert label is not None  # guidance is a field of conditional models
-      guide = self._behind(params, jnp.full_like(label, self.classes), sd)
-      denoise = guidance.guided(denoise, guide, 1.0 + sample.guidance, sample.guidance_low, sample.guidance_high)
+      without = self.behind(params, jnp.full_like(label, self.classes), sd)
+      denoise = guidance.guided(denoise, without, 1.0 + sample.guidance, *within)
+    if not is_off(sample.autoguidance):
+      if guide is None:
+        raise UserError(NO_GUIDE)
+      denoise = guidance.guided(denoise, guide(label), 1.0 + sample.autoguidance, *within)
     return Sampler(self._clipped(denoise), self.schedule(params), sample, self.shape)
+
+  def help(self, offers: Callable[[State], Guide], taken: Callable[[Guide], Task]) -> dict[str, Help]:
+    """`Task.helps` of a task that draws; arguments as `Help` has them."""
+    off = is_off(self._sample.autoguidance)
+    return {
+      GUIDE_BY: Help(offers, taken, ALIKE, '' if off else NO_GUIDE, 'config.sample.autoguidance=0.0' if off else '')
+    }
 
 
 class Sampler:
@@ -446,21 +477,47 @@ class Sampler:
 
 
 class Drawing:
-  """Images drawn from noise: the task `generate`, and pictures of it.
+  """Examples drawn from noise: the task `generate`, pictures of it, and what other tasks that draw share.
 
   Args:
     model: of the arrays x [B, *shape] that are drawn.
-    sampler: (state, labels int32 [B] or None) -> what draws them.
+    parts: state -> (parameters of the network, deviation of the data).
     shown: (state, x) -> the images that they stand for, in [-1, 1].
+    guide: another run, from whose x samples are moved away; None: none.
   """
 
   def __init__(
     self,
     model: Denoising,
-    sampler: Callable[[State, Array | None], Sampler],
+    parts: Callable[[State], tuple[PyTree, Array]],
     shown: Callable[[State, Array], Array] = lambda state, x: x,
+    guide: Guide | None = None,
   ):
-    self._model, self._sampler, self._shown = model, sampler, shown
+    self._model, self._parts, self._shown, self._guide = model, parts, shown, guide
+
+  def sampler(self, state: State, label: Array | None) -> Sampler:
+    """What draws, by labels int32 [B] of a conditional model."""
+    params, sd = self._parts(state)
+    return self._model.sampler(params, label, sd, self._guide)
+
+  def task(
+    self,
+    run: Callable[['Drawing', State, Batch, Key], Batch],
+    inputs: Mapping[str, Field],
+    outputs: Mapping[str, Field],
+    facts: Callable[[ConfigDict], Mapping[str, Any]] = lambda config: {},
+  ) -> Task:
+    """A task that draws by the `sampler` of the drawing that `run` is given, and may be guided by another run."""
+
+    def guide(state: State) -> Guide:
+      params, sd = self._parts(state)
+      return lambda label: self._model.behind(params, label, sd)
+
+    def guided(guide: Guide) -> Task:
+      return Drawing(self._model, self._parts, self._shown, guide).task(run, inputs, outputs, facts)
+
+    helps = {} if self._guide else self._model.help(guide, guided)
+    return Task(functools.partial(run, self), inputs, outputs, helps=helps, facts=facts)
 
   @property
   def label(self) -> dict[str, Field]:
@@ -488,7 +545,7 @@ class Drawing:
     """The task `generate`: of labels, and of standard normal noise 'latent' [B, *shape]."""
     label = self.labels(inputs, keys)
     noise = inputs.get('latent', random.normal(random.stream(keys, 'latent'), self._model.shape))
-    return self.outputs(self._shown(state, self._sampler(state, label).generate(noise, keys)), label)
+    return self.outputs(self._shown(state, self.sampler(state, label).generate(noise, keys)), label)
 
   def by_class(self, state: State, batch: Batch, key: Key) -> Array:
     """The picture of a conditional model that has a row a class, by the same noise."""
@@ -504,4 +561,4 @@ class Drawing:
     classes = self._model.classes
     label = jnp.repeat(batch['label'][jnp.arange(rows) % noise.shape[0]], COLUMNS) if classes else None
     keys = jax.random.split(random.stream(key, 'interpolations'), rows * COLUMNS)
-    return self._shown(state, self._sampler(state, label).generate(path.reshape(-1, *self._model.shape), keys))
+    return self._shown(state, self.sampler(state, label).generate(path.reshape(-1, *self._model.shape), keys))

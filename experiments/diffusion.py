@@ -20,7 +20,6 @@ from ml_collections import ConfigDict
 from experiments._denoising import (
   Denoising,
   Drawing,
-  Sampler,
   evaluations,
   evaluations_to_complete,
   evaluations_to_edit,
@@ -115,23 +114,20 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
       found = {**found, 'nll_bpd': densities.nats_to_bpd(-found['elbo_nats'], model.dims)}
     return masked(found, batch['mask'])
 
-  def sampler(state: State, label: Array | None) -> Sampler:
-    return model.sampler(updater.eval_params(state), label, deviation(state))
+  drawing = Drawing(model, lambda state: (updater.eval_params(state), deviation(state)))
 
-  drawing = Drawing(model, sampler)
-
-  def completed(state: State, inputs: Batch, own_keys: Key) -> Batch:
+  def completed(drawing: Drawing, state: State, inputs: Batch, own_keys: Key) -> Batch:
     label, x = drawing.labels(inputs, own_keys), to_signed(inputs['image'])
     hole = inputs.get('mask', masks.draw(MASKS, random.stream(own_keys, 'mask'), spec.image_shape[:2]))
     masks.check(hole, x.shape)
-    return {**drawing.outputs(sampler(state, label).complete(x, hole, own_keys), label), 'mask': hole}
+    return {**drawing.outputs(drawing.sampler(state, label).complete(x, hole, own_keys), label), 'mask': hole}
 
-  def edited(state: State, inputs: Batch, own_keys: Key) -> Batch:
+  def edited(drawing: Drawing, state: State, inputs: Batch, own_keys: Key) -> Batch:
     label = drawing.labels(inputs, own_keys)
-    return drawing.outputs(sampler(state, label).edit(to_signed(inputs['image']), own_keys), label)
+    return drawing.outputs(drawing.sampler(state, label).edit(to_signed(inputs['image']), own_keys), label)
 
-  def encoded(state: State, inputs: Batch, own_keys: Key) -> Batch:
-    return {'latent': sampler(state, drawing.told(inputs, own_keys)).encode(to_signed(inputs['image']))}
+  def encoded(drawing: Drawing, state: State, inputs: Batch, own_keys: Key) -> Batch:
+    return {'latent': drawing.sampler(state, drawing.told(inputs, own_keys)).encode(to_signed(inputs['image']))}
 
   def denoised(state: State, inputs: Batch, own_keys: Key) -> Batch:
     x, params, label = to_signed(inputs['image']), updater.eval_params(state), drawing.told(inputs, own_keys)
@@ -157,7 +153,7 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
 
   def interpolations(state: State, batch: Batch, key: Key) -> Array:
     keys = jax.random.split(random.stream(key, 'images'), batch['index'].shape[0])
-    return drawing.interpolations(state, batch, encoded(state, drawing.given(batch), keys)['latent'], key)
+    return drawing.interpolations(state, batch, encoded(drawing, state, drawing.given(batch), keys)['latent'], key)
 
   visualizations = {'denoised': pictured}
   if config.sample.steps > 1:  # what finds the noise of an image takes two
@@ -171,15 +167,12 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
   errors = {name: Field(NUMBER, (None,)) for name in ('mse', 'trained')}
   latent, levels = Field(LATENT, spec.shape), Field(NUMBER, (None,), True)
   tasks = {
-    GENERATE: Task(drawing.generated, {'latent': latent, **label}, drawn, facts=evaluations),
-    'complete': Task(
-      completed,
-      {**image, 'mask': mask, **label},
-      {**drawn, 'mask': mask},
-      facts=evaluations_to_complete,
+    GENERATE: drawing.task(Drawing.generated, {'latent': latent, **label}, drawn, evaluations),
+    'complete': drawing.task(
+      completed, {**image, 'mask': mask, **label}, {**drawn, 'mask': mask}, evaluations_to_complete
     ),
-    'edit': Task(edited, {**image, **label}, drawn, facts=evaluations_to_edit),
-    'encode': Task(encoded, {**image, **label}, {'latent': latent}),
+    'edit': drawing.task(edited, {**image, **label}, drawn, evaluations_to_edit),
+    'encode': drawing.task(encoded, {**image, **label}, {'latent': latent}),
     'denoise': Task(denoised, {**image, 'log_snr': levels, **label}, errors),
     'log_prob': Task(log_prob, {**image, **label}, {name: Field(NUMBER) for name in LOG_PROB}, facts=of_log_prob),
   }

@@ -14,7 +14,7 @@ import optax
 from ml_collections import ConfigDict
 
 from experiments._autoencoder import autoencoder
-from experiments._denoising import Denoising, Drawing, Sampler, evaluations, nothing_measured
+from experiments._denoising import Denoising, Drawing, evaluations, nothing_measured
 from experiments._views import rows_of
 from gen_ai.core import random
 from gen_ai.core.method import (
@@ -109,17 +109,14 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     found['pixel_mse'] = mean_square(reconstruction(state, image, keys) - to_signed(image))
     return masked(found, batch['mask'])
 
-  def sampler(state: State, label: Array | None) -> Sampler:
-    return model.sampler(updater.eval_params(state), label, normal)
-
-  drawing = Drawing(model, sampler, pictured)
+  drawing = Drawing(model, lambda state: (updater.eval_params(state), normal), pictured)
 
   def reconstructed(state: State, inputs: Batch, own_keys: Key) -> Batch:
     return {SAMPLE: reconstruction(state, inputs['image'], own_keys)}
 
-  def encoded(state: State, inputs: Batch, own_keys: Key) -> Batch:
+  def encoded(drawing: Drawing, state: State, inputs: Batch, own_keys: Key) -> Batch:
     x = normalised(state, coder.mean(state.params['autoencoder'], inputs['image'], own_keys))
-    return {'latent': sampler(state, drawing.told(inputs, own_keys)).encode(x)}
+    return {'latent': drawing.sampler(state, drawing.told(inputs, own_keys)).encode(x)}
 
   def denoised(state: State, inputs: Batch, own_keys: Key) -> Batch:
     params, x = updater.eval_params(state), trained_on(state, inputs['image'], own_keys)
@@ -132,7 +129,7 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     return pairs.reshape(-1, *spec.shape)
 
   def interpolations(state: State, batch: Batch, key: Key) -> Array:
-    noise = encoded(state, drawing.given(batch), random.per_example(key, batch['index']))['latent']
+    noise = encoded(drawing, state, drawing.given(batch), random.per_example(key, batch['index']))['latent']
     return drawing.interpolations(state, batch, noise, key)
 
   visualizations = {'reconstructions': reconstructions}
@@ -145,9 +142,9 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
   latent, levels = Field(LATENT, coder.shape), Field(NUMBER, (None,), True)
   drawn = {**sample, **({ASKED: Field(LABEL)} if model.classes else {})}
   tasks = {
-    GENERATE: Task(drawing.generated, {'latent': latent, **drawing.label}, drawn, facts=evaluations),
+    GENERATE: drawing.task(Drawing.generated, {'latent': latent, **drawing.label}, drawn, evaluations),
     'reconstruct': Task(reconstructed, image, sample, settings=()),
-    'encode': Task(encoded, {**image, **drawing.label}, {'latent': latent}),
+    'encode': drawing.task(encoded, {**image, **drawing.label}, {'latent': latent}),
     'denoise': Task(denoised, {**image, 'log_snr': levels, **drawing.label}, errors),
   }
   return Method(

@@ -17,6 +17,7 @@ from gen_ai.core import random
 from gen_ai.core.errors import UserError
 from gen_ai.core.method import (
   DRAFT,
+  DRAFT_BY,
   EXAMPLE,
   GENERATE,
   NUMBER,
@@ -25,6 +26,7 @@ from gen_ai.core.method import (
   Array,
   Batch,
   Field,
+  Help,
   Key,
   Method,
   Metrics,
@@ -160,7 +162,7 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
 
     return Reader(extend, net.init_cache, T)
 
-  def continuing(draft: Reader | None = None, at_once: int = 0) -> Task:
+  def continuing(draft: Reader | None = None, tokens: int = 0) -> Task:
     """Each row goes on from its own prompt by sample.length tokens; what follows them in a row is -1."""
     sample = config.sample
     rule = Rule(sample.repetition, sample.temperature, sample.top_k, sample.top_p, sample.min_p)
@@ -169,7 +171,7 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
       how = sample.length, random.stream(own_keys, 'extend'), rule, stops
       if draft is None:
         return Decoding(reader(state), *how)
-      return Speculation(reader(state), draft, at_once, *how)
+      return Speculation(reader(state), draft, tokens, *how)
 
     def start(state: State, inputs: Batch, own_keys: Key) -> PyTree:
       usual = jnp.broadcast_to(jnp.asarray(prompt, jnp.int32), (own_keys.shape[0], len(prompt)))
@@ -193,8 +195,7 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
       {SAMPLE: Field(EXAMPLE, (None,)), **{name: Field('count') for name in names}},
       check=checked,
       stream=Stream(start, advance, outputs, lambda carry: carry.done),
-      reader=reader,
-      drafted=None if draft is not None else continuing,
+      helps={} if draft is not None else {DRAFT_BY: Help(reader, continuing, ('tokens',))},
     )
 
   def scored(state: State, inputs: Batch, own_keys: Key) -> Batch:

@@ -1,7 +1,9 @@
 """The family of diffusion models: its losses, its tasks, its figures by noise level, and what it refuses."""
 
+import contextlib
 import json
 import math
+from pathlib import Path
 
 import cli
 import jax
@@ -10,16 +12,21 @@ import numpy as np
 import pytest
 import tiny
 
+import gen_ai
 from experiments import diffusion as family
 from experiments._denoising import MEASURED, Denoising, churn_of, nothing_measured
+from gen_ai import config as config_lib
 from gen_ai.core.errors import DONE, UserError
 from gen_ai.core.method import Spec
+from gen_ai.evaluate import companion
 from gen_ai.evaluate.metrics import likelihood, noise_levels
+from gen_ai.evaluate.restored import Recorded
 from gen_ai.maths import diffusion, grids
 from gen_ai.maths.diffusion import Level
 from gen_ai.maths.pixels import to_signed
 from gen_ai.maths.samplers import Churn
 from gen_ai.run import directory
+from gen_ai.run.info import RunInfo
 
 DIGITS = Spec('image', (28, 28, 1), 10)
 
@@ -175,6 +182,11 @@ def test_evaluations_are_counted_as_the_settings_have_them():
   assert count('dit', sample__steps=25, sample__guidance=1.0) == 98
   inside = count('dit', sample__steps=25, sample__guidance=1.0, sample__guidance_high=1.0)
   assert 49 < inside < 98
+  interval = {'sample__steps': 25, 'sample__guidance_high': 1.0}
+  assert count('flow', sample__steps=25, sample__autoguidance=1.0) == 98
+  assert count('dit', sample__steps=25, sample__guidance=1.0, sample__autoguidance=1.0) == 147
+  both = count('dit', sample__guidance=1.0, sample__autoguidance=1.0, **interval)
+  assert both - 49 == 2 * (inside - 49) and count('flow', sample__autoguidance=1.0, **interval) == inside
 
 
 def test_churn_adds_noise_between_its_bounds():
@@ -216,21 +228,120 @@ def test_an_image_comes_back_from_the_noise_that_is_found_for_it():
   assert many < few / 3 and many < 0.05 < moved
 
 
+# Another run that guides.
+
+
+def test_samples_are_moved_away_from_the_labels_null_class_and_then_from_the_guide():
+  sizes = {'model__network': 'mlp', 'model__blocks': 1, 'sample__guidance_high': 3.0}
+  config = tiny.config('dit', sample__guidance=0.5, sample__autoguidance=1.0, **sizes)
+  model, other = Denoising(config, (4,), 3), Denoising(tiny.config('dit', **sizes, model__width=5), (4,), 3)
+  label, sd, x = jnp.array([0, 2, 1, 0]), jnp.float32(0.7), jax.random.normal(jax.random.key(2), (4, 4))
+  level = model.schedule({}).level(jnp.array([0.1, 0.4, 0.7, 0.9]))  # of the last the noise is beyond the interval
+  noise = np.random.default_rng(0)
+  params, theirs = (
+    jax.tree.map(
+      lambda leaf: jnp.asarray(noise.normal(0.0, 0.5, leaf.shape), jnp.float32),
+      jax.eval_shape(one.init, jax.random.key(0)),
+    )
+    for one in (model, other)
+  )
+
+  @jax.jit
+  def asked(weight):
+    own = Denoising(config_lib.substitute(config, {'sample.autoguidance': weight}), (4,), 3)
+    guided = own.sampler(params, label, sd, lambda label: other.behind(theirs, label, sd))._denoise(x, level)
+    plain, without = (model.behind(params, one, sd)(x, level) for one in (label, jnp.full_like(label, 3)))
+    return guided, plain, without, other.behind(theirs, label, sd)(x, level)
+
+  for weight in (0.0, 1.5):
+    found, *parts = (np.asarray(one, np.float64) for one in asked(weight))
+    plain, without, guide = parts
+    by_label = plain + 0.5 * (plain - without)
+    expected = np.where((np.arange(4) < 3)[:, None], by_label + weight * (by_label - guide), plain)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    assert np.abs(by_label - guide).min() > 1e-3
+
+
+def test_a_run_that_guides_itself_gives_its_own_samples_and_an_earlier_one_others(run):
+  own = gen_ai.load(run, sample__guidance=0.0, sample__solver='euler', sample__steps=2)
+  plain = own.generate(n=4, label=3)
+  with pytest.raises(UserError, match=rf'--guide={run}@4 would do nothing: config.sample.autoguidance=0.0'):
+    own.guided_by(gen_ai.load(run, step=4)).generate(n=4)
+  own.use({'sample.autoguidance': 2.0})
+  np.testing.assert_array_equal(own.guided_by(own).generate(n=4, label=3), plain)
+  earlier = own.guided_by(gen_ai.load(run, step=4))
+  assert not np.array_equal(earlier.generate(n=4, label=3), plain)
+  assert {name for name, task in own.tasks.items() if task.helps} == {'generate', 'complete', 'edit', 'encode'}
+  with pytest.raises(UserError, match=r'--guide=RUN_DIR or RUN_DIR@STEP, in Python run.guided_by'):
+    own.generate(n=4)
+
+
+def recorded(path, name, spec=DIGITS, parent='1', **changes):
+  """A run by its record, which names its parent, the autoencoder of a flow of latents."""
+  config = tiny.config(name, **changes)
+  directory.RunDir.make(path).write_run(RunInfo(parent={'config_hash': parent * 8, 'step': 8}).to_json())
+  return Recorded(Path(path), config, spec, config_lib.builder(config)(config, spec).tasks)
+
+
+LATENT = {'autoencoder__network': 'mlp'}
+
+
+@pytest.mark.parametrize(
+  ('name', 'other', 'says'),
+  [
+    ('dit', {'name': 'vae'}, "other cannot guide: it has no task 'generate' that draws by a denoiser"),
+    ('vae', {'name': 'dit'}, "the task 'generate' of own takes no guide"),
+    ('dit', {'name': 'latent_flow', **LATENT}, "other has config.experiment='latent_flow' and own has config.exper"),
+    ('dit', {'spec': DIGITS._replace(num_classes=3)}, 'other has images 28x28x1 of 3 classes and own has images 28x28'),
+    ('flow', {'model__schedule': 'cosine', 'model__predicts': 'v'}, "has config.model.schedule='cosine' and own has"),
+    ('dit', {'model__conditional': False, 'sample__guidance': 0.0}, 'a guide must have the same config.model.condi'),
+    ('latent_flow', {'parent': '2', **LATENT}, 'other has weights of 22222222 at step 8 and own has weights of 111111'),
+    ('flow', {'model__width': 16, 'model__predicts': 'v', 'precision': 'bf16'}, ''),
+    ('dit', {'model__network': 'unet'}, ''),
+  ],
+)
+def test_a_guide_must_be_of_the_same_kind_and_may_be_of_another_size(tmp_path, monkeypatch, name, other, says):
+  monkeypatch.chdir(tmp_path)
+  run = recorded('own', name, **(LATENT if name == 'latent_flow' else {}))
+  guide = recorded('other', **{'name': name, **other})
+  with pytest.raises(UserError, match=says) if says else contextlib.nullcontext():
+    companion.check('guide', 'generate', run, guide)
+
+
+def test_training_has_no_guide(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  words = f'--config={tiny.ROOT}/configs/flow.py', '--tiny', '--config.run.trackers='
+  cli.refused(cli.launch(*words, '--config.sample.autoguidance=1.0'), '--guide=RUN_DIR')
+  cli.refused(cli.launch(*words, '--axis=sample.autoguidance=0.0,1.0', '--dry_run'), 'trial 1', '--guide=RUN_DIR')
+  interval = cli.launch(*words, '--config.sample.guidance_high=1.0')
+  cli.refused(interval, 'for config.sample.guidance or config.sample.autoguidance above 0, and here config.sample.gui')
+  assert not (tmp_path / 'runs').exists()
+
+
 # Commands.
 
 
 @pytest.mark.slow
-def test_a_run_is_judged_by_noise_level_by_its_ode_and_at_other_steps(run):
+def test_a_run_is_judged_by_noise_level_by_its_ode_and_with_a_guide_that_its_figures_name(run):
+  axis = '--axis=sample.autoguidance=0.0,1.0'
+  cli.refused(cli.command('gen_ai.evaluate', run, axis), '--guide=RUN_DIR')
+  cli.refused(cli.command('gen_ai.evaluate', run, f'--guide={run}@4'), f'--guide={run}@4 would do nothing')
   more = ['--samples=64', '--config.eval.extractor=random', '--metrics=fd,ode,noise_levels']
-  assert cli.command('gen_ai.evaluate', run, *more, '--axis=sample.steps=2,3').returncode == 0
+  done = cli.command('gen_ai.evaluate', run, *more, '--config.sample.steps=2', f'--guide={run}@4', axis)
+  assert done.returncode == 0, done.stderr
   rows = directory.read_evaluations(run)
-  assert [row['axis'] for row in rows] == [{'sample.steps': 2}, {'sample.steps': 3}]
-  for row, evaluations in zip(rows, (6, 10), strict=True):  # Heun, with guidance
-    assert row['figures']['fd']['stamp']['evaluations'] == evaluations
+  assert [row['axis'] for row in rows] == [{'sample.autoguidance': 0.0}, {'sample.autoguidance': 1.0}]
+  earlier, latest = (gen_ai.load(run, step=step).as_companion('guide').weights for step in (4, 8))
+  assert earlier != latest
+  for row, evaluations, guide in zip(rows, (6, 9), (None, earlier), strict=True):  # Heun, by labels
+    stamp = row['figures']['fd']['stamp']
+    assert (stamp['evaluations'], stamp.get('sampler.guide')) == (evaluations, guide)
+    assert row['notes'][-1:] == ([f'samples are guided by {run}@4'] if guide else row['notes'][-1:])
     assert set(noise_levels.NAMES) <= row['figures'].keys()
     assert row['figures']['ode_bpd']['stamp'].items() >= {'observation': family.DEQUANTISED, 'ode_steps': 3}.items()
     assert math.isfinite(row['figures']['ode_bpd']['value']) and row['figures']['ode_bpd']['better'] == 'min'
-  assert rows[0]['figures']['ode_bpd']['value'] == rows[1]['figures']['ode_bpd']['value']  # it has steps of its own
+  of = lambda name: [row['figures'][name]['value'] for row in rows]  # noqa: E731
+  assert len(set(of('ode_bpd'))) == 1 and len(set(of('fd'))) == 2  # the likelihood is that of the model alone
 
 
 def test_the_benchmark_of_sampling_counts_evaluations_and_leaves_steps_out_that_a_solver_cannot_make(run, tmp_path):

@@ -215,6 +215,36 @@ def test_what_is_no_parent_is_refused(parent, tmp_path, monkeypatch):
   assert not (tmp_path / 'runs').exists()
 
 
+def test_a_flow_is_guided_by_another_of_the_same_latents():
+  sizes = {'autoencoder__network': 'mlp', 'sample__solver': 'euler', 'sample__steps': 2}
+  plain, guided, small = (
+    config_lib.builder(config)(config, tiny.dataset(config).spec)
+    for config in (
+      tiny.config('latent_flow', **sizes),
+      tiny.config('latent_flow', **sizes, sample__autoguidance=1.0),
+      tiny.config('latent_flow', **sizes, model__width=4),
+    )
+  )
+  own, other = (filled(jax.eval_shape(one.init, jax.random.key(0)), 0.3, 1) for one in (guided, small))
+  noise, keys = (
+    {'latent': np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)},
+    jax.random.split(jax.random.key(0), 3),
+  )
+
+  @jax.jit
+  def drawn(own, other):
+    helps = guided.tasks['generate'].helps['guide']
+    by = [(guided, own), (small, other)]
+    tasks = [helps.taken(one.tasks['generate'].helps['guide'].offers(state)) for one, state in by]
+    return [task.run(own, noise, keys)['sample'] for task in (plain.tasks['generate'], *tasks)]
+
+  alone, by_itself, by_other = drawn(own, other)
+  np.testing.assert_allclose(by_itself, alone, atol=1e-6)
+  assert np.abs(by_other - alone).max() > 1e-3
+  with pytest.raises(UserError, match='--guide=RUN_DIR'):
+    guided.tasks['generate'].run(own, noise, keys)
+
+
 def test_settings_that_do_not_go_together_are_refused():
   config = tiny.config('latent_flow', autoencoder__network='mlp')
   for name, says in (('gan', "runs/p is a run of 'gan': take one of vae"), ('cvae', 'runs/p has config.model.condi')):

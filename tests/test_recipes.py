@@ -60,5 +60,5 @@ def test_recipes_run_as_written(corpus, gpt2, tmp_path):
   np.testing.assert_array_equal(values['run'].generate(n=16, label=0, seed=1), values['images'])
   assert not np.array_equal(values['run'].generate(n=16, label='square', seed=1), values['images'])
   assert values['everything']['sample'].shape == (2, 28, 28, 3) and 'conv' in str(values['generator']).lower()
-  for name in ('circles.png', 'temperature.html', 'averaged.png', 'tuned/model.safetensors'):
+  for name in ('circles.png', 'guided.png', 'temperature.html', 'averaged.png', 'tuned/model.safetensors'):
     assert (tmp_path / name).is_file()

@@ -3,6 +3,7 @@
 python -m gen_ai.evaluate RUN_DIR [--metrics=fd,kid,prdc,nll,memorisation] [--split=test] [--samples=10000]
     [--extractor=classifier:RUN_DIR|inception:FILE|random] [--task=NAME] [--out=report.json]
     [--config.sample.truncation=0.7] [--axis=sample.truncation=0.3,0.7,1.0] [--ema=0.15] [--axis=ema=0.05,0.1,0.15]
+    [--guide=RUN_DIR[@STEP] --axis=sample.autoguidance=0.0,0.5,1.0]
 python -m gen_ai.evaluate --samples_file=x.npy --data=fashion_mnist [--run_dir=runs/theirs] [--metrics=...]
 """
 
@@ -21,13 +22,15 @@ from ml_collections import ConfigDict
 from gen_ai import config as config_lib
 from gen_ai.core import command_line, files
 from gen_ai.core.errors import UserError
-from gen_ai.core.method import State
+from gen_ai.core.method import GUIDE_BY, State, drawing_task
 from gen_ai.data import kinds, pictures
 from gen_ai.data.dataset import Dataset
-from gen_ai.evaluate import averages, external, metrics, restored
+from gen_ai.evaluate import averages, companion, external, metrics, restored
+from gen_ai.evaluate.companion import Companion
 from gen_ai.evaluate.evaluator import Evaluator
 from gen_ai.evaluate.metrics.metric import FEATURES, SAMPLES, Figure, Found, Metric
 from gen_ai.evaluate.protocol import protocol, shared_stamp
+from gen_ai.evaluate.trained import at_step
 from gen_ai.run import data_identity, directory, info, older_runs
 from gen_ai.sweep.trials import axis, signature
 from gen_ai.train.resume import load_data
@@ -56,6 +59,12 @@ flags.DEFINE_float(
   None,
   'length of the average of the parameters, of a run that tracked some (config.optim.ema_lengths); the first of them '
   'if not given',
+)
+flags.DEFINE_string(
+  'guide',
+  '',
+  'RUN_DIR or RUN_DIR@STEP of a smaller or earlier model: samples move away from what it says by '
+  'config.sample.autoguidance',
 )
 flags.DEFINE_multi_string(
   'axis',
@@ -252,6 +261,28 @@ def _length(text: str) -> float:
     raise UserError(f'--axis={directory.AXIS_EMA}={text} is no number: lengths of averages are, such as 0.1.') from None
 
 
+def _guides(run_dir: str, task: str, points: Sequence[Point]) -> list[Companion | None]:
+  """What guides the samples of `task` at each point: the run of --guide where the settings ask for one.
+
+  Raises:
+    UserError: it cannot guide this run or would do nothing at any point, or there is none where one is needed.
+  """
+  run = restored.recorded(run_dir)
+  name = task or drawing_task(run.tasks)
+  if name not in run.tasks:
+    return [None for _ in points]
+  tasks = [config_lib.builder(point.config)(point.config, run.spec).tasks[name] for point in points]
+  if not FLAGS.guide:
+    companion.require(*tasks)
+    return [None for _ in points]
+  companion.check(GUIDE_BY, name, run, restored.recorded(directory.split_step(FLAGS.guide)[0]))
+  guide = at_step(FLAGS.guide).as_companion(GUIDE_BY)
+  idle = [bool(task.helps[GUIDE_BY].idle) for task in tasks]
+  if all(idle):
+    companion.check_use(tasks[0], guide)
+  return [None if nothing else guide for nothing in idle]
+
+
 def evaluate_run(run_dir: str, overrides: Mapping[str, Any]) -> list[dict[str, Any]]:
   """Evaluates a checkpoint, once or at every point of --axis; adds to the run's record and returns what was added."""
   sections = restored.task_sections(run_dir)
@@ -263,12 +294,14 @@ def evaluate_run(run_dir: str, overrides: Mapping[str, Any]) -> list[dict[str, A
   requested = metrics.parse(names, dataset.spec.kind)
   _refuse_idle(requested, overrides)
   points, started = _points(run_dir, config, sections), time.perf_counter()
+  guides = _guides(run_dir, config.eval.task, points)
   program, evaluator, rows, before = None, None, [], config
-  for point, own, length in points:
+  for (point, own, length), guide in zip(points, guides, strict=True):
     if program is None or evaluator is None or signature(own) != signature(before):
       program, whole, step = restored.restore(run_dir, own, dataset.spec, FLAGS.step)
       recipes = {one: averages.recipe(run_dir, config, step, one) for _, _, one in points if one is not None}
-      evaluator = Evaluator(program, own, dataset, protocol(own, dataset, FLAGS.split, requested), length=length)
+      judged = protocol(own, dataset, FLAGS.split, requested)
+      evaluator = Evaluator(program, own, dataset, judged, length=length, companion=guide)
     else:  # the same program, with other floats or another average
       program.use_floats(own)
       evaluator.use(own, length)
@@ -282,6 +315,7 @@ def evaluate_run(run_dir: str, overrides: Mapping[str, Any]) -> list[dict[str, A
     started = time.perf_counter()
     added = older_runs.read_config(run_dir)[1]
     row['notes'] += [older_runs.note(run_dir, added)] if added else []
+    row['notes'] += [f'samples are guided by {guide.name}'] if guide else []
     rows.append(keep(run_dir, row, found, at))
   if FLAGS.out:
     write_report(FLAGS.out, {'run': run_dir, **rows[0]} if len(rows) == 1 else {'run': run_dir, 'curve': rows})
@@ -316,6 +350,7 @@ def main(arguments: list[str], overrides: dict[str, str]) -> int:
       'step': ('a run',),
       'task': ('a run',),
       'ema': ('a run',),
+      'guide': ('a run',),
       'axis': ('a run',),
     },
     ['--samples_file' if FLAGS.samples_file else 'a run'],

@@ -4,6 +4,8 @@ Inputs of a task: --label=circle (name or number), --prompt="def ", --image=x.np
 other by --input=NAME=VALUE or --input=NAME=FILE.npy. What is repeated gives sample i the i-th, and round again.
 
 Text: --stream shows it while it is made, --interactive asks for prompts, --draft=RUN lets a small run draft for it.
+Diffusion: --guide=RUN[@STEP] --config.sample.autoguidance=1.0 moves samples away from what a smaller or earlier run
+says.
 """
 
 import sys
@@ -18,13 +20,14 @@ from gen_ai.commands import _prompts
 from gen_ai.config import LARGEST_SEED
 from gen_ai.core import command_line, files
 from gen_ai.core.errors import UserError
-from gen_ai.core.method import DRAFT, EXAMPLE, GENERATE, MASK, PROMPT, SAMPLE, Task
+from gen_ai.core.method import DRAFT, DRAFT_BY, EXAMPLE, GENERATE, GUIDE_BY, MASK, PROMPT, SAMPLE, Task
 from gen_ai.core.text import did_you_mean
 from gen_ai.data import kinds
-from gen_ai.evaluate import drafting, restored, streaming
+from gen_ai.evaluate import companion, restored, streaming
 from gen_ai.evaluate.generation import check_inputs
-from gen_ai.evaluate.trained import Trained
+from gen_ai.evaluate.trained import Trained, at_step
 from gen_ai.maths import masks
+from gen_ai.run import directory
 
 FLAGS = flags.FLAGS
 GIVEN = 64  # samples
@@ -81,10 +84,16 @@ def define_flags() -> None:
   flags.DEFINE_string(
     'draft',
     '',
-    'directory of a run of a small model with the same tokens: it drafts, and this run takes what it would have drawn '
-    'itself, in fewer passes',
+    'RUN_DIR or RUN_DIR@STEP of a small model with the same tokens: it drafts, and this run takes what it would have '
+    'drawn itself, in fewer passes',
   )
   flags.DEFINE_integer('draft_tokens', 4, 'tokens that --draft drafts at once', lower_bound=1, upper_bound=64)
+  flags.DEFINE_string(
+    'guide',
+    '',
+    'RUN_DIR or RUN_DIR@STEP of a smaller or earlier model: samples move away from what it says by '
+    'config.sample.autoguidance',
+  )
 
 
 def _given() -> dict[str, Any]:
@@ -206,13 +215,16 @@ def _tell_draft(outputs: Mapping[str, np.ndarray]) -> None:
   )
 
 
-def _opened(run_dir: str, name: str, task: Task, overrides: Mapping[str, Any]) -> Trained:
-  """The run, with the one that drafts for it. Raises UserError where either cannot be opened or they do not fit."""
-  if not FLAGS.draft:
-    return Trained(run_dir, FLAGS.step, overrides, FLAGS.ema)
-  small, spec = restored.tasks(FLAGS.draft), restored.recorded_spec(FLAGS.draft)
-  drafting.check(name, task, restored.recorded_spec(run_dir), run_dir, small, spec, FLAGS.draft)
-  return Trained(run_dir, FLAGS.step, overrides, FLAGS.ema).drafted_by(Trained(FLAGS.draft), FLAGS.draft_tokens)
+def _opened(run_dir: str, name: str, overrides: Mapping[str, Any]) -> Trained:
+  """The run, with the one that helps it. Raises UserError where either cannot be opened or they do not fit."""
+  for way, reference in {DRAFT_BY: FLAGS.draft, GUIDE_BY: FLAGS.guide}.items():
+    if reference:
+      other = restored.recorded(directory.split_step(reference)[0])
+      companion.check(way, name, restored.recorded(run_dir), other)
+  trained = Trained(run_dir, FLAGS.step, overrides, FLAGS.ema)
+  if FLAGS.draft:
+    return trained.drafted_by(at_step(FLAGS.draft), FLAGS.draft_tokens)
+  return trained.guided_by(at_step(FLAGS.guide)) if FLAGS.guide else trained
 
 
 def _refuse_idle() -> None:
@@ -271,7 +283,7 @@ def main(
   if FLAGS.stream or FLAGS.interactive:
     streaming.check(name, found, restored.recorded_spec(run_dir))
   inputs = _read(run_dir, found, given)
-  trained = _opened(run_dir, name, found, overrides)
+  trained = _opened(run_dir, name, overrides)
   seed = trained.config.eval.seed if FLAGS.seed is None else FLAGS.seed
   if FLAGS.interactive:
     return _prompts.ask(trained, name, seed, inputs)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from gen_ai.config.field import NETWORK, Field, one_of, size, weight
+from gen_ai.config.field import NETWORK, Field, Needs, one_of, size, weight
 from gen_ai.config.tree import flatten
 
 LONGEST_AVERAGE = 0.288  # length of a power average: a little below 12^-0.5, that of the plain mean of all updates
@@ -17,15 +17,17 @@ OPTIMISERS = ('adam', 'adamw', 'sgd', 'rmsprop', 'lion', 'muon')
 SCHEDULES = ('constant', 'cosine', 'linear', 'wsd')
 PLACES = ('data.name', 'data.data_dir', 'data.manual_dir')  # where data lies: its content hash says what it is
 
-_FOLDER = {'data.name': ("'folder:PATH'", lambda name: name.startswith('folder:'))}
+_FOLDER: Needs = {'data.name': ("'folder:PATH'", lambda name: name.startswith('folder:'))}
 _TEXTS = ('text:', 'tokens:', 'mix:')
-_IMAGES = {'data.name': ('that holds images', lambda name: not name.startswith(_TEXTS) and name != 'python_stdlib')}
-_TEXT = {'data.name': ('that holds text', lambda name: not name.startswith('folder:') and name != 'mnist_5k')}
+_IMAGES: Needs = {
+  'data.name': ('that holds images', lambda name: not name.startswith(_TEXTS) and name != 'python_stdlib')
+}
+_TEXT: Needs = {'data.name': ('that holds text', lambda name: not name.startswith('folder:') and name != 'mnist_5k')}
 # A directory of tokens was cut and has its tokenizer in it.
-_MADE = {'data.name': ('that is no tokens:DIR', lambda name: not name.startswith('tokens:'))}
-_PLAIN = {'data.name': ('that holds text which is no tokens yet', lambda name: _is_text(name))}
-_FALLS = {'optim.schedule': one_of('cosine', 'linear', 'wsd')}
-_MESH = {'parallel': one_of('jit')}
+_MADE: Needs = {'data.name': ('that is no tokens:DIR', lambda name: not name.startswith('tokens:'))}
+_PLAIN: Needs = {'data.name': ('that holds text which is no tokens yet', lambda name: _is_text(name))}
+_FALLS: Needs = {'optim.schedule': one_of('cosine', 'linear', 'wsd')}
+_MESH: Needs = {'parallel': one_of('jit')}
 
 COMMON: dict[str, Field] = {
   'experiment': Field(''),  # module in experiments/

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-# {another field: (which values of it, in words; whether a value is one of them)}, all of which must hold.
-Needs = Mapping[str, tuple[str, Callable[[Any], bool]]]
+# {another field: (which values of it, in words; whether a value is one of them)}, all of which must hold; of a tuple of
+# fields, for one of them.
+Needs = Mapping[str | tuple[str, ...], tuple[str, Callable[[Any], bool]]]
 NETWORK = 'model.network'  # the field that says which fields of its family a config has
 
 

@@ -24,9 +24,12 @@ def reason(config: ConfigDict, path: str) -> str:
 
 def _reason(flat: Mapping[str, Any], needs: Needs) -> str:
   for other, (words, holds) in needs.items():
-    if other not in flat or not holds(flat[other]):
-      here = f'here config.{other}={flat[other]!r}' if other in flat else f'there is no config.{other}'
-      return f'it is for config.{other} {words}, and {here}'
+    named = (other,) if isinstance(other, str) else other
+    here = {path: flat[path] for path in named if path in flat}
+    if not any(map(holds, here.values())):
+      shown = ' and '.join(f'config.{path}={value!r}' for path, value in here.items())
+      wanted = ' or '.join(f'config.{path}' for path in named)
+      return f'it is for {wanted} {words}, and {f"here {shown}" if here else f"there is no {wanted}"}'
   return ''
 
 

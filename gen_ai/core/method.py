@@ -115,6 +115,24 @@ class Reader(NamedTuple):
   context: int  # tokens that a cache holds
 
 
+class Help(NamedTuple):
+  """One way, such as `DRAFT_BY`, in which another trained run may help with a task, which has it as well.
+
+  Attributes:
+    offers: state -> what this run is to a task that it helps, such as a `Reader`; traceable.
+    taken: (what the other run offers, options) -> the task with its help.
+    alike: what both runs must have the same: fields of the config, or names in `gen_ai.evaluate.companion.FACTS`.
+    missing: what a person must do where the settings ask for help and no run is given; '' where they do not.
+    idle: why help would do nothing under the settings; '' where it does something.
+  """
+
+  offers: Callable[[State], Any]
+  taken: Callable[..., 'Task']
+  alike: tuple[str, ...]
+  missing: str = ''
+  idle: str = ''
+
+
 class Task(NamedTuple):
   """Something that a trained model can do: generate, complete, reconstruct, ...
 
@@ -127,9 +145,8 @@ class Task(NamedTuple):
     check: looks at the inputs of a call, NumPy arrays, before anything is computed; returns what a person should know
       of them, '' if nothing. Raises UserError for inputs that it cannot take.
     stream: the same work in pieces; None: it comes whole.
-    reader: state -> the model behind it, which may draft for another task; None: it cannot.
-    drafted: (the reader of a small model, tokens that it drafts at once) -> this task with its outputs drawn from the
-      same distribution by fewer passes of the model, and `DRAFT` among them; None: it takes no draft.
+    helps: {way: Help} in which another run may help, and this one may help another: `DRAFT_BY` of what draws from a
+      language model, `GUIDE_BY` of what draws by a denoiser.
     facts: config -> {name: value} of what it returns under the settings of a config, which evaluations record beside
       the settings: how often a network is applied to one example, what the figures are of.
   """
@@ -140,8 +157,7 @@ class Task(NamedTuple):
   settings: tuple[str, ...] = ('sample',)
   check: Callable[[Mapping[str, Any]], str] = lambda inputs: ''
   stream: Stream | None = None
-  reader: Callable[[State], Reader] | None = None
-  drafted: Callable[[Reader, int], 'Task'] | None = None
+  helps: Mapping[str, Help] = MappingProxyType({})
   facts: Callable[[Any], Mapping[str, Any]] = lambda config: {}
 
   @property
@@ -150,9 +166,18 @@ class Task(NamedTuple):
     return SAMPLE in self.outputs and self.outputs[SAMPLE].what == EXAMPLE
 
 
+def drawing_task(tasks: Mapping[str, Task]) -> str:
+  """The task whose samples are shown and measured where nobody names one: the first that draws; '' if none does."""
+  return next((name for name, task in tasks.items() if task.draws), '')
+
+
 SAMPLE = 'sample'  # the output of tasks that draw
 ASKED = 'label'  # the output that tells which class a sample was asked to show; -1: none
 GENERATE = 'generate'  # the task of drawing samples
+# Ways in which another run may help with a task, named as the flags are. It drafts: it offers a `Reader`, and with the
+# option `tokens`, that it drafts at once, outputs of the same distribution take fewer passes of the model, and `DRAFT`
+# is among them. It guides: it offers labels int32 [B] or None -> a denoiser, from whose x samples are moved away.
+DRAFT_BY, GUIDE_BY = 'draft', 'guide'
 # Outputs int32 [B] of a task with a draft: drafted tokens that the model accepted and that it did not, its passes after
 # the prompt, and the tokens that all this made.
 DRAFT = ('accepted', 'rejected', 'passes', 'made')

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from gen_ai.core.errors import UserError
 from gen_ai.core.method import GENERATE, SAMPLE, State
 from gen_ai.data.dataset import Dataset
+from gen_ai.evaluate.companion import Companion
 from gen_ai.evaluate.examples import ExamplePass, eval_step
 from gen_ai.evaluate.generation import Generation, Inputs, SplitInputs
 from gen_ai.evaluate.metrics import features, likelihood, nll
@@ -46,6 +47,7 @@ class Evaluator:
     protocol: what is measured.
     inputs: what the task is given for each sample; examples of the split if it needs any and none are given.
     length: of the averages in the states, where it was chosen after training (`gen_ai.evaluate.averages`).
+    companion: another run that helps the task; None: none.
 
   Raises:
     UserError: the method cannot do what a metric needs.
@@ -59,9 +61,10 @@ class Evaluator:
     protocol: Protocol,
     inputs: Inputs | None = None,
     length: float | None = None,
+    companion: Companion | None = None,
   ):
     self._program, self._config, self._dataset, self.protocol = program, config, dataset, protocol
-    self._length = length
+    self._length, self._companion = length, companion
     self.task = protocol.task or program.drawing_task()
     drawn = protocol.of(FEATURES, SAMPLES)
     if drawn and not (self.task and program.task(self.task).draws):
@@ -83,7 +86,7 @@ class Evaluator:
     self._conditioned = False
     if self.task and inputs is None and any(field.required for field in program.task(self.task).inputs.values()):
       inputs, self._conditioned = SplitInputs(config, dataset.splits[protocol.split], program.task(self.task)), True
-    self.generation = Generation(program, protocol.seed, self.task, inputs) if self.task else None
+    self.generation = Generation(program, protocol.seed, self.task, inputs, companion) if self.task else None
     self._passes: dict[str, ExamplePass] = {}  # over the examples, by metric
     self.figures = protocol.figures
     extractor = protocol.extractor
@@ -171,6 +174,7 @@ class Evaluator:
     stamp = {'sample_seed': self.protocol.seed} | sampler_stamp(self._config, task.settings, self._length)
     stamp |= task.facts(self._config)
     stamp |= {} if self.task == GENERATE else {'task': self.task}
+    stamp |= {f'sampler.{self._companion.way}': self._companion.weights} if self._companion else {}
     if self._conditioned:  # never to be compared with samples that no example was given for
       stamp |= {'conditioned_on': self.protocol.split, 'observation': self._program.observation}
     return stamp

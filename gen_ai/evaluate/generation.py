@@ -19,7 +19,8 @@ from gen_ai.core.method import ASKED, GENERATE, SAMPLE, Key, Method, State, Task
 from gen_ai.data import kinds
 from gen_ai.data.feed import make_feed
 from gen_ai.data.source import Source
-from gen_ai.evaluate.drafting import Draft
+from gen_ai.evaluate import companion as companion_lib
+from gen_ai.evaluate.companion import Companion
 from gen_ai.evaluate.metrics import features
 from gen_ai.evaluate.metrics.extractors import Extractor
 from gen_ai.parallel.program import Program
@@ -107,10 +108,10 @@ class Generation:
     seed: of the noise.
     task: its name.
     inputs: what it is given; None: nothing.
-    draft: a small model that helps; None: none.
+    companion: another run that helps; None: none.
 
   Raises:
-    UserError: the method has no such task.
+    UserError: the method has no such task, or its settings and the companion do not go together.
   """
 
   def __init__(
@@ -119,9 +120,10 @@ class Generation:
     seed: int,
     task: str = GENERATE,
     inputs: Inputs | None = None,
-    draft: Draft | None = None,
+    companion: Companion | None = None,
   ):
-    self._program, self._inputs, self._draft, self._task = program, inputs, draft, program.task(task)
+    self._program, self._inputs, self._companion, self._task = program, inputs, companion, program.task(task)
+    companion_lib.check_use(self._task, companion)
     self._name, self._kind = task, kinds.of(program.spec)
     self._key = random.stream(random.root(seed), 'samples')
     self._compiled: dict[Any, Callable[..., Any]] = {}
@@ -180,8 +182,8 @@ class Generation:
   def _run(self, method: Method, state: State, resident: Any, row: Any, key: Key) -> Mapping[str, Any]:
     given = {} if self._inputs is None else self._inputs.gather(resident, row['inputs'])
     task = method.tasks[self._name]
-    if self._draft is not None:
-      task = self._draft.helping(task, self._name, resident)
+    if self._companion is not None:
+      task = self._companion.helping(task, self._name, resident)
     return task.run(state, given, random.per_example(key, row['number']))
 
   def _size(self, wanted: int) -> int:
@@ -194,8 +196,8 @@ class Generation:
     local = self._program.layout.local_rows(size)
     if self._inputs is not None:
       resident = {**resident, **self._inputs.resident}
-    if self._draft is not None:
-      resident = {**resident, **self._draft.resident}
+    if self._companion is not None:
+      resident = {**resident, **self._companion.resident}
     for start in range(0, len(index), size):
       block = index[start : start + size].astype(np.int32)
       numbers = np.pad(block, (0, size - len(block)), mode='edge')[None, local]

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from ml_collections import ConfigDict
@@ -55,12 +55,26 @@ def recorded_spec(run_dir: str) -> Spec:
   return data_identity.spec_of(info.trained_on(run_dir))
 
 
-def tasks(run_dir: str) -> dict[str, Task]:
-  """What the run can do, by its recorded config; nothing is restored for it. Raises UserError where there is no run."""
+class Recorded(NamedTuple):
+  """A run by its record: nothing is restored for it."""
+
+  path: Path
+  config: ConfigDict
+  spec: Spec
+  tasks: dict[str, Task]
+
+
+def recorded(run_dir: str) -> Recorded:
+  """What is on the record of a run, and what it can do. Raises UserError where there is no run."""
   directory.RunDir.open(run_dir)
   surroundings.start()
-  config, _ = older_runs.read_config(run_dir)
-  return dict(config_lib.builder(config)(config, recorded_spec(run_dir)).tasks)
+  config, spec = older_runs.read_config(run_dir)[0], recorded_spec(run_dir)
+  return Recorded(Path(run_dir), config, spec, dict(config_lib.builder(config)(config, spec).tasks))
+
+
+def tasks(run_dir: str) -> dict[str, Task]:
+  """What the run can do. Raises UserError where there is no run."""
+  return recorded(run_dir).tasks
 
 
 def task_sections(run_dir: str) -> tuple[str, ...]:

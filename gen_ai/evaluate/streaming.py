@@ -11,7 +11,7 @@ from gen_ai.core import random
 from gen_ai.core.errors import UserError
 from gen_ai.core.method import SAMPLE, Key, Method, Spec, State, Stream, Task
 from gen_ai.data import kinds
-from gen_ai.evaluate.drafting import Draft
+from gen_ai.evaluate.companion import Companion
 from gen_ai.parallel.program import Program
 
 _PACE = 0.05  # seconds between two looks at what is made
@@ -30,16 +30,16 @@ class Streaming:
   Args:
     program: of the run.
     task: its name.
-    draft: a small model that helps; None: none.
+    companion: another run that helps; None: none.
 
   Raises:
     UserError: the method has no such task, or none whose work comes in pieces that are shown as text.
   """
 
-  def __init__(self, program: Program, task: str, draft: Draft | None = None):
-    self._program, self._name, self._draft, self._kind = program, task, draft, kinds.of(program.spec)
+  def __init__(self, program: Program, task: str, companion: Companion | None = None):
+    self._program, self._name, self._companion, self._kind = program, task, companion, kinds.of(program.spec)
     check(task, program.task(task), program.spec)
-    self._resident = program.layout.put_resident({} if draft is None else draft.resident)
+    self._resident = program.layout.put_resident({} if companion is None else companion.resident)
     self._compiled: dict[Any, Callable[..., Any]] = {}
     self.outputs: dict[str, np.ndarray] = {}  # of the last text, {name: [1, ...]}, once it is complete
 
@@ -83,13 +83,13 @@ class Streaming:
 
   def _stream(self, method: Method, given: Any) -> Stream:
     task = method.tasks[self._name]
-    if self._draft is not None:
-      task = self._draft.helping(task, self._name, given['draft'])
+    if self._companion is not None:
+      task = self._companion.helping(task, self._name, given['companion'])
     assert task.stream is not None
     return task.stream
 
   def _run(self, name: str, fn: Any, state: State, key: Key, given: dict[str, Any]) -> tuple[Any, Any]:
-    given = {**given, 'draft': self._resident}
+    given = {**given, 'companion': self._resident}
     shapes = tuple((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(given))
     if (name, shapes) not in self._compiled:
       doing = 'drawing a text piece by piece'

@@ -14,16 +14,32 @@ from gen_ai.config import idle
 from gen_ai.core import random
 from gen_ai.core.averages import average_of, is_averaged
 from gen_ai.core.errors import UserError
-from gen_ai.core.method import EXAMPLE, GENERATE, LABEL, LATENT, MASK, NUMBER, PROMPT, SAMPLE, Field, PyTree, Spec, Task
+from gen_ai.core.method import (
+  DRAFT_BY,
+  EXAMPLE,
+  GENERATE,
+  GUIDE_BY,
+  LABEL,
+  LATENT,
+  MASK,
+  NUMBER,
+  PROMPT,
+  SAMPLE,
+  Field,
+  PyTree,
+  Spec,
+  Task,
+)
 from gen_ai.core.text import did_you_mean
 from gen_ai.data import dataset as dataset_lib
 from gen_ai.data import kinds
-from gen_ai.evaluate import averages, drafting, restored
+from gen_ai.evaluate import averages, companion, restored
+from gen_ai.evaluate.companion import Companion
 from gen_ai.evaluate.generation import CallInputs, Generation, check_inputs
 from gen_ai.evaluate.streaming import Streaming
 from gen_ai.maths import masks
 from gen_ai.parallel.program import Program
-from gen_ai.run import data_identity, info
+from gen_ai.run import data_identity, directory, info
 
 N = 16  # samples that a call draws where nothing says how many
 
@@ -72,7 +88,7 @@ class Trained:
       self.state = averages.applied(recipe, self.config, self._program, self.state)
     self.tasks = self._program.tasks
     self.note = ''
-    self._draft: drafting.Draft | None = None
+    self._companion: Companion | None = None
     self._streams: dict[str, Streaming] = {}
 
   def __repr__(self) -> str:
@@ -122,12 +138,13 @@ class Trained:
 
   def outputs(self, task: str, n: int, seed: int, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """See `run`; of inputs that `inputs` has made arrays."""
-    given, draft = CallInputs(arrays) if arrays else None, self._draft_of(task)
-    generation = Generation(self._program, seed, task, given, draft)
+    given = CallInputs(arrays) if arrays else None
+    generation = Generation(self._program, seed, task, given, self._companion_of(task))
     return generation.outputs(self.state, np.arange(n))[0]
 
-  def _draft_of(self, task: str) -> drafting.Draft | None:
-    return self._draft if self._program.task(task).drafted is not None else None
+  def _companion_of(self, task: str) -> Companion | None:
+    found = self._companion
+    return found if found is not None and found.way in self._program.task(task).helps else None
 
   def stream(self, seed: int | None = None, task: str = GENERATE, number: int = 0, **inputs: Any) -> Iterator[str]:
     """The text of one sample while it is made, in pieces; the first begins with the prompt. All together are sample
@@ -148,7 +165,7 @@ class Trained:
   def streaming(self, task: str) -> Streaming:
     """What `stream` goes by: one for all calls, so that texts of like sizes share what is compiled."""
     if task not in self._streams:
-      self._streams[task] = Streaming(self._program, task, self._draft_of(task))
+      self._streams[task] = Streaming(self._program, task, self._companion_of(task))
     return self._streams[task]
 
   def drafted_by(self, small: 'Trained', tokens: int = 4) -> 'Trained':
@@ -163,14 +180,35 @@ class Trained:
     Raises:
       UserError: no task of this run takes a draft, or `small` cannot draft for it.
     """
-    name = next((name for name, task in self.tasks.items() if task.drafted is not None), GENERATE)
-    drafting.check(name, self._program.task(name), self.spec, self.path, small.tasks, small.spec, small.path)
     if tokens < 1:
       raise UserError(f'a draft of {tokens} tokens is none: draft 1 or more.')
+    return self._helped(small, DRAFT_BY, tokens=tokens)
+
+  def guided_by(self, guide: 'Trained') -> 'Trained':
+    """This run with its samples moved away from those of `guide` (autoguidance, arXiv 2406.02507).
+
+    At any noise, where this run says that x lies behind it and the guide D_guide, x + w (x - D_guide) is taken, w being
+    config.sample.autoguidance, in the interval of noise config.sample.guidance_low to guidance_high.
+
+    Args:
+      guide: a smaller run of the same kind, or one that was trained for less, such as an earlier checkpoint of this.
+
+    Raises:
+      UserError: no task of this run can be guided, or `guide` cannot guide it.
+    """
+    return self._helped(guide, GUIDE_BY)
+
+  def _helped(self, by: 'Trained', way: str, **options: Any) -> 'Trained':
+    """This run with another to help its tasks in a `way`, see `companion`."""
+    companion.check(way, next((name for name, task in self.tasks.items() if way in task.helps), GENERATE), self, by)
     other = copy.copy(self)
     other._program = copy.copy(self._program)  # whose floats `use` changes
-    other._draft, other._streams = drafting.Draft(small._program, small.state, tokens), {}
+    other._companion, other._streams = by.as_companion(way, **options), {}
     return other
+
+  def as_companion(self, way: str, **options: Any) -> Companion:
+    """What this run is to another whose tasks it helps in a `way`, see `companion`."""
+    return Companion(way, self._program, self.state, f'{self.path}@{self.step}', **options)
 
   def use(self, settings: Mapping[str, Any]) -> None:
     """From now on tasks run under these settings: {'sample.temperature': 0.7}.
@@ -267,6 +305,12 @@ class Trained:
     if field.what != EXAMPLE and not np.isfinite(array).all():
       raise UserError(f"the input '{name}' holds {np.count_nonzero(~np.isfinite(array)):,} NaN or infinite numbers.")
     return self._kind.levels(f"the input '{name}'", array) if field.what == EXAMPLE else array
+
+
+def at_step(reference: str) -> Trained:
+  """The run that 'RUN_DIR' or 'RUN_DIR@STEP' names, with its latest checkpoint or that of the step."""
+  run_dir, step = directory.split_step(reference)
+  return Trained(run_dir, step or 'latest')
 
 
 def _check_rows(task: Task, arrays: Mapping[str, np.ndarray]) -> None:

@@ -48,9 +48,12 @@ def _inside(sigma: Array, low: float | Array, high: float | Array) -> Array:
   return (sigma > low) & (sigma <= high if not is_off(high) else True)
 
 
-def evaluations(levels: Level, low: float = 0.0, high: float = 0.0) -> int:
-  """Calls of networks by a guided denoiser at `levels` [E] (of `samplers.looked_at`): 2 inside the interval, else 1."""
+def evaluations(levels: Level, low: float = 0.0, high: float = 0.0, guides: int = 1) -> int:
+  """Calls of networks by a denoiser with `guides` at `levels` [E] (of `samplers.looked_at`).
+
+  One at each level, and one of each guide inside the interval.
+  """
   sigma = levels.sigma
   if is_off(low) and is_off(high):
-    return 2 * sigma.shape[0]
-  return sigma.shape[0] + int(np.sum(np.asarray(_inside(sigma, low, high))))
+    return (1 + guides) * sigma.shape[0]
+  return sigma.shape[0] + guides * int(np.sum(np.asarray(_inside(sigma, low, high))))

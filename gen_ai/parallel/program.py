@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from gen_ai import config as config_lib
 from gen_ai.core import random
 from gen_ai.core.errors import UserError
-from gen_ai.core.method import Array, Key, Method, PyTree, Reduce, Spec, State, Task, identity
+from gen_ai.core.method import Array, Key, Method, PyTree, Reduce, Spec, State, Task, drawing_task, identity
 from gen_ai.core.text import did_you_mean
 from gen_ai.parallel import memory
 from gen_ai.parallel.compiled import Compiled, CompileStats, Staged
@@ -151,8 +151,8 @@ class Program:
     return self.tasks[name]
 
   def drawing_task(self) -> str:
-    """The task whose samples are shown and measured where nobody names one: the first that draws; '' if none does."""
-    return next((name for name, task in self.tasks.items() if task.draws), '')
+    """See `gen_ai.core.method.drawing_task`."""
+    return drawing_task(self.tasks)
 
   def use_floats(self, config: ConfigDict) -> None:
     """Goes on with the traced floats of `config`, which has the structure of the program's own."""

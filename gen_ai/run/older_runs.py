@@ -87,6 +87,8 @@ ADDED: dict[str, Any | Callable[[Mapping[str, Any]], Any]] = {
   'sample.min_p': 0.0,
   'sample.repetition': 0.0,
   'sample.stop': (),
+  # Diffusion.
+  'sample.autoguidance': 0.0,
   # VAEs.
   'model.decoder_norm': 'none',
   'model.top_widths': (100, 100),

@@ -19,6 +19,7 @@ from gen_ai.core.method import GENERATE
 from gen_ai.core.text import duration, number
 from gen_ai.data import dataset as dataset_lib
 from gen_ai.data import kinds
+from gen_ai.evaluate import companion
 from gen_ai.parallel import processes
 from gen_ai.parallel.layouts import make_layout
 from gen_ai.parallel.program import Program
@@ -121,6 +122,7 @@ def work(
   with Stop(stop_files) as stop, contextlib.ExitStack() as stack:
     dataset = load_data(run_dir, config) if directory.is_run(run_dir) else dataset_lib.load(config.data)
     program = Program(config, config_lib.builder(config), dataset.spec, make_layout(config))
+    companion.require(*program.tasks.values())
     parent = info.read(run_dir).parent if directory.is_run(run_dir) else origin.parent
     # Before anything is written. A run that was killed before its first checkpoint begins from there again.
     begun = directory.has_checkpoint(run_dir) if run_dir else False

@@ -9,7 +9,8 @@ _SQUARE: Needs = {'model.schedule': one_of('linear', 'cosine', 'zero_snr', 'edm'
 _BOUND: Needs = {'model.schedule': one_of('vdm')}
 _NORMAL: Needs = {**_SQUARE, 'loss.times': one_of('logit_normal', 'lognormal')}
 _LABELS: Needs = {'model.conditional': ('true', bool)}
-_GUIDED: Needs = {**_SQUARE, 'sample.guidance': ('above 0', bool)}  # the ends of 'vdm' are learned
+# The ends of 'vdm' are learned.
+_GUIDED: Needs = {**_SQUARE, ('sample.guidance', 'sample.autoguidance'): ('above 0', bool)}
 _CHURNED: Needs = {'sample.solver': one_of('euler', 'heun'), 'sample.churn': ('above 0', bool)}
 _NOISY: Needs = {'sample.solver': one_of('ddim')}
 
@@ -36,7 +37,9 @@ GUIDANCE: dict[str, Field] = {
   # w of D + w (D - D of the model without labels), D what lies behind noise; papers whose scale is 1 without guidance
   # call it 1 + w
   'sample.guidance': weight(0.0, used_with=_LABELS),
-  'sample.guidance_low': weight(0.0, used_with=_GUIDED),  # sigma = s / a above which there is guidance
+  # w of D + w (D - D of another run), which `generate` and `evaluate` name with --guide (arXiv 2406.02507)
+  'sample.autoguidance': weight(0.0),
+  'sample.guidance_low': weight(0.0, used_with=_GUIDED),  # sigma = s / a above which there is guidance of either kind
   'sample.guidance_high': weight(0.0, used_with=_GUIDED),  # sigma up to which there is; 0: of any
 }
 NOISE: dict[str, Field] = {

@@ -1,12 +1,12 @@
 """The fields of the configs of experiments/gan.py."""
 
-from gen_ai.config.field import Field, one_of, size, weight
+from gen_ai.config.field import Field, Needs, one_of, size, weight
 
 _STYLE = ('stylegan2',)
 _PLAIN = ('mlp', 'dcgan', 'resnet')
 _NORMS = ('none', 'batch', 'group')
-_ADA = {'augment.kind': one_of('ada')}
-_PENALISED = {'loss.constraint': one_of('gradient_penalty', 'dragan', 'r1', 'r1_r2')}
+_ADA: Needs = {'augment.kind': one_of('ada')}
+_PENALISED: Needs = {'loss.constraint': one_of('gradient_penalty', 'dragan', 'r1', 'r1_r2')}
 # The losses of gen_ai.maths.adversarial, in its order; a relativistic one compares pairs of reals and fakes.
 LOSSES = ('minimax', 'non_saturating', 'least_squares', 'hinge', 'wasserstein', 'relativistic')
 RELATIVISTIC = ('relativistic',)

@@ -1,11 +1,11 @@
 """The fields of the configs of experiments/lm.py."""
 
 from gen_ai.config.defaults import COMMON
-from gen_ai.config.field import Field, one_of, size, weight
+from gen_ai.config.field import Field, Needs, one_of, size, weight
 
-_BY_HAND = {'model.depth': ('0', lambda depth: depth == 0)}
-_LORA = {'model.lora': ('more than 0', lambda rank: rank > 0)}
-_EXPERTS = {'model.experts': ('more than 0', lambda count: count > 0)}
+_BY_HAND: Needs = {'model.depth': ('0', lambda depth: depth == 0)}
+_LORA: Needs = {'model.lora': ('more than 0', lambda rank: rank > 0)}
+_EXPERTS: Needs = {'model.experts': ('more than 0', lambda count: count > 0)}
 
 FIELDS: dict[str, Field] = {
   'data.block_size': COMMON['data.block_size'].but(64, tiny=16),
