@@ -193,7 +193,7 @@ def churn_of(sample: ConfigDict) -> samplers.Churn:
 # What a run is to another that it guides: labels int32 [B], or None of an unconditional model -> its denoiser.
 Guide = Callable[[Array | None], Denoise]
 # What both must have the same: what a level is, what x is, and what labels are.
-ALIKE = ('experiment', 'examples', 'model.schedule', 'model.conditional', 'parent')
+ALIKE = ('experiment', 'examples', 'model.schedule', 'model.conditional')
 NO_GUIDE = (
   'config.sample.autoguidance guides samples by another run of the same kind: name it when the trained run is used, '
   '--guide=RUN_DIR or RUN_DIR@STEP, in Python run.guided_by(other), or set config.sample.autoguidance=0.0.'
@@ -400,12 +400,13 @@ class Denoising:
       denoise = guidance.guided(denoise, guide(label), 1.0 + sample.autoguidance, *within)
     return Sampler(self._clipped(denoise), self.schedule(params), sample, self.shape)
 
-  def help(self, offers: Callable[[State], Guide], taken: Callable[[Guide], Task]) -> dict[str, Help]:
-    """`Task.helps` of a task that draws; arguments as `Help` has them."""
-    off = is_off(self._sample.autoguidance)
-    return {
-      GUIDE_BY: Help(offers, taken, ALIKE, '' if off else NO_GUIDE, 'config.sample.autoguidance=0.0' if off else '')
-    }
+  def help(
+    self, offers: Callable[[State], Guide], taken: Callable[[Guide], Task], alike: tuple[str, ...]
+  ) -> dict[str, Help]:
+    """`Task.helps` of a task that draws; arguments as `Help` has them, `alike` beyond `ALIKE`."""
+    if is_off(self._sample.autoguidance):
+      return {GUIDE_BY: Help(offers, taken, ALIKE + alike, idle='config.sample.autoguidance=0.0')}
+    return {GUIDE_BY: Help(offers, taken, ALIKE + alike, missing=NO_GUIDE)}
 
 
 class Sampler:
@@ -483,6 +484,7 @@ class Drawing:
     model: of the arrays x [B, *shape] that are drawn.
     parts: state -> (parameters of the network, deviation of the data).
     shown: (state, x) -> the images that they stand for, in [-1, 1].
+    alike: what a guide must have the same beyond what any must, see `Help`.
     guide: another run, from whose x samples are moved away; None: none.
   """
 
@@ -491,9 +493,10 @@ class Drawing:
     model: Denoising,
     parts: Callable[[State], tuple[PyTree, Array]],
     shown: Callable[[State, Array], Array] = lambda state, x: x,
+    alike: tuple[str, ...] = (),
     guide: Guide | None = None,
   ):
-    self._model, self._parts, self._shown, self._guide = model, parts, shown, guide
+    self._model, self._parts, self._shown, self._alike, self._guide = model, parts, shown, alike, guide
 
   def sampler(self, state: State, label: Array | None) -> Sampler:
     """What draws, by labels int32 [B] of a conditional model."""
@@ -514,9 +517,9 @@ class Drawing:
       return lambda label: self._model.behind(params, label, sd)
 
     def guided(guide: Guide) -> Task:
-      return Drawing(self._model, self._parts, self._shown, guide).task(run, inputs, outputs, facts)
+      return Drawing(self._model, self._parts, self._shown, self._alike, guide).task(run, inputs, outputs, facts)
 
-    helps = {} if self._guide else self._model.help(guide, guided)
+    helps = {} if self._guide else self._model.help(guide, guided, self._alike)
     return Task(functools.partial(run, self), inputs, outputs, helps=helps, facts=facts)
 
   @property

@@ -109,7 +109,7 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     found['pixel_mse'] = mean_square(reconstruction(state, image, keys) - to_signed(image))
     return masked(found, batch['mask'])
 
-  drawing = Drawing(model, lambda state: (updater.eval_params(state), normal), pictured)
+  drawing = Drawing(model, lambda state: (updater.eval_params(state), normal), pictured, ('parent',))
 
   def reconstructed(state: State, inputs: Batch, own_keys: Key) -> Batch:
     return {SAMPLE: reconstruction(state, inputs['image'], own_keys)}

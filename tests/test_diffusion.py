@@ -277,7 +277,7 @@ def test_a_run_that_guides_itself_gives_its_own_samples_and_an_earlier_one_other
 
 
 def recorded(path, name, spec=DIGITS, parent='1', **changes):
-  """A run by its record, which names its parent, the autoencoder of a flow of latents."""
+  """A run by its record, which names its parent: of a flow of latents its autoencoder."""
   config = tiny.config(name, **changes)
   directory.RunDir.make(path).write_run(RunInfo(parent={'config_hash': parent * 8, 'step': 8}).to_json())
   return Recorded(Path(path), config, spec, config_lib.builder(config)(config, spec).tasks)
@@ -297,7 +297,7 @@ LATENT = {'autoencoder__network': 'mlp'}
     ('dit', {'model__conditional': False, 'sample__guidance': 0.0}, 'a guide must have the same config.model.condi'),
     ('latent_flow', {'parent': '2', **LATENT}, 'other has weights of 22222222 at step 8 and own has weights of 111111'),
     ('flow', {'model__width': 16, 'model__predicts': 'v', 'precision': 'bf16'}, ''),
-    ('dit', {'model__network': 'unet'}, ''),
+    ('dit', {'model__network': 'unet', 'parent': '2'}, ''),
   ],
 )
 def test_a_guide_must_be_of_the_same_kind_and_may_be_of_another_size(tmp_path, monkeypatch, name, other, says):

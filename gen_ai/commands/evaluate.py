@@ -270,6 +270,8 @@ def _guides(run_dir: str, task: str, points: Sequence[Point]) -> list[Companion 
   run = restored.recorded(run_dir)
   name = task or drawing_task(run.tasks)
   if name not in run.tasks:
+    if FLAGS.guide and not task:
+      raise UserError(f'--guide={FLAGS.guide} would do nothing: {run_dir} has no task that draws.')
     return [None for _ in points]
   tasks = [config_lib.builder(point.config)(point.config, run.spec).tasks[name] for point in points]
   if not FLAGS.guide:

@@ -96,7 +96,6 @@ def check(trials: Sequence[Trial], rule: str, in_process: bool, init_from: str =
     jax.config.update('jax_platforms', 'cpu')
   surroundings.start()
   from gen_ai.data import dataset as dataset_lib
-  from gen_ai.evaluate import companion
   from gen_ai.train import open_run, warm_start
 
   parent = open_run.parent_of(init_from)
@@ -112,9 +111,7 @@ def check(trials: Sequence[Trial], rule: str, in_process: bool, init_from: str =
       for trial in group[1:]:  # a number of a later trial may be out of its range
         config_lib.builder(trial.config)(trial.config, datasets[data].spec)
       trial = group[0]
-      method = config_lib.builder(config)(config, datasets[data].spec)
-      warm_start.require(method.trains, parent)
-      companion.require(*method.tasks.values())
+      warm_start.require(config_lib.builder(config)(config, datasets[data].spec).trains, parent)
       _check_group(
         group, datasets[data], {'--halving': rule_metric, 'config.eval.best': config.eval.best.rpartition(':')[0]}
       )
