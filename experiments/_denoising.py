@@ -310,7 +310,7 @@ class Denoising:
     loss, schedule = self._loss, self.schedule(params)
     level = diffusion.drawn_level(loss.times, schedule, rows['u'], loss.times_mean, loss.times_deviation)
     squared = self._error(loss.space, params, rows, level, sd, train)
-    squared *= diffusion.weight(loss.weight, loss.space, level, sd, loss.snr_gamma)
+    squared *= diffusion.weight(loss.weight, loss.space, level, sd, loss.snr_gamma, diffusion.MIN_S)
     if not self._variance:
       return {'loss': squared}
     u: Any = self._variance.apply({'params': params['variance']}, schedule.condition(level))
