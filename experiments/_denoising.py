@@ -310,7 +310,7 @@ class Denoising:
     loss, schedule = self._loss, self.schedule(params)
     level = diffusion.drawn_level(loss.times, schedule, rows['u'], loss.times_mean, loss.times_deviation)
     squared = self._error(loss.space, params, rows, level, sd, train)
-    squared *= diffusion.weight(loss.weight, loss.space, level, sd, loss.snr_gamma)
+    squared *= diffusion.weight(loss.weight, loss.space, level, sd, loss.snr_gamma, diffusion.MIN_S)
     if not self._variance:
       return {'loss': squared}
     u: Any = self._variance.apply({'params': params['variance']}, schedule.condition(level))
@@ -477,8 +477,61 @@ class Sampler:
     return ode_likelihood.mean_and_error(ode_likelihood.log_prob(self._denoise, grid, x, signs, deviation))
 
 
-class Drawing:
-  """Examples drawn from noise: the task `generate`, pictures of it, and what other tasks that draw share.
+class FromNoise:
+  """Examples drawn from noise, of classes if there are any: the task `generate`, and what other tasks share with it.
+
+  Args:
+    shape: of the noise of one example.
+    classes: whose labels the network is told; 0: none.
+    draw: (state, labels int32 [B] or None, standard normal noise [B, *shape], keys [B]) -> examples.
+  """
+
+  def __init__(
+    self,
+    shape: tuple[int, ...],
+    classes: int,
+    draw: Callable[[State, Array | None, Array, Key], Array],
+  ):
+    self.shape, self.classes, self._draw = shape, classes, draw
+
+  @property
+  def label(self) -> dict[str, Field]:
+    """Inputs that tasks of a conditional model take besides their own."""
+    return {'label': Field(LABEL)} if self.classes else {}
+
+  def given(self, batch: Batch) -> Batch:
+    """What a task that reads images is given of a batch."""
+    return {name: batch[name] for name in ('image', *self.label)}
+
+  def labels(self, inputs: Batch, keys: Key) -> Array | None:
+    """The labels that a call asks for, or drawn ones, of a conditional model."""
+    return inputs.get('label', random.labels(keys, self.classes)) if self.classes else None
+
+  def told(self, inputs: Batch, keys: Key) -> Array | None:
+    """The labels that a call tells of its images, or the null class, of a conditional model."""
+    nothing = jnp.full(keys.shape, self.classes, jnp.int32)
+    return inputs.get('label', nothing) if self.classes else None
+
+  def outputs(self, images: Array, label: Array | None) -> Batch:
+    """What a task that draws returns."""
+    return {SAMPLE: images} if label is None else {SAMPLE: images, ASKED: label}
+
+  def generated(self, state: State, inputs: Batch, keys: Key) -> Batch:
+    """The task `generate`: of labels, and of standard normal noise 'latent' [B, *shape]."""
+    label = self.labels(inputs, keys)
+    noise = inputs.get('latent', random.normal(random.stream(keys, 'latent'), self.shape))
+    return self.outputs(self._draw(state, label, noise, keys), label)
+
+  def by_class(self, state: State, batch: Batch, key: Key) -> Array:
+    """The picture of a conditional model that has a row a class, by the same noise."""
+    classes, keys = self.classes, jax.random.split(random.stream(key, 'classes'), COLUMNS)
+    label = jnp.repeat(jnp.arange(classes), COLUMNS)
+    images: Array = self.generated(state, {'label': label}, jnp.tile(keys, classes))[SAMPLE]
+    return images
+
+
+class Drawing(FromNoise):
+  """Examples drawn by a `Sampler`, and tasks that another run may guide.
 
   Args:
     model: of the arrays x [B, *shape] that are drawn.
@@ -496,7 +549,11 @@ class Drawing:
     alike: tuple[str, ...] = (),
     guide: Guide | None = None,
   ):
+    super().__init__(model.shape, model.classes, self._drawn)
     self._model, self._parts, self._shown, self._alike, self._guide = model, parts, shown, alike, guide
+
+  def _drawn(self, state: State, label: Array | None, noise: Array, keys: Key) -> Array:
+    return self._shown(state, self.sampler(state, label).generate(noise, keys))
 
   def sampler(self, state: State, label: Array | None) -> Sampler:
     """What draws, by labels int32 [B] of a conditional model."""
@@ -522,46 +579,10 @@ class Drawing:
     helps = {} if self._guide else self._model.help(guide, guided, self._alike)
     return Task(functools.partial(run, self), inputs, outputs, helps=helps, facts=facts)
 
-  @property
-  def label(self) -> dict[str, Field]:
-    """Inputs that tasks of a conditional model take besides their own."""
-    return {'label': Field(LABEL)} if self._model.classes else {}
-
-  def given(self, batch: Batch) -> Batch:
-    """What a task that reads images is given of a batch."""
-    return {name: batch[name] for name in ('image', *self.label)}
-
-  def labels(self, inputs: Batch, keys: Key) -> Array | None:
-    """The labels that a call asks for, or drawn ones, of a conditional model."""
-    return inputs.get('label', random.labels(keys, self._model.classes)) if self._model.classes else None
-
-  def told(self, inputs: Batch, keys: Key) -> Array | None:
-    """The labels that a call tells of its images, or the null class, of a conditional model."""
-    nothing = jnp.full(keys.shape, self._model.classes, jnp.int32)
-    return inputs.get('label', nothing) if self._model.classes else None
-
-  def outputs(self, images: Array, label: Array | None) -> Batch:
-    """What a task that draws returns."""
-    return {SAMPLE: images} if label is None else {SAMPLE: images, ASKED: label}
-
-  def generated(self, state: State, inputs: Batch, keys: Key) -> Batch:
-    """The task `generate`: of labels, and of standard normal noise 'latent' [B, *shape]."""
-    label = self.labels(inputs, keys)
-    noise = inputs.get('latent', random.normal(random.stream(keys, 'latent'), self._model.shape))
-    return self.outputs(self._shown(state, self.sampler(state, label).generate(noise, keys)), label)
-
-  def by_class(self, state: State, batch: Batch, key: Key) -> Array:
-    """The picture of a conditional model that has a row a class, by the same noise."""
-    classes, keys = self._model.classes, jax.random.split(random.stream(key, 'classes'), COLUMNS)
-    label = jnp.repeat(jnp.arange(classes), COLUMNS)
-    images: Array = self.generated(state, {'label': label}, jnp.tile(keys, classes))[SAMPLE]
-    return images
-
   def interpolations(self, state: State, batch: Batch, noise: Array, key: Key) -> Array:
     """The picture of paths between the noises [B, *shape] that lead to the examples of a batch."""
     path = interpolate(latents.slerp, noise.reshape(noise.shape[0], -1))
     rows = path.shape[0]
-    classes = self._model.classes
-    label = jnp.repeat(batch['label'][jnp.arange(rows) % noise.shape[0]], COLUMNS) if classes else None
+    label = jnp.repeat(batch['label'][jnp.arange(rows) % noise.shape[0]], COLUMNS) if self.classes else None
     keys = jax.random.split(random.stream(key, 'interpolations'), rows * COLUMNS)
-    return self._shown(state, self.sampler(state, label).generate(path.reshape(-1, *self._model.shape), keys))
+    return self._drawn(state, label, path.reshape(-1, *self.shape), keys)

@@ -64,8 +64,14 @@ OBSERVATIONS = {True: 'variational bound, 256 levels as they are', False: ''}
 MASKS = 'box'  # of the task 'complete' where a call gives none
 LOG_PROB = ('log_prob_nats', 'probe_error_nats')
 DEQUANTISED = '256 levels, dequantised by uniform noise'  # what the likelihood of the ODE is of, a bound on average
+PIXELS = 'pixels in [-1, 1]'  # what an error of denoising is of
 LEADING = {'loss': 'min', 'spread': ''}
 BOUND = {'nll_bpd': 'min', 'elbo_nats': 'max', 'spread': ''}  # of 'vdm'
+
+
+def of_denoised(config: ConfigDict) -> Mapping[str, Any]:
+  """What an error of denoising is of under `config`; not the variational bound of 'vdm'."""
+  return {'observation': PIXELS, 'clip': config.sample.clip}
 
 
 def of_log_prob(config: ConfigDict) -> Mapping[str, Any]:
@@ -173,7 +179,7 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     ),
     'edit': drawing.task(edited, {**image, **label}, drawn, evaluations_to_edit),
     'encode': drawing.task(encoded, {**image, **label}, {'latent': latent}),
-    'denoise': Task(denoised, {**image, 'log_snr': levels, **label}, errors),
+    'denoise': Task(denoised, {**image, 'log_snr': levels, **label}, errors, facts=of_denoised),
     'log_prob': Task(log_prob, {**image, **label}, {name: Field(NUMBER) for name in LOG_PROB}, facts=of_log_prob),
   }
   return Method(

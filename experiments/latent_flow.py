@@ -51,6 +51,7 @@ KINDS = ('image',)  # of data
 TRAINS = Part('denoiser/.*', "config.experiment='latent_flow'", 'a run of vae, vqvae or image_tokens')
 # How what is beside the Transformer lies over a mesh: small, and so whole on every device.
 OWN = {r'log_variance/(kernel|bias)': (), r'autoencoder/.*': (), r'stats/(mean|square)': ()}
+LATENTS = {'observation': 'latents of deviation 1'}  # what an error of denoising is of
 LEADING = {'loss': 'min', 'pixel_mse': 'min', 'spread': ''}
 
 
@@ -145,7 +146,7 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     GENERATE: drawing.task(Drawing.generated, {'latent': latent, **drawing.label}, drawn, evaluations),
     'reconstruct': Task(reconstructed, image, sample, settings=()),
     'encode': drawing.task(encoded, {**image, **drawing.label}, {'latent': latent}),
-    'denoise': Task(denoised, {**image, 'log_snr': levels, **drawing.label}, errors),
+    'denoise': Task(denoised, {**image, 'log_snr': levels, **drawing.label}, errors, facts=lambda config: LATENTS),
   }
   return Method(
     init,

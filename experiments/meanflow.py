@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from experiments._denoising import EVALUATIONS, classes_of, network, with_dropped
+from experiments._denoising import EVALUATIONS, FromNoise, classes_of, network, with_dropped
 from experiments._views import COLUMNS
 from gen_ai.core import random
 from gen_ai.core.method import (
@@ -123,35 +123,27 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     found = {'flow_mse': mean_square(own - (eps - x)), 'identity_mse': mean_square(said - target)}
     return masked(found, batch['mask'])
 
-  def drawn(state: State, label: Array | None, noise: Array, steps: int) -> Array:
+  def in_steps(steps: int, state: State, label: Array | None, noise: Array) -> Array:
     x = mean_flow.sample(velocity(updater.eval_params(state), label), noise, steps)
     return jnp.clip(x, -1.0, 1.0)
 
-  def generated(state: State, inputs: Batch, own_keys: Key) -> Batch:
-    label = inputs.get('label', random.labels(own_keys, classes)) if classes else None
-    noise = inputs.get('latent', random.normal(random.stream(own_keys, 'latent'), shape))
-    samples = drawn(state, label, noise, config.sample.steps)
-    return {SAMPLE: samples} if label is None else {SAMPLE: samples, ASKED: label}
+  drawing = FromNoise(
+    shape, classes, lambda state, label, noise, keys: in_steps(config.sample.steps, state, label, noise)
+  )
 
   def by_steps(state: State, batch: Batch, key: Key) -> Array:
     noise = jax.random.normal(random.stream(key, 'steps'), (COLUMNS, *shape))
     label = jnp.arange(COLUMNS) % classes if classes else None
-    return jnp.concatenate([drawn(state, label, noise, steps) for steps in SHOWN_STEPS])
+    return jnp.concatenate([in_steps(steps, state, label, noise) for steps in SHOWN_STEPS])
 
-  def by_class(state: State, batch: Batch, key: Key) -> Array:
-    noise = jax.random.normal(random.stream(key, 'classes'), (COLUMNS, *shape))
-    label = jnp.repeat(jnp.arange(classes), COLUMNS)
-    return drawn(state, label, jnp.tile(noise, (classes, 1, 1, 1)), config.sample.steps)
-
-  conditions = {'label': Field(LABEL)} if classes else {}
   outputs = {SAMPLE: Field(EXAMPLE, shape), **({ASKED: Field(LABEL)} if classes else {})}
-  inputs = {'latent': Field(LATENT, shape), **conditions}
+  inputs = {'latent': Field(LATENT, shape), **drawing.label}
   return Method(
     init,
     train_step,
     eval_step,
-    {GENERATE: Task(generated, inputs, outputs, facts=lambda config: {EVALUATIONS: config.sample.steps})},
-    visualizations={'steps': by_steps, **({CLASSES: by_class} if classes else {})},
+    {GENERATE: Task(drawing.generated, inputs, outputs, facts=lambda config: {EVALUATIONS: config.sample.steps})},
+    visualizations={'steps': by_steps, **({CLASSES: drawing.by_class} if classes else {})},
     leading=LEADING,
     sharding=SHARDING if config.model.network == 'dit' else {},
   )

@@ -1,6 +1,7 @@
 """The family of diffusion models: its losses, its tasks, its figures by noise level, and what it refuses."""
 
 import contextlib
+import itertools
 import json
 import math
 from pathlib import Path
@@ -21,7 +22,7 @@ from gen_ai.core.method import Spec
 from gen_ai.evaluate import companion
 from gen_ai.evaluate.metrics import likelihood, noise_levels
 from gen_ai.evaluate.restored import Recorded
-from gen_ai.maths import diffusion, grids
+from gen_ai.maths import diffusion
 from gen_ai.maths.diffusion import Level
 from gen_ai.maths.pixels import to_signed
 from gen_ai.maths.samplers import Churn
@@ -198,17 +199,24 @@ def test_churn_adds_noise_between_its_bounds():
   np.testing.assert_allclose(churn.raised(levels, 18).s / levels.s, [1.0, math.sqrt(2.0), 1.0], rtol=1e-6)
 
 
-@pytest.mark.parametrize('schedule', ['linear', 'cosine', 'edm', 'flow'])
-@pytest.mark.parametrize('predicts', ['x', 'eps', 'v', 'velocity', 'F'])
-def test_no_error_weighs_more_than_the_floor_allows(schedule, predicts):
-  if diffusion.check_pair(schedule, predicts):
-    pytest.skip('refused')
-  clean, _ = grids.ends(diffusion.schedule(schedule))
-  clean = Level(clean.a, jnp.maximum(clean.s, 1e-6))
-  own = diffusion.slope(predicts, clean, 1.0, diffusion.MIN_S)
-  for space in diffusion.PREDICTIONS:
-    weight = jnp.square(diffusion.slope(space, clean, 1.0, diffusion.MIN_S) / own)
-    assert float(weight) <= 2.0 / diffusion.MIN_S**2, space
+SQUARES = ['linear', 'cosine', 'zero_snr', 'edm', 'flow']  # schedules with a loss that is no bound
+PAIRS = [pair for pair in itertools.product(SQUARES, diffusion.PREDICTIONS) if not diffusion.check_pair(*pair)]
+
+
+@pytest.mark.parametrize('schedule, predicts', PAIRS)
+def test_an_error_at_the_least_noise_weighs_no_more_than_the_floor_allows(schedule, predicts, monkeypatch):
+  changes = {'model__schedule': schedule, 'model__predicts': predicts, 'loss__times': 'uniform', 'model__patch': 2}
+  config, rows = tiny.config('flow', **changes), {'x': np.full((2, 4), 0.3), 'eps': np.full((2, 4), -0.7)}
+  rows['u'] = np.full(2, 1e-6)  # the least that is drawn
+
+  def off(params, x, level, label, sd, train=False):
+    return 1.0 + diffusion.said(predicts, rows['x'], rows['eps'], level, sd)
+
+  for config.loss.space, config.loss.weight in itertools.product(diffusion.PREDICTIONS, diffusion.WEIGHTS):
+    model = Denoising(config, (4,), 0)
+    monkeypatch.setattr(model, 'said', off)
+    weight = model.losses({}, rows, 0.5)['loss']  # of an error of 1, whose gradient is twice as much
+    assert np.all((weight >= 0.0) & (weight <= 2.0 / (0.5 * diffusion.MIN_S) ** 2)), (weight, config.loss)
 
 
 def test_an_image_comes_back_from_the_noise_that_is_found_for_it():
@@ -339,6 +347,8 @@ def test_a_run_is_judged_by_noise_level_by_its_ode_and_with_a_guide_that_its_fig
     assert row['notes'][-1:] == ([f'samples are guided by {run}@4'] if guide else row['notes'][-1:])
     assert set(noise_levels.NAMES) <= row['figures'].keys()
     assert row['figures']['ode_bpd']['stamp'].items() >= {'observation': family.DEQUANTISED, 'ode_steps': 3}.items()
+    of_noise = row['figures'][noise_levels.NAMES[4]]['stamp']
+    assert of_noise.items() >= {'observation': family.PIXELS, 'clip': True}.items() and 'ode_steps' not in of_noise
     assert math.isfinite(row['figures']['ode_bpd']['value']) and row['figures']['ode_bpd']['better'] == 'min'
   of = lambda name: [row['figures'][name]['value'] for row in rows]  # noqa: E731
   assert len(set(of('ode_bpd'))) == 1 and len(set(of('fd'))) == 2  # the likelihood is that of the model alone

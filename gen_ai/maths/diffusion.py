@@ -220,18 +220,20 @@ def of_x(kind: str, x0: Array, x: Array, level: Level, sd: float | Array = 1.0) 
 WEIGHTS = ('one', 'min_snr', 'bound')
 
 
-def weight(name: str, space: str, level: Level, sd: float | Array = 1.0, gamma: float | Array = 5.0) -> Array:
+def weight(
+  name: str, space: str, level: Level, sd: float | Array = 1.0, gamma: float | Array = 5.0, floor: float = 0.0
+) -> Array:
   """Weight [B] of a mean square error in `space`.
 
   'one' is 1; 'min_snr' is min(SNR, gamma) of errors of x0 (arXiv 2303.09556, eq. 8), in another space divided by its
   slope squared: by SNR for eps, by SNR + 1 for v. 'bound' makes it an error of eps, which a variational bound weighs
-  by half of the rate of -log SNR (arXiv 2107.00630, section 5), even in 'vdm'.
+  by half of the rate of -log SNR (arXiv 2107.00630, section 5), even in 'vdm'. No s below `floor` is divided by.
   """
   if name == 'one':
     return jnp.ones_like(level.a)
   # SNR over the slope squared; of eps, whose slope is the root of SNR, it is 1 without signal, too.
-  a, s = level
-  bound = jnp.ones_like(a) if space == 'eps' else (a / (s * slope(space, level, sd))) ** 2
+  a, s = level.a, jnp.maximum(level.s, floor)
+  bound = jnp.ones_like(a) if space == 'eps' else (a / (s * slope(space, Level(a, s), sd))) ** 2
   if name == 'bound':
     return bound
   assert name == 'min_snr', f'a branch for {name}'  # the config knows no other
