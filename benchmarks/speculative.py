@@ -21,8 +21,8 @@ from gen_ai.core import command_line
 from gen_ai.core.errors import DONE, UserError
 from gen_ai.core.method import DRAFT, DRAFT_BY, GENERATE
 from gen_ai.evaluate import companion, restored
-from gen_ai.evaluate.companion import Companion
 from gen_ai.evaluate.generation import CallInputs, Generation
+from gen_ai.evaluate.trained import Trained
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string('model', '', 'a run; trained here if not given')
@@ -58,7 +58,7 @@ def train(size: str, run_dir: Path) -> str:
 
 
 def opened(run: str, settings: dict[str, Any]) -> Any:
-  """(program, state) of the latest checkpoint of `run`."""
+  """(program, state) of the latest checkpoint of `run`, under `settings`."""
   config = restored.open_config(run, settings, ('sample',))
   return restored.restore(run, config, restored.recorded_spec(run), 'latest')[:2]
 
@@ -67,11 +67,11 @@ def measure(model: str, draft: str, temperature: float, batch: int) -> list[dict
   """A row for plain decoding and one for each number of drafted tokens."""
   companion.check(DRAFT_BY, GENERATE, restored.recorded(model), restored.recorded(draft))
   program, state = opened(model, {'sample.temperature': temperature, 'sample.length': FLAGS.length})
-  small, small_state = opened(draft, {})
   assert program.spec.vocab is not None
   inputs = CallInputs({'prompt': np.asarray(program.spec.vocab.encode(FLAGS.prompt))[None]})
   counts = [0, *map(int, FLAGS.draft_tokens)]
-  drafts = [Companion(DRAFT_BY, small, small_state, draft, tokens=count) if count else None for count in counts]
+  small = Trained(draft)
+  drafts = [small.as_companion(DRAFT_BY, tokens=count) if count else None for count in counts]
   sides = [Generation(program, 0, GENERATE, inputs, one) for one in drafts]
   seconds: list[list[float]] = [[] for _ in sides]
   found: list[Any] = [None for _ in sides]

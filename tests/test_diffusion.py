@@ -339,12 +339,13 @@ def test_a_run_is_judged_by_noise_level_by_its_ode_and_with_a_guide_that_its_fig
   assert done.returncode == 0, done.stderr
   rows = directory.read_evaluations(run)
   assert [row['axis'] for row in rows] == [{'sample.autoguidance': 0.0}, {'sample.autoguidance': 1.0}]
-  earlier, latest = (gen_ai.load(run, step=step).as_companion('guide').weights for step in (4, 8))
-  assert earlier != latest
-  for row, evaluations, guide in zip(rows, (6, 9), (None, earlier), strict=True):  # Heun, by labels
+  earlier, latest = (gen_ai.load(run, step=step).as_companion('guide') for step in (4, 8))
+  assert (earlier.recipe[:13], earlier.recipe[13:], latest.recipe[13:]) == (latest.recipe[:13], '4', '8')
+  told = f'samples are guided by {run}@4 (weights sha256 {earlier.weights[:12]})'
+  assert [told in row['notes'] for row in rows] == [False, True] and earlier.weights != latest.weights
+  for row, evaluations, guide in zip(rows, (6, 9), (None, earlier.recipe), strict=True):  # Heun, by labels
     stamp = row['figures']['fd']['stamp']
     assert (stamp['evaluations'], stamp.get('sampler.guide')) == (evaluations, guide)
-    assert row['notes'][-1:] == ([f'samples are guided by {run}@4'] if guide else row['notes'][-1:])
     assert set(noise_levels.NAMES) <= row['figures'].keys()
     assert row['figures']['ode_bpd']['stamp'].items() >= {'observation': family.DEQUANTISED, 'ode_steps': 3}.items()
     of_noise = row['figures'][noise_levels.NAMES[4]]['stamp']

@@ -317,7 +317,7 @@ def evaluate_run(run_dir: str, overrides: Mapping[str, Any]) -> list[dict[str, A
     started = time.perf_counter()
     added = older_runs.read_config(run_dir)[1]
     row['notes'] += [older_runs.note(run_dir, added)] if added else []
-    row['notes'] += [f'samples are guided by {guide.name}'] if guide else []
+    row['notes'] += [f'samples are guided by {guide.name} (weights sha256 {guide.weights[:12]})'] if guide else []
     rows.append(keep(run_dir, row, found, at))
   if FLAGS.out:
     write_report(FLAGS.out, {'run': run_dir, **rows[0]} if len(rows) == 1 else {'run': run_dir, 'curve': rows})

@@ -48,11 +48,12 @@ class Companion:
     program: of its run.
     state: by which it helps.
     name: of it, for people.
+    recipe: of its weights, without the seeds: figures with the help of companions of one recipe may stand side by side.
     options: of `Help.taken`, such as the tokens that a draft drafts at once.
   """
 
-  def __init__(self, way: str, program: Program, state: State, name: str, **options: Any):
-    self.way, self.name = way, name
+  def __init__(self, way: str, program: Program, state: State, name: str, recipe: str, **options: Any):
+    self.way, self.name, self.recipe = way, name, recipe
     self._program, self._options = program, options
     self._state = state._replace(opt_state=())
     leaves, self._tree = jax.tree.flatten((program.floats, self._state))

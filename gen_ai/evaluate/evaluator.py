@@ -174,7 +174,7 @@ class Evaluator:
     stamp = {'sample_seed': self.protocol.seed} | sampler_stamp(self._config, task.settings, self._length)
     stamp |= task.facts(self._config)
     stamp |= {} if self.task == GENERATE else {'task': self.task}
-    stamp |= {f'sampler.{self._companion.way}': self._companion.weights} if self._companion else {}
+    stamp |= {f'sampler.{self._companion.way}': self._companion.recipe} if self._companion else {}
     if self._conditioned:  # never to be compared with samples that no example was given for
       stamp |= {'conditioned_on': self.protocol.split, 'observation': self._program.observation}
     return stamp

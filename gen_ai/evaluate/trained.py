@@ -39,7 +39,7 @@ from gen_ai.evaluate.generation import CallInputs, Generation, check_inputs
 from gen_ai.evaluate.streaming import Streaming
 from gen_ai.maths import masks
 from gen_ai.parallel.program import Program
-from gen_ai.run import data_identity, directory, info
+from gen_ai.run import data_identity, directory, info, provenance
 
 N = 16  # samples that a call draws where nothing says how many
 
@@ -208,7 +208,9 @@ class Trained:
 
   def as_companion(self, way: str, **options: Any) -> Companion:
     """What this run is to another whose tasks it helps in a `way`, see `companion`."""
-    return Companion(way, self._program, self.state, f'{self.path}@{self.step}', **options)
+    about = provenance.group_hash(directory.read_config(self.path), info.read(self.path).parent)
+    recipe = f'{about[:12]}@{self.step}' + (f' ema {self.ema:g}' if self.ema else '')
+    return Companion(way, self._program, self.state, f'{self.path}@{self.step}', recipe, **options)
 
   def use(self, settings: Mapping[str, Any]) -> None:
     """From now on tasks run under these settings: {'sample.temperature': 0.7}.
