@@ -15,6 +15,7 @@ import tiny
 
 import gen_ai
 from experiments import diffusion as family
+from experiments import latent_flow
 from experiments._denoising import MEASURED, Denoising, churn_of, nothing_measured
 from gen_ai import config as config_lib
 from gen_ai.core.errors import DONE, UserError
@@ -170,6 +171,17 @@ def test_levels_that_a_schedule_has_not_count_for_nothing():
   totals = likelihood.Totals()
   totals.add({name: (np.asarray(a), np.asarray(b)) for name, (a, b) in found.items()}, np.ones(8))
   assert set(totals.finish()) == set(noise_levels.NAMES[2:])
+
+
+def test_figures_say_what_they_are_of_and_under_which_settings():
+  bounded, plain = (built('vdm', sample__clip=clip, sample__ode_steps=9) for clip in (True, False))
+  of = lambda name: [method.tasks[name].facts(config) for config, method in (bounded, plain)]  # noqa: E731
+  assert of('denoise') == [{'observation': family.PIXELS, 'clip': clip} for clip in (True, False)]
+  ode = {'observation': family.DEQUANTISED, 'ode_steps': 9, 'probes': bounded[0].sample.probes}
+  assert of('log_prob') == [{**ode, 'clip': clip} for clip in (True, False)]
+  config = tiny.config('latent_flow', autoencoder__network='mlp')
+  latents = latent_flow.build(config, DIGITS).tasks['denoise'].facts(config)
+  assert len({family.PIXELS, family.DEQUANTISED, bounded[1].observation, latents['observation']}) == 4
 
 
 def test_evaluations_are_counted_as_the_settings_have_them():
