@@ -6,6 +6,7 @@ patch Transformer, and methods on random colour images of 32 pixels say how fast
 the runs by steps, see `benchmarks.sampling`. A run that fails is a line that says so; the others go on.
 """
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -49,7 +50,7 @@ COLOUR: dict[str, tuple[str, dict[str, Any]]] = {
 }
 SHARES = {'classifier': 1.0, **dict.fromkeys(JUDGED, 1.2), **dict.fromkeys(COLOUR, 0.5), 'sampling': 1.5}
 FOREVER = 10_000_000  # updates: time ends a run
-GRACE = 60.0  # seconds in which a run that was asked to stop may save
+GRACE = 60.0  # seconds in which a run that was asked to stop may save, before it is ended
 
 
 def trained(name: str, config: str, given: Mapping[str, Any], seconds: float) -> dict[str, Any]:
@@ -64,8 +65,10 @@ def trained(name: str, config: str, given: Mapping[str, Any], seconds: float) ->
     code = process.wait(seconds)
   except subprocess.TimeoutExpired:
     process.send_signal(signal.SIGTERM)  # it saves, and its code says that it was stopped
-    process.wait(GRACE)
-    code = DONE
+    with contextlib.suppress(subprocess.TimeoutExpired):
+      process.wait(GRACE)
+    process.kill()  # one that did not stop; nothing, where it has ended
+    code = process.wait()
   rows = directory.read_metrics(run_dir) if run_dir.exists() else []
   found: dict[str, Any] = {'config': config, 'wall_seconds': time.perf_counter() - begun, 'exit_code': code}
   speeds = [row['examples_per_second'] for row in rows if row['kind'] == 'train']

@@ -216,3 +216,22 @@ def test_images_on_a_gpu_at_tiny_size_and_a_run_that_fails_is_a_line(tmp_path):
   again = tiny.command('-c', FEW, *words)
   cli.refused(again, 'is not empty: name a new folder')
   assert 'finds no GPU here' in tiny.command('-m', 'benchmarks.gpu_images').stderr
+
+
+STUBBORN = """
+import subprocess, sys
+from unittest import mock
+from benchmarks import gpu_images
+process = mock.Mock()
+process.wait.side_effect = [*[subprocess.TimeoutExpired('launch.py', 1)] * 2, -9]
+with mock.patch('subprocess.Popen', return_value=process):
+  gpu_images.FLAGS(['gpu_images', f'--runs_dir={sys.argv[1]}'])
+  found = gpu_images.trained('stubborn', 'configs/gan.py', {}, 1.0)
+assert process.kill.called, 'it was left to run'
+print(gpu_images.line('stubborn', found))
+"""
+
+
+def test_a_run_that_does_not_stop_is_ended_and_is_a_line(tmp_path):
+  done = tiny.command('-c', STUBBORN, str(tmp_path))
+  assert 'stubborn       ended with code -9 before its first updates' in done.stdout, done.stderr

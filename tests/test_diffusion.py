@@ -15,6 +15,7 @@ import tiny
 
 import gen_ai
 from experiments import diffusion as family
+from experiments import latent_flow
 from experiments._denoising import MEASURED, Denoising, churn_of, nothing_measured
 from gen_ai import config as config_lib
 from gen_ai.core.errors import DONE, UserError
@@ -22,7 +23,7 @@ from gen_ai.core.method import Spec
 from gen_ai.evaluate import companion
 from gen_ai.evaluate.metrics import likelihood, noise_levels
 from gen_ai.evaluate.restored import Recorded
-from gen_ai.maths import diffusion
+from gen_ai.maths import diffusion, samplers
 from gen_ai.maths.diffusion import Level
 from gen_ai.maths.pixels import to_signed
 from gen_ai.maths.samplers import Churn
@@ -172,6 +173,17 @@ def test_levels_that_a_schedule_has_not_count_for_nothing():
   assert set(totals.finish()) == set(noise_levels.NAMES[2:])
 
 
+def test_figures_say_what_they_are_of_and_under_which_settings():
+  bounded, plain = (built('vdm', sample__clip=clip, sample__ode_steps=9) for clip in (True, False))
+  of = lambda name: [method.tasks[name].facts(config) for config, method in (bounded, plain)]  # noqa: E731
+  assert of('denoise') == [{'observation': family.PIXELS, 'clip': clip} for clip in (True, False)]
+  ode = {'observation': family.DEQUANTISED, 'ode_steps': 9, 'probes': bounded[0].sample.probes}
+  assert of('log_prob') == [{**ode, 'clip': clip} for clip in (True, False)]
+  config = tiny.config('latent_flow', autoencoder__network='mlp')
+  latents = latent_flow.build(config, DIGITS).tasks['denoise'].facts(config)
+  assert len({family.PIXELS, family.DEQUANTISED, bounded[1].observation, latents['observation']}) == 4
+
+
 def test_evaluations_are_counted_as_the_settings_have_them():
   def count(name, **changes):
     config, method = built(name, **changes)
@@ -190,13 +202,23 @@ def test_evaluations_are_counted_as_the_settings_have_them():
   assert both - 49 == 2 * (inside - 49) and count('flow', sample__autoguidance=1.0, **interval) == inside
 
 
-def test_churn_adds_noise_between_its_bounds():
+def test_churn_adds_noise_between_its_bounds(monkeypatch):
   churned = {'sample__steps': 18, 'sample__churn': 40.0, 'sample__churn_low': 0.05, 'sample__churn_high': 50.0}
-  churn = churn_of(tiny.config('edm', **churned, sample__churn_noise=1.003).sample)
+  config = tiny.config('edm', **churned, sample__churn_noise=1.003, model__patch=2)
+  monkeypatch.setattr(samplers, 'sample', lambda *given, churn, **more: churn)
+  churn = (
+    Denoising(config, (4,), 0)
+    .unguided({}, None, 1.0)
+    .generate(jnp.zeros((1, 4)), jax.random.split(jax.random.key(0), 1))
+  )
   assert churn == Churn(40.0, 0.05, 50.0, 1.003)
   assert churn_of(tiny.config('edm', **{**churned, 'sample__churn_high': 0.0}).sample).high == math.inf
   levels = Level(np.ones(3, np.float32), np.array([0.01, 1.0, 60.0], np.float32))
   np.testing.assert_allclose(churn.raised(levels, 18).s / levels.s, [1.0, math.sqrt(2.0), 1.0], rtol=1e-6)
+  # Where it raises a step above the sigmas of guidance there is a call less.
+  guided = {'sample__guidance': 1.0, 'sample__guidance_high': 1.2, 'sample__steps': 18}
+  count = lambda **more: family.evaluations(tiny.config('edm_cond', **guided, **more))['evaluations']  # noqa: E731
+  assert count(sample__churn=40.0) < count(sample__churn=40.0, sample__churn_low=4.0) == count()
 
 
 SQUARES = ['linear', 'cosine', 'zero_snr', 'edm', 'flow']  # schedules with a loss that is no bound
