@@ -64,6 +64,7 @@ def network(config: ConfigDict, shape: tuple[int, ...], classes: int, differenti
       heads=model.heads,
       bottleneck=model.bottleneck,
       num_classes=classes,
+      dropout=model.dropout,
       remat=model.remat,
       differentiable_forward=differentiable_forward,
       dtype=dtype,
@@ -76,11 +77,14 @@ def network(config: ConfigDict, shape: tuple[int, ...], classes: int, differenti
       blocks=model.blocks,
       attention=tuple(model.attention),
       num_classes=classes,
+      dropout=model.dropout,
       differentiable_forward=differentiable_forward,
       dtype=dtype,
     )
   assert model.network == 'mlp', f'a branch for {model.network}'  # the config knows no other
-  return DenoiserMLP(shape, width=model.width, blocks=model.blocks, num_classes=classes, dtype=dtype)
+  return DenoiserMLP(
+    shape, width=model.width, blocks=model.blocks, num_classes=classes, dropout=model.dropout, dtype=dtype
+  )
 
 
 class Measured(NamedTuple):
@@ -232,7 +236,7 @@ class Denoising:
     """Parameters."""
     x, c = jnp.zeros((2, *self.shape)), jnp.zeros((2,))
     label = jnp.zeros((2,), jnp.int32) if self.classes else None
-    params = {'net': self.net.init(random.stream(key, 'net'), self._beside(x), c, label, train=True)['params']}
+    params = {'net': self.net.init(random.stream(key, 'net'), self._beside(x), c, label)['params']}
     if self._variance:
       params['variance'] = self._variance.init(random.stream(key, 'variance'), c)['params']
     if self.bound:
@@ -251,13 +255,25 @@ class Denoising:
     angles = [2.0**power * math.pi * x for power in self._fourier]
     return jnp.concatenate([x, *(wave(a) for a in angles for wave in (jnp.sin, jnp.cos))], -1)
 
-  def said(self, params: PyTree, x: Array, level: Level, label: Array | None, sd: Array, train: bool = False) -> Array:
-    """What the network says of x [B, *shape] at levels [B]; it sees x at a deviation of 1."""
+  def said(
+    self, params: PyTree, x: Array, level: Level, label: Array | None, sd: Array, key: Key | None = None
+  ) -> Array:
+    """What the network says of x [B, *shape] at levels [B]; it sees x at a deviation of 1.
+
+    Args:
+      params: of the network.
+      x: with noise.
+      level: of each example.
+      label: int32 [B], of a conditional model.
+      sd: deviation of the data.
+      key: of dropout in training; None: there is no dropout.
+    """
     level = Level(*(jnp.broadcast_to(v, x.shape[:1]) for v in level))
     scaled = jnp.reshape(diffusion.input_scale(level, sd), (-1,) + (1,) * len(self.shape)) * x
     inputs = jnp.concatenate([scaled, self._beside(x)[..., x.shape[-1] :]], -1) if self._fourier else scaled
     c = self.schedule(params).condition(level)
-    out: Any = self.net.apply({'params': params['net']}, inputs, c, label, train=train)
+    rngs = None if key is None else {'dropout': key}
+    out: Any = self.net.apply({'params': params['net']}, inputs, c, label, train=key is not None, rngs=rngs)
     return out
 
   # --- training ---
@@ -290,14 +306,14 @@ class Denoising:
       rows['eps_clean'] = random.normal(random.stream(keys, 'eps_clean'), (self.dims,))
     return rows
 
-  def losses(self, params: PyTree, rows: Batch, sd: Array, train: bool = False) -> dict[str, Array]:
-    """{'loss', and its parts}, float32 [B] each, of rows as `draws` makes them."""
-    return self._bound(params, rows, sd, train) if self.bound else self._square(params, rows, sd, train)
+  def losses(self, params: PyTree, rows: Batch, sd: Array, key: Key | None = None) -> dict[str, Array]:
+    """{'loss', and its parts}, float32 [B] each, of rows as `draws` makes them; `key` as `said` has it."""
+    return self._bound(params, rows, sd, key) if self.bound else self._square(params, rows, sd, key)
 
-  def _error(self, space: str, params: PyTree, rows: Batch, level: Level, sd: Array, train: bool) -> Array:
+  def _error(self, space: str, params: PyTree, rows: Batch, level: Level, sd: Array, key: Key | None) -> Array:
     """Mean square error in `space` of what the network says of noised rows at levels [B]; float32 [B]."""
     predicts = self._model.predicts
-    out = self.said(params, level.noised(rows['x'], rows['eps']), level, rows.get('label'), sd, train)
+    out = self.said(params, level.noised(rows['x'], rows['eps']), level, rows.get('label'), sd, key)
     error = diffusion.mean_square(out - diffusion.said(predicts, rows['x'], rows['eps'], level, sd))
     if space == predicts:
       return error
@@ -306,23 +322,23 @@ class Denoising:
     own, other = (diffusion.slope(kind, level, sd, floor) for kind in (predicts, space))
     return error * jnp.square(other / own)
 
-  def _square(self, params: PyTree, rows: Batch, sd: Array, train: bool) -> dict[str, Array]:
+  def _square(self, params: PyTree, rows: Batch, sd: Array, key: Key | None) -> dict[str, Array]:
     loss, schedule = self._loss, self.schedule(params)
     level = diffusion.drawn_level(loss.times, schedule, rows['u'], loss.times_mean, loss.times_deviation)
-    squared = self._error(loss.space, params, rows, level, sd, train)
+    squared = self._error(loss.space, params, rows, level, sd, key)
     squared *= diffusion.weight(loss.weight, loss.space, level, sd, loss.snr_gamma, diffusion.MIN_S)
     if not self._variance:
       return {'loss': squared}
     u: Any = self._variance.apply({'params': params['variance']}, schedule.condition(level))
     return {'loss': squared / jnp.exp(u) + u, 'loss_square': squared}
 
-  def _bound(self, params: PyTree, rows: Batch, sd: Array, train: bool) -> dict[str, Array]:
+  def _bound(self, params: PyTree, rows: Batch, sd: Array, key: Key | None) -> dict[str, Array]:
     """The bound of log p(x) of pixels in nats, and its parts (arXiv 2107.00630, section 3)."""
     schedule, x, steps = self.schedule(params), rows['x'], self._loss.steps
     first, last = params['ends']['first'], params['ends']['last']
     t = jnp.ceil(rows['u'] * steps) / steps if steps else rows['u']
     level = schedule.level(t)
-    error = self._error('eps', params, rows, level, sd, train) * self.dims
+    error = self._error('eps', params, rows, level, sd, key) * self.dims
     rate = last - first
     diffused = diffusion.discrete_nats(error, rate / steps, steps) if steps else diffusion.continuous_nats(error, rate)
     prior = diffusion.prior_nats(x, schedule.level(jnp.ones(x.shape[:1])))

@@ -105,7 +105,9 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     rows = model.draws(x, batch.get('label'), key)
 
     def loss_fn(params: PyTree, stats: PyTree, rows: Batch, key: Key):
-      found = {name: value.mean() for name, value in model.losses(params, rows, sd, train=True).items()}
+      found = {
+        name: value.mean() for name, value in model.losses(params, rows, sd, random.stream(key, 'dropout')).items()
+      }
       return found['loss'], (found, stats)
 
     grads, metrics, _ = gradients(loss_fn, state.params, (), rows, key, config.optim.accumulate, reduce)

@@ -86,7 +86,7 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
     rows = model.draws(normalised(state, latent), batch.get('label'), key)
 
     def loss_fn(trained: PyTree, stats: PyTree, rows: Batch, key: Key):
-      losses = model.losses(trained['denoiser'], rows, normal, train=True)
+      losses = model.losses(trained['denoiser'], rows, normal, random.stream(key, 'dropout'))
       found = {name: value.mean() for name, value in losses.items()}
       return found['loss'], (found, stats)
 

@@ -64,18 +64,19 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
   unguided = is_off(loss.guidance) and is_off(loss.kappa)
   updater = Updater(config, matrices=MATRICES)
 
-  def velocity(params: PyTree, label: Array | None, train: bool = False) -> mean_flow.Velocity:
-    """The network as u(z, t, r), for labels int32 [B] of a conditional model."""
+  def velocity(params: PyTree, label: Array | None, key: Key | None = None) -> mean_flow.Velocity:
+    """The network as u(z, t, r), for labels int32 [B] of a conditional model; in training with dropout by `key`."""
+    rngs = None if key is None else {'dropout': key}
 
     def u(z: Array, t: Array, r: Array) -> Array:
-      out: Any = net.apply({'params': params}, z, t, label, train=train, r=r)
+      out: Any = net.apply({'params': params}, z, t, label, train=key is not None, r=r, rngs=rngs)
       return out
 
     return u
 
   def init(key: Key) -> State:
     x, t, label = jnp.zeros((2, *shape)), jnp.zeros(2), jnp.zeros(2, jnp.int32) if classes else None
-    return updater.init(net.init(random.stream(key, 'net'), x, t, label, train=True, r=t)['params'])
+    return updater.init(net.init(random.stream(key, 'net'), x, t, label, r=t)['params'])
 
   def train_step(state: State, batch: Batch, key: Key) -> tuple[State, Metrics]:
     x = to_signed(batch['image'])
@@ -95,7 +96,7 @@ def build(config: ConfigDict, spec: Spec, reduce: Reduce = identity) -> Method:
       z, v = Level(1.0 - t, t).noised(x, rows['eps']), rows['eps'] - x
       if label is not None and not unguided:
         v = guided(jax.lax.stop_gradient(params), z, t, v, label)
-      said, target = mean_flow.said_and_target(velocity(params, label, train=True), z, t, r, v)
+      said, target = mean_flow.said_and_target(velocity(params, label, random.stream(key, 'dropout')), z, t, r, v)
       error = mean_square(said - target)
       value = mean_flow.adaptive(error * x[0].size, loss.power, loss.floor).mean()
       return value, ({'loss': value, 'mean_flow_mse': error.mean()}, stats)

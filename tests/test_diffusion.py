@@ -18,6 +18,7 @@ from experiments import diffusion as family
 from experiments import latent_flow
 from experiments._denoising import MEASURED, Denoising, churn_of, nothing_measured
 from gen_ai import config as config_lib
+from gen_ai.config.traced import substitute
 from gen_ai.core.errors import DONE, UserError
 from gen_ai.core.method import Spec
 from gen_ai.evaluate import companion
@@ -43,6 +44,15 @@ def validation(config, n=8):
   return jax.tree.map(jnp.asarray, tiny.dataset(config).splits['validation'].read(np.arange(n)))
 
 
+def awake(state, deviation=0.05):
+  """The state of a network that says something: it begins at exactly 0."""
+  leaves, tree = jax.tree.flatten(state.params)
+  keys = jax.random.split(jax.random.key(1), len(leaves))
+  params = [x + deviation * jax.random.normal(key, x.shape) for x, key in zip(leaves, keys, strict=True)]
+  params = jax.tree.unflatten(tree, params)
+  return state._replace(params=params, ema=params if state.ema else ())
+
+
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
   """A finished tiny run of a model by class."""
@@ -53,14 +63,9 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def drawn():
-  """(config, method, state) of a flow that says something: its network begins at exactly 0."""
+  """(config, method, state) of a flow that says something."""
   config, method = built('flow', sample__steps=4)
-  state = jax.jit(method.init)(jax.random.key(0))
-  noise = lambda x, key: x + 0.05 * jax.random.normal(key, x.shape)  # noqa: E731
-  leaves, tree = jax.tree.flatten(state.params)
-  keys = jax.random.split(jax.random.key(1), len(leaves))
-  params = jax.tree.unflatten(tree, [noise(x, key) for x, key in zip(leaves, keys, strict=True)])
-  return config, method, state._replace(params=params, ema=params if state.ema else ())
+  return config, method, awake(jax.jit(method.init)(jax.random.key(0)))
 
 
 def task(method, name):
@@ -78,7 +83,7 @@ def test_a_perfect_network_costs_nothing_and_one_that_says_nothing_the_power_of_
   params = model.init(jax.random.key(1)) if model.bound else {}
   right = {}
 
-  def said(params, x, level, label, sd, train=False):
+  def said(params, x, level, label, sd, key=None):
     right['target'] = diffusion.said(config.model.predicts, rows['x'], rows['eps'], level, sd)
     return right['target'] if perfect else jnp.zeros_like(x)
 
@@ -96,11 +101,28 @@ def test_a_perfect_network_costs_nothing_and_one_that_says_nothing_the_power_of_
 def test_an_error_of_x_is_weighed_as_the_velocity_it_makes(monkeypatch):
   model = Denoising(tiny.config('flow', model__patch=2), (4,), 0)
   rows = dict(model.draws(jnp.zeros((8, 4)), None, jax.random.key(0)))
-  monkeypatch.setattr(model, 'said', lambda params, x, level, label, sd, train=False: jnp.full_like(x, 0.1))
+  monkeypatch.setattr(model, 'said', lambda params, x, level, label, sd, key=None: jnp.full_like(x, 0.1))
   level = diffusion.drawn_level('logit_normal', model.schedule({}), rows['u'], 0.0, 1.0)
   assert np.allclose(
     model.losses({}, rows, jnp.float32(1.0))['loss'], (0.1 / np.maximum(level.s, diffusion.MIN_S)) ** 2, rtol=1e-5
   )
+
+
+@pytest.mark.parametrize('name', ['flow', 'meanflow'])
+def test_dropout_is_of_training_alone_at_a_traced_rate(name):
+  small = {'model__network': 'mlp', 'model__width': 8, 'model__blocks': 1}
+  config = tiny.config(name, **small, model__dropout=0.5)
+  state = awake(jax.jit(config_lib.builder(config)(config, DIGITS).init)(jax.random.key(0)), 0.5)
+  batch, key = {**validation(config), 'mask': jnp.ones(8)}, jax.random.key(2)
+
+  def found(rate):
+    method = config_lib.builder(config)(substitute(config, {'model.dropout': rate}), DIGITS)
+    return method.train_step(state, batch, key)[1]['grad_norm'], method.eval_step(state, batch, key)
+
+  (none, half), evaluated = jax.jit(jax.vmap(found))(jnp.array([1e-9, 0.5]))
+  assert abs(none - half) > 1e-2 * none
+  for total, _ in evaluated.values():
+    assert total[0] == total[1]
 
 
 def test_the_bound_is_the_sum_of_its_parts_and_bits_are_nats_of_all_dimensions():
@@ -231,7 +253,7 @@ def test_an_error_at_the_least_noise_weighs_no_more_than_the_floor_allows(schedu
   config, rows = tiny.config('flow', **changes), {'x': np.full((2, 4), 0.3), 'eps': np.full((2, 4), -0.7)}
   rows['u'] = np.full(2, 1e-6)  # the least that is drawn
 
-  def off(params, x, level, label, sd, train=False):
+  def off(params, x, level, label, sd, key=None):
     return 1.0 + diffusion.said(predicts, rows['x'], rows['eps'], level, sd)
 
   for config.loss.space, config.loss.weight in itertools.product(diffusion.PREDICTIONS, diffusion.WEIGHTS):

@@ -58,6 +58,21 @@ def test_bf16_is_near_and_its_output_float32(made):
   assert 1e-5 < np.abs(half - exact).max() < 0.1 * np.abs(exact).max()
 
 
+def test_dropout_is_drawn_by_its_key_at_a_traced_rate(made):
+  _, net, _, moved, forward = made
+
+  @jax.jit
+  def trained(rate, key):
+    return net.clone(dropout=rate).apply(moved, X, C, LABEL, True, R, rngs={'dropout': key})
+
+  plain, key = forward(moved, X, C, LABEL, r=R), jax.random.key(0)
+  np.testing.assert_allclose(trained(1e-9, key), plain, rtol=1e-4, atol=1e-4)
+  drawn = trained(0.3, key)
+  np.testing.assert_array_equal(trained(0.3, key), drawn)
+  for other in (plain, trained(0.3, jax.random.key(1))):
+    assert np.abs(other - drawn).max(axis=(1, 2, 3)).min() > 1e-3
+
+
 def test_it_depends_on_all_it_is_told_of_an_example_and_on_no_other_example(made):
   _, _, _, moved, forward = made
   before = forward(moved, X, C, LABEL, r=R)

@@ -88,6 +88,10 @@ ADDED: dict[str, Any | Callable[[Mapping[str, Any]], Any]] = {
   'sample.repetition': 0.0,
   'sample.stop': (),
   # Diffusion.
+  'model.dropout': 0.0,
+  'sample.churn_low': 0.0,
+  'sample.churn_high': 0.0,
+  'sample.churn_noise': 1.0,
   'sample.autoguidance': 0.0,
   # VAEs.
   'model.decoder_norm': 'none',

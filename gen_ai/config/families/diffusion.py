@@ -32,6 +32,8 @@ NETWORK: dict[str, Field] = {
   'model.multipliers': size((1, 2, 2), tiny=(1, 2), networks=('unet',)),  # of the width at each halving of the image
   'model.blocks': size(2, tiny=1, networks=('unet', 'mlp')),  # of the mlp, or of the unet at each resolution
   'model.attention': Field((1,), networks=('unet',)),  # levels, from 0, the finest, that have attention
+  # in training: between the convolutions of a block (unet), of hidden layers (mlp), of attention and branches (dit)
+  'model.dropout': weight(0.0, below=1.0),
 }
 GUIDANCE: dict[str, Field] = {
   # w of D + w (D - D of the model without labels), D what lies behind noise; papers whose scale is 1 without guidance
