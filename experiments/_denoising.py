@@ -416,6 +416,18 @@ class Denoising:
       denoise = guidance.guided(denoise, guide(label), 1.0 + sample.autoguidance, *within)
     return Sampler(self._clipped(denoise), self.schedule(params), sample, self.shape)
 
+  def check_latent(self, inputs: Mapping[str, Any]) -> str:
+    """What a person should know who gives the noise 'latent' that a sample begins with; '' for nothing."""
+    sample = self._sample
+    amounts = {'ddim': sample.eta, 'euler': sample.churn, 'heun': sample.churn, 'sde': sample.diffusion}
+    draws = sample.solver in samplers.ANCESTRAL or not is_off(amounts.get(sample.solver, 0.0))
+    if 'latent' not in inputs or not draws:
+      return ''
+    return (
+      f"config.sample.solver='{sample.solver}' draws noise on the way: another seed makes another sample of a latent, "
+      'and none is the image that it was found for; config.sample.solver=dpmpp_2m draws none'
+    )
+
   def help(
     self, offers: Callable[[State], Guide], taken: Callable[[Guide], Task], alike: tuple[str, ...]
   ) -> dict[str, Help]:
@@ -593,7 +605,8 @@ class Drawing(FromNoise):
       return Drawing(self._model, self._parts, self._shown, self._alike, guide).task(run, inputs, outputs, facts)
 
     helps = {} if self._guide else self._model.help(guide, guided, self._alike)
-    return Task(functools.partial(run, self), inputs, outputs, helps=helps, facts=facts)
+    check = self._model.check_latent
+    return Task(functools.partial(run, self), inputs, outputs, helps=helps, facts=facts, check=check)
 
   def interpolations(self, state: State, batch: Batch, noise: Array, key: Key) -> Array:
     """The picture of paths between the noises [B, *shape] that lead to the examples of a batch."""

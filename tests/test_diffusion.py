@@ -16,9 +16,8 @@ import tiny
 import gen_ai
 from experiments import diffusion as family
 from experiments import latent_flow
-from experiments._denoising import MEASURED, Denoising, churn_of, nothing_measured
+from experiments._denoising import MEASURED, Denoising, Sampler, churn_of, nothing_measured
 from gen_ai import config as config_lib
-from gen_ai.config.traced import substitute
 from gen_ai.core.errors import DONE, UserError
 from gen_ai.core.method import Spec
 from gen_ai.evaluate import companion
@@ -116,7 +115,7 @@ def test_dropout_is_of_training_alone_at_a_traced_rate(name):
   batch, key = {**validation(config), 'mask': jnp.ones(8)}, jax.random.key(2)
 
   def found(rate):
-    method = config_lib.builder(config)(substitute(config, {'model.dropout': rate}), DIGITS)
+    method = config_lib.builder(config)(config_lib.substitute(config, {'model.dropout': rate}), DIGITS)
     return method.train_step(state, batch, key)[1]['grad_norm'], method.eval_step(state, batch, key)
 
   (none, half), evaluated = jax.jit(jax.vmap(found))(jnp.array([1e-9, 0.5]))
@@ -278,6 +277,21 @@ def test_an_image_comes_back_from_the_noise_that_is_found_for_it():
 
   (few, _), (many, moved) = apart(10), apart(40)
   assert many < few / 3 and many < 0.05 < moved
+
+
+@pytest.mark.parametrize('solver', samplers.SOLVERS)
+def test_who_gives_the_noise_of_a_sample_is_told_of_a_solver_that_draws_more(solver, monkeypatch):
+  called = []
+  monkeypatch.setattr(samplers, 'addressed', lambda keys, shape: lambda number: called.append(number) or jnp.ones(4))
+  for amount in (0.0, 0.5):
+    amounts = dict.fromkeys(('sample__eta', 'sample__churn', 'sample__diffusion'), amount)
+    config = tiny.config('edm', model__patch=2, sample__solver=solver, **amounts)
+    sampler = Sampler(lambda x, level: 0.5 * x, diffusion.schedule('edm'), config.sample, (4,))
+    called.clear()
+    jax.eval_shape(lambda x, sampler=sampler: sampler.generate(x, None), jnp.ones((2, 4)))
+    draws = bool(called) and (solver, amount) != ('sde', 0.0)  # which multiplies it by 0
+    found = Denoising(config, (4,), 0).check_latent
+    assert bool(found({'latent': jnp.ones((2, 4))})) == draws and not found({'label': 0})
 
 
 # Another run that guides.

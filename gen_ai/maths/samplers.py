@@ -41,6 +41,9 @@ SOLVERS = {
   'sde': 1,  # Euler-Maruyama along a flow, with a diffusion coefficient
 }
 
+ANCESTRAL = ('ddpm', 'ddpm_large', 'dpmpp_2m_sde')  # solvers that draw noise at every step but the last
+CHURNED = ('euler', 'heun')  # those that take churn
+
 
 class Churn(NamedTuple):
   """Noise that Euler's and Heun's solver add before a step (arXiv 2206.00364, algorithm 2); of levels with a = 1.
@@ -86,7 +89,7 @@ def looked_at(solver: str, grid: Grid, churn: Churn = NO_CHURN) -> Level:
   """The levels that the denoiser is called with, in order: one a step, by Heun's two but in the last."""
   steps = grid.a.shape[0] - 1
   here = at(grid, slice(0, -1))
-  if not is_off(churn.amount):
+  if solver in CHURNED and not is_off(churn.amount):
     here = churn.raised(here, steps)
   return _in_pairs(here, at(grid, slice(1, -1))) if solver == 'heun' else here
 
@@ -177,7 +180,7 @@ def sample(
   grid = Level(*(jnp.asarray(v, x.dtype) for v in grid))
   there = at(grid, slice(1, None))
   seen, lift = looked_at(solver, grid, churn), None
-  if not is_off(churn.amount):
+  if solver in CHURNED and not is_off(churn.amount):
     base = looked_at(solver, grid)
     lift = (churn.noise * jnp.sqrt(jnp.maximum(seen.s**2 - base.s**2, 0.0))).astype(x.dtype)
   if solver == 'heun':
@@ -192,7 +195,7 @@ def sample(
     return heun(look, _straight, x, (x, x), seen, there, (numbers, lift))
   multistep = solver.startswith('dpmpp_2m')
   ahead = _extrapolation(grid) if multistep else None
-  eta = 1.0 if solver in ('ddpm', 'ddpm_large', 'dpmpp_2m_sde') else eta if solver == 'ddim' else 0.0
+  eta = 1.0 if solver in ANCESTRAL else eta if solver == 'ddim' else 0.0
 
   def step(carry: Any, of: Any) -> tuple[Any, None]:
     x, before = carry
