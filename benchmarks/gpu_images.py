@@ -1,9 +1,10 @@
 """Image methods on one GPU, in under nine minutes: python -m benchmarks.gpu_images [--data=NAME] [--out=report.json].
 
-A classifier is trained first, whose features judge. Then each method trains for the same seconds at a constant learning
-rate and is judged on the way; `gen_ai.compare` draws FD against seconds of all in one page. The U-Net stands beside the
-patch Transformer, and methods on random colour images of 32 pixels say how fast they train. Last, images a second of
-the runs by steps, see `benchmarks.sampling`. A run that fails is a line that says so; the others go on.
+A classifier is trained first, to its end, whose features judge. Then each method trains for the same seconds at a
+constant learning rate and is judged on the way; `gen_ai.compare` draws FD against seconds of all in one page. The U-Net
+stands beside the patch Transformer, and methods on random colour images of 32 pixels say how fast they train. Last,
+images a second of the runs by steps, see `benchmarks.sampling`. A run that fails is a line that says so; the others go
+on.
 """
 
 import contextlib
@@ -49,15 +50,15 @@ COLOUR: dict[str, tuple[str, dict[str, Any]]] = {
   'colour_unet': ('flow', UNET),
 }
 SHARES = {'classifier': 1.0, **dict.fromkeys(JUDGED, 1.2), **dict.fromkeys(COLOUR, 0.5), 'sampling': 1.5}
-FOREVER = 10_000_000  # updates: time ends a run
+# Time ends a run; but not the classifier's, as one that has not finished judges nothing.
+ENDLESS = {'run.steps': 10_000_000, 'optim.schedule': 'constant'}
 GRACE = 60.0  # seconds in which a run that was asked to stop may save, before it is ended
 
 
 def trained(name: str, config: str, given: Mapping[str, Any], seconds: float) -> dict[str, Any]:
   """What a run of `launch.py` did in so many seconds, its start and its compilation among them."""
   run_dir = Path(FLAGS.runs_dir, name)
-  words = [f'--config.{path}={value}' for path, value in given.items()]
-  words += ['--tiny'] if FLAGS.tiny else [f'--config.run.steps={FOREVER}', '--config.optim.schedule=constant']
+  words = [f'--config.{path}={value}' for path, value in given.items()] + ['--tiny'] * FLAGS.tiny
   call = [sys.executable, str(config_lib.SOURCE / 'launch.py'), f'--config={config}', f'--run_dir={run_dir}', *words]
   begun = time.perf_counter()
   process = subprocess.Popen(call, stdout=sys.stderr)
@@ -89,9 +90,13 @@ def noise(folder: Path) -> str:
   return f'folder:{folder.resolve()}'
 
 
-def command(*words: str) -> int:
-  """Runs `python -m ...`, whose output is shown; gives its exit code."""
-  return subprocess.run([sys.executable, '-m', *words], cwd=config_lib.SOURCE).returncode
+def command(limit: float, *words: str) -> int:
+  """Runs `python -m ...`, whose output is shown; gives its exit code. What takes `limit` seconds is ended."""
+  try:
+    return subprocess.run([sys.executable, '-m', *words], cwd=config_lib.SOURCE, timeout=limit).returncode
+  except subprocess.TimeoutExpired:
+    print(f'{words[0]} was ended after {limit:.0f} s: the time of --minutes is spent', flush=True)
+    return FAILED
 
 
 def line(name: str, found: Mapping[str, Any]) -> str:
@@ -115,28 +120,31 @@ def run(arguments: list[str], overrides: dict[str, str]) -> int:
   place = {'data.data_dir': FLAGS.data_dir} if FLAGS.data_dir else {}
   quiet = {**place, 'run.trackers': '', 'run.sample_every': 0}
   judging = {'eval.metrics': 'fd', 'eval.samples': FLAGS.samples, 'eval.extractor': f'classifier:{runs}/classifier'}
+  endless = {} if FLAGS.tiny else ENDLESS
   often = {} if FLAGS.tiny else {'run.eval_every': 500, 'eval.metrics_every': 500}
   jobs = {'classifier': (f'configs/classifier.py:{FLAGS.data}', quiet)}
   for name, (config, given) in JUDGED.items():
-    jobs[name] = (f'configs/{config}.py:{FLAGS.data}', {**quiet, **judging, **often, **given})
+    jobs[name] = (f'configs/{config}.py:{FLAGS.data}', {**quiet, **endless, **judging, **often, **given})
   for name, (config, given) in COLOUR.items():
     data = {'data.name': noise(runs.parent / f'{runs.name}_noise'), 'data.image_size': 32}
-    jobs[name] = (f'configs/{config}.py', {'run.trackers': '', 'run.sample_every': 0, **data, **given})
+    jobs[name] = (f'configs/{config}.py', {'run.trackers': '', 'run.sample_every': 0, **endless, **data, **given})
   about, found, end = machine.facts(), {}, time.perf_counter() + FLAGS.minutes * 60
+  left = lambda: max(end - time.perf_counter(), 0.0)  # noqa: E731
   print(machine.describe(about, timed=False), flush=True)
   for name, (config, given) in jobs.items():
-    left = sum(share for other, share in SHARES.items() if other not in found)
-    seconds = max(end - time.perf_counter(), 0.0) * SHARES[name] / left
-    found[name] = trained(name, config, given, seconds)
+    shares = sum(share for other, share in SHARES.items() if other not in found)
+    found[name] = trained(name, config, given, left() * SHARES[name] / shares)
     print(line(name, found[name]), flush=True)
   done = [name for name in JUDGED if 'fd' in found[name]]
   page = runs.with_name(f'{runs.name}.html')
   codes = [0]
   if done:
     paths = [str(runs / name) for name in done]
-    codes += [command('gen_ai.compare', *paths, '--metric=fd:min', '--force', f'--html={page}')]
-    rounds = ['--steps=3', '--images=16', '--rounds=1'] if FLAGS.tiny else ['--images=4096', '--rounds=3']
-    codes += [command('benchmarks.sampling', *paths, *rounds)]
+    codes += [command(left(), 'gen_ai.compare', *paths, '--metric=fd:min', '--force', f'--html={page}')]
+    rounds = (
+      ['--steps=3', '--images=16', '--rounds=1'] if FLAGS.tiny else ['--steps=4,32', '--images=4096', '--rounds=3']
+    )
+    codes += [command(left(), 'benchmarks.sampling', *paths, *rounds)]
     print(f'FD against seconds (the x-axis can be chosen): {page}')
   if FLAGS.out:
     Path(FLAGS.out).write_text(json.dumps({'machine': about, 'runs': found}, indent=1) + '\n')

@@ -229,9 +229,17 @@ with mock.patch('subprocess.Popen', return_value=process):
   found = gpu_images.trained('stubborn', 'configs/gan.py', {}, 1.0)
 assert process.kill.called, 'it was left to run'
 print(gpu_images.line('stubborn', found))
+ends, failed = {}, {'exit_code': 1}
+def train(name, config, given, seconds):
+  ends[name] = 'run.steps' not in given
+  return failed
+with mock.patch.multiple(gpu_images, trained=train, platform=lambda: 'gpu'):
+  gpu_images.run([], {})
+print('they end:', *(name for name, end in ends.items() if end), 'of', *ends)
 """
 
 
-def test_a_run_that_does_not_stop_is_ended_and_is_a_line(tmp_path):
-  done = tiny.command('-c', STUBBORN, str(tmp_path))
+def test_runs_are_ended_by_time_but_for_the_classifier_and_one_that_does_not_stop_is_a_line(tmp_path):
+  done = tiny.command('-c', STUBBORN, str(tmp_path / 'runs'))
   assert 'stubborn       ended with code -9 before its first updates' in done.stdout, done.stderr
+  assert 'they end: classifier of classifier gan vae diffusion' in done.stdout, done.stderr
